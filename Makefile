@@ -1,0 +1,47 @@
+# Two commands do everything, from nothing but python3 (3.11 or later) and make:
+#   make train [ARGS="--config=configs/isic9.py --data_dir=..."]   trains and evaluates
+#   make test                                                      formats, lints, checks, tests
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?= --config=configs/lesions.py
+PYTEST_ARGS ?=
+# In CI a badly formatted file is an error; elsewhere it is formatted.
+FORMAT = $(if $(CI),--check,)
+BIN = $(VENV)/bin
+
+.PHONY: train test format lint types pytest clean
+
+train: $(VENV)/installed
+	$(BIN)/fedjax-med train --evaluate $(ARGS)
+
+test: format lint types pytest
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format $(FORMAT) .
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+pytest: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"expected Python 3.11 or later, got {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The lock has every package with its hash; the project itself comes last, without its own look-up.
+$(VENV)/installed: $(BIN)/python requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/python requirements-dev.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

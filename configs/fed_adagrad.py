@@ -1,0 +1,17 @@
+"""FedAdagrad on the embedded synthetic set: FedAvg with ``adagrad`` on the server.
+
+Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
+Run:     fedjax-med train --config=configs/fed_adagrad.py --evaluate
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with another server optimizer."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "fed_adagrad"
+    experiment.server_optimizer = Spec("adagrad", {"learning_rate": 0.03, "eps": 1e-3})
+    return experiment

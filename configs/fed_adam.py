@@ -1,0 +1,17 @@
+"""FedAdam on the embedded synthetic set: FedAvg with ``adam`` on the server.
+
+Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
+Run:     fedjax-med train --config=configs/fed_adam.py --evaluate
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with another server optimizer."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "fed_adam"
+    experiment.server_optimizer = Spec("adam", {"learning_rate": 0.01, "b2": 0.99, "eps": 1e-3})
+    return experiment

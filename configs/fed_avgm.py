@@ -1,0 +1,17 @@
+"""FedAvgM on the embedded synthetic set: FedAvg with ``sgd`` on the server.
+
+Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution".
+Run:     fedjax-med train --config=configs/fed_avgm.py --evaluate
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with another server optimizer."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "fed_avgm"
+    experiment.server_optimizer = Spec("sgd", {"learning_rate": 0.5, "momentum": 0.5})
+    return experiment

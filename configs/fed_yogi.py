@@ -1,0 +1,17 @@
+"""FedYogi on the embedded synthetic set: FedAvg with ``yogi`` on the server.
+
+Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
+Run:     fedjax-med train --config=configs/fed_yogi.py --evaluate
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with another server optimizer."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "fed_yogi"
+    experiment.server_optimizer = Spec("yogi", {"learning_rate": 0.01, "b2": 0.99, "eps": 1e-3})
+    return experiment

@@ -1,0 +1,3 @@
+"""Federated learning for medical images in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The shelf of algorithms: ``build(training, server_optimizer, *, options) -> FedAlgorithm``."""

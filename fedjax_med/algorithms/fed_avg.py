@@ -1,0 +1,54 @@
+"""Federated averaging (McMahan et al., AISTATS 2017), with any server optimizer.
+
+The message is the pseudo-gradient, global - local, so every optax optimizer is a server
+optimizer (Reddi et al., ICLR 2021, "Adaptive Federated Optimization"): ``sgd`` with learning rate 1
+is FedAvg, with momentum FedAvgM, and ``adam``, ``yogi``, ``adagrad`` are FedAdam, FedYogi,
+FedAdagrad.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_med.federated import ClientResult, FedAlgorithm
+from fedjax_med.local import LocalTraining, train
+from fedjax_med.types import Array, Examples, Key, Message, Params
+
+
+class ServerState(NamedTuple):
+    """The global model, and what the server optimizer remembers."""
+
+    params: Params
+    optimizer: optax.OptState
+
+
+def build(training: LocalTraining, server_optimizer: optax.GradientTransformation) -> FedAlgorithm:
+    """Clients train from the global model; the server steps along the mean of their differences.
+
+    Args:
+        training: how a client trains.
+        server_optimizer: steps against the reduced message.
+    """
+
+    def init(params: Params) -> tuple[ServerState, tuple[()]]:
+        return ServerState(params, server_optimizer.init(params)), ()
+
+    def client_update(
+        server: ServerState,
+        client: tuple[()],
+        examples: Examples,
+        round: Array,  # noqa: A002 - the field's word
+        key: Key,
+    ) -> ClientResult:
+        params, metrics = train(training, server.params, examples, key, round)
+        delta = jax.tree.map(jnp.subtract, server.params, params)
+        weight = jnp.sum(examples.mask, dtype=jnp.float32)
+        return ClientResult(delta, client, weight, metrics)
+
+    def server_update(server: ServerState, message: Message) -> ServerState:
+        updates, state = server_optimizer.update(message, server.optimizer, server.params)
+        return ServerState(optax.apply_updates(server.params, updates), state)
+
+    return FedAlgorithm(init, client_update, server_update)

@@ -1,0 +1,119 @@
+"""From an experiment to the parts it names: model, algorithm, reducer, map over clients."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from fedjax_med import aggregate, augment, federated, local, losses, shelves
+from fedjax_med.config import Experiment
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.types import Array, Examples, Key, Metrics, Model
+
+
+class Assembly(NamedTuple):
+    """What an experiment is made of, ready to run."""
+
+    model: Model
+    init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
+    run_round: Callable[[federated.FedState, Examples], tuple[federated.FedState, Metrics]]
+    map_clients: str  # the strategy that was picked
+
+
+def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:
+    """The learning rate's factor by round, between 0 and 1.
+
+    Args:
+        name: ``constant``, or ``cosine``: to 0 at `rounds` (Loshchilov & Hutter, ICLR 2017).
+        rounds: of the whole experiment.
+        warmup_rounds: rounds in which the factor rises linearly to 1; the first is above 0.
+
+    Raises:
+        UserError: There is no such schedule, or the warm-up is not shorter than the experiment.
+    """
+    check_name(name, ("constant", "cosine"), "the client's schedules")
+    if not 0 <= warmup_rounds < max(rounds, 1):
+        raise UserError(
+            f"expected 0 <= --config.client.warmup_rounds < {rounds} rounds, got {warmup_rounds}."
+        )
+    main = optax.constant_schedule(1.0)
+    if name == "cosine":
+        main = optax.cosine_decay_schedule(1.0, max(1, rounds - warmup_rounds))
+    if not warmup_rounds:
+        return main  # type: ignore[no-any-return]
+    rise = optax.linear_schedule(1.0 / (warmup_rounds + 1), 1.0, warmup_rounds)
+    return optax.join_schedules([rise, main], [warmup_rounds])  # type: ignore[no-any-return]
+
+
+def _local_training(
+    experiment: Experiment, model: Model, class_counts: Array
+) -> local.LocalTraining:
+    loss, client = experiment.loss, experiment.client
+    if not 0 <= loss.class_balance < 1:
+        raise UserError(
+            f"expected --config.loss.class_balance in [0, 1), got {loss.class_balance}."
+        )
+    if client.epochs < 1 or client.batch_size < 0:
+        raise UserError(
+            "expected --config.client.epochs >= 1 and --config.client.batch_size >= 0, got "
+            f"{client.epochs} and {client.batch_size}."
+        )
+    grad_fn = losses.cross_entropy(
+        model,
+        augment.build(experiment.augment),
+        losses.class_balanced_weights(class_counts, loss.class_balance),
+        loss.label_smoothing,
+    )
+    return local.LocalTraining(
+        grad_fn,
+        shelves.build("optax", client.optimizer),
+        client.epochs,
+        client.batch_size,
+        schedule(client.schedule, experiment.rounds, client.warmup_rounds),
+    )
+
+
+def build_model(experiment: Experiment, num_classes: int) -> Model:
+    """The experiment's model for `num_classes` classes."""
+    model: Model = shelves.build("models", experiment.model, num_classes)
+    return model
+
+
+def assemble(experiment: Experiment, num_classes: int, class_counts: Array) -> Assembly:
+    """Build the parts that `experiment` names.
+
+    Args:
+        experiment: completed (`fedjax_med.overrides.complete`).
+        num_classes: K.
+        class_counts: [K], the training examples of each class over all clients. Hospitals that
+            train with a class-balanced loss tell each other these sums, and nothing else.
+
+    Raises:
+        UserError: A name does not exist or an option is out of its range.
+    """
+    model = build_model(experiment, num_classes)
+    algorithm = shelves.build(
+        "algorithms",
+        experiment.algorithm,
+        _local_training(experiment, model, class_counts),
+        shelves.build("optax", experiment.server_optimizer),
+    )
+    transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
+    reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
+    picked, map_clients = federated.choose_map_clients(experiment.map_clients)
+    key = jax.random.key(experiment.seed)
+    init_key, rounds_key = jax.random.split(key)
+
+    def init(data: Examples) -> federated.FedState:
+        height, width, channels = data.image.shape[-3:]
+        params = model.init(init_key, (height, width, channels))
+        return federated.init(algorithm, reducer, params, data)
+
+    @jax.jit
+    def run_round(
+        state: federated.FedState, data: Examples, key: Key
+    ) -> tuple[federated.FedState, Metrics]:
+        return federated.run_round(algorithm, reducer, state, data, key, map_clients=map_clients)
+
+    return Assembly(model, init, lambda state, data: run_round(state, data, rounds_key), picked)

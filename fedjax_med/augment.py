@@ -1,0 +1,134 @@
+"""uint8 batches to normalised float batches, with random changes from a key; inside jit."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_med.config import Augment
+from fedjax_med.types import Array, Key
+
+# Channel means and standard deviations of ImageNet (Russakovsky et al., 2015), on the scale 0 to 1:
+# fixed constants, since statistics of the hospitals' own images would have to be shared.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+# RGB to YIQ, where a turn of the (I, Q) plane is a turn of the hue.
+_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def normalise(image: Array) -> Array:
+    """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance."""
+    return _standardise(image.astype(jnp.float32) / 255.0)
+
+
+def _standardise(image: Array) -> Array:
+    lead = (1,) * (image.ndim - 1)
+    return (image - jnp.array(_MEAN).reshape(*lead, 3)) / jnp.array(_STD).reshape(*lead, 3)
+
+
+def _matrices(augment: Augment, key: Key, batch: int) -> tuple[Array, Array]:
+    """The map from output to source coordinates, [B, 2, 2] and shift [B, 2], in image sides."""
+    keys = jax.random.split(key, 5)
+    quarter = jax.random.randint(keys[0], (batch,), 0, 4) * augment.right_angles
+    small = jax.random.uniform(keys[1], (batch,), minval=-1.0) * jnp.deg2rad(augment.rotation)
+    angle = quarter * (jnp.pi / 2) + small
+    mirror = 1.0 - 2.0 * jax.random.bernoulli(keys[2], 0.5, (batch,)) * augment.flip
+    scale = jax.random.uniform(keys[3], (batch,), minval=augment.min_scale, maxval=1.0)
+    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    matrix = jnp.stack(
+        [jnp.stack([cos, -sin * mirror], -1), jnp.stack([sin, cos * mirror], -1)], axis=1
+    )
+    shift = jax.random.uniform(keys[4], (batch, 2), minval=-0.5, maxval=0.5)
+    return matrix, shift * (1.0 - scale)[:, None]
+
+
+def _reflect(position: Array, size: int) -> Array:
+    """Fold positions outside 0 to size - 1 back in, as a mirror at the edge pixels would."""
+    period = 2.0 * (size - 1)
+    folded = jnp.mod(jnp.abs(position), period)
+    return jnp.minimum(folded, period - folded)
+
+
+def warp(image: Array, matrix: Array, shift: Array) -> Array:
+    """Resample every image bilinearly under its own affine map about the image's centre.
+
+    Args:
+        image: float [B, H, W, ch].
+        matrix: float [B, 2, 2], from (row, column) of the output to that of the source.
+        shift: float [B, 2], added to the source position, in image sides.
+
+    Returns:
+        float [B, H, W, ch]; positions outside the source are mirrored in.
+    """
+    batch, height, width, channels = image.shape
+    rows = jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2
+    columns = jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2
+    m, s = matrix[:, :, :, None, None], shift[:, :, None, None]
+    row = m[:, 0, 0] * rows[None, :, None] + m[:, 0, 1] * columns[None, None, :] + s[:, 0] * height
+    column = (
+        m[:, 1, 0] * rows[None, :, None] + m[:, 1, 1] * columns[None, None, :] + s[:, 1] * width
+    )
+    row = _reflect(row + (height - 1) / 2, height)
+    column = _reflect(column + (width - 1) / 2, width)
+    top = jnp.clip(jnp.floor(row), 0, max(height - 2, 0))
+    left = jnp.clip(jnp.floor(column), 0, max(width - 2, 0))
+    down, right = (row - top)[..., None], (column - left)[..., None]
+    index = (top * width + left).astype(jnp.int32).reshape(batch, -1, 1)
+    flat = image.reshape(batch, -1, channels)
+
+    def at(offset: int) -> Array:
+        return jnp.take_along_axis(flat, index + offset, axis=1).reshape(image.shape)
+
+    upper = at(0) * (1 - right) + at(1) * right
+    lower = at(width) * (1 - right) + at(width + 1) * right
+    return upper * (1 - down) + lower * down
+
+
+def _colour(augment: Augment, image: Array, key: Key) -> Array:
+    """Brightness, contrast, saturation and hue of float [B, H, W, 3], each by its own draw."""
+    batch = image.shape[0]
+    draws = jax.random.uniform(key, (4, batch, 1, 1, 1), minval=-1.0)
+    image = image + draws[0] * augment.brightness
+    mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
+    image = mean + (image - mean) * (1.0 + draws[1] * augment.contrast)
+    grey = _mix(image, jnp.broadcast_to(jnp.array(_GREY), (batch, 3, 3)))
+    image = grey + (image - grey) * (1.0 + draws[2] * augment.saturation)
+    if augment.hue:
+        image = _mix(image, _hue_matrix(draws[3, :, 0, 0, 0] * augment.hue))
+    return jnp.clip(image, 0.0, 1.0)
+
+
+def _hue_matrix(turns: Array) -> Array:
+    """The RGB matrices [B, 3, 3] that turn the hue by `turns` [B] of the colour circle."""
+    angle = turns * (2 * jnp.pi)
+    cos, sin, one, zero = (
+        jnp.cos(angle),
+        jnp.sin(angle),
+        jnp.ones_like(angle),
+        jnp.zeros_like(angle),
+    )
+    turn = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1).reshape(-1, 3, 3)
+    yiq = jnp.array(_YIQ)
+    return jnp.einsum("ij,bjk,kl->bil", jnp.linalg.inv(yiq), turn, yiq)
+
+
+def _mix(image: Array, matrix: Array) -> Array:
+    """Multiply every pixel by its image's matrix; as sums, since tiny batched dots are slow."""
+    m = matrix[:, None, None, :, :]
+    return sum(image[..., channel : channel + 1] * m[..., channel] for channel in range(3))  # type: ignore[return-value]
+
+
+def build(augment: Augment) -> Callable[[Array, Key], Array]:
+    """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch."""
+
+    def prepare(image: Array, key: Key) -> Array:
+        shape_key, colour_key = jax.random.split(key)
+        pixels = image.astype(jnp.float32) / 255.0
+        if augment.flip or augment.right_angles or augment.rotation or augment.min_scale < 1:
+            pixels = warp(pixels, *_matrices(augment, shape_key, image.shape[0]))
+        if augment.brightness or augment.contrast or augment.saturation or augment.hue:
+            pixels = _colour(augment, pixels, colour_key)
+        return _standardise(pixels)
+
+    return prepare

@@ -1,0 +1,286 @@
+"""FedState to and from Orbax: atomic, asynchronous, checked, and refusing another experiment."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from fedjax_med import __version__
+from fedjax_med.config import Checkpoint
+from fedjax_med.errors import UserError
+from fedjax_med.federated import FedState
+
+# These may differ between a run and its continuation: they do not touch the numbers.
+_FREE = ("name", "map_clients", "checkpoint")
+_METRIC = "balanced_accuracy"
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read and checked."""
+
+    state: FedState
+    identity: dict[str, Any]
+    validation: dict[str, Any]
+
+
+@functools.cache
+def code_version() -> str:
+    """The version of the package and a short digest of its source."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def identity(experiment: dict[str, Any], data_digest: str) -> dict[str, Any]:
+    """What a checkpoint must agree with: the experiment's fields and the data."""
+    return {"experiment": experiment, "data": data_digest, "code": code_version()}
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What keeps a run from going on with a checkpoint: one line for each field that differs.
+
+    The name, `map_clients` and the checkpoint settings are free to change, and so are the rounds
+    unless the learning rate's schedule depends on them.
+    """
+    free = list(_FREE)
+    if given["experiment"]["client"]["schedule"] == "constant":
+        free.append("rounds")
+    old, new = _flat(saved["experiment"]), _flat(given["experiment"])
+    lines = [
+        f"{field}: the checkpoint has {old.get(field)!r}, this run {new.get(field)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if field.partition(".")[0] not in free and old.get(field) != new.get(field)
+    ]
+    if saved["data"] != given["data"]:
+        lines.append("the images, their labels or their division over the clients")
+    return lines
+
+
+def digest(state: Any) -> str:
+    """SHA-256 over the bytes of every leaf of `state`, with its place, shape and type."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        value = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in one line of bearable length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: the last ones, and the best by validation."""
+
+    def __init__(self, workdir: Path, options: Checkpoint, *, read_only: bool = False):
+        self.folder = workdir.absolute() / "checkpoints"
+        self._options = options
+        self.last_good = 0  # the latest round that is on disk
+        # Orbax reports each save and each retry through logging; what matters is said here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        policies: list[Any] = [checkpoint_managers.LatestN(max(1, options.keep_last))]
+        if options.keep_best:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[_METRIC],
+                    n=options.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        with self._one_line("open"):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                item_names=("state", "identity"),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                    create=not read_only,
+                    read_only=read_only,
+                    cleanup_tmp_directories=not read_only,
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _one_line(self, action: str) -> Iterator[None]:
+        """Tell a full disk or a folder that can't be written in one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            kept = (
+                f"the checkpoint of round {self.last_good} is intact"
+                if self.last_good
+                else "no checkpoint was written before"
+            )
+            raise UserError(
+                f"cannot {action} checkpoints in {self.folder} ({_reason(error)}); {kept}. Free "
+                "space or choose another --workdir, then give the same command again."
+            ) from error
+
+    def save(self, state: FedState, identity: dict[str, Any], validation: dict[str, Any]) -> None:
+        """Start to save `state`; the write goes on in the background and is atomic.
+
+        Raises:
+            UserError: This or the save before it could not be written.
+        """
+        number = int(state.round)
+        with self._one_line("save"):
+            self._manager.wait_until_finished()
+            self.last_good = self._manager.latest_step() or 0
+            if number in self._manager.all_steps():
+                return
+            extra = {**identity, "digest": digest(state), "validation": validation}
+            score = validation.get(_METRIC)
+            self._manager.save(
+                number,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave(extra)
+                ),
+                metrics=None if score is None else {_METRIC: float(score)},
+            )
+
+    def wait(self) -> None:
+        """Return when all that was saved is on disk.
+
+        Raises:
+            UserError: A save could not be written.
+        """
+        with self._one_line("save"):
+            self._manager.wait_until_finished()
+            self.last_good = self._manager.latest_step() or 0
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    def rounds(self) -> list[int]:
+        """The rounds that have a checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_first(self) -> list[int]:
+        """The rounds that have a checkpoint, by validation, best first; later before earlier."""
+        scores = {}
+        for number in self.rounds():
+            try:
+                scores[number] = float(self.read_identity(number)["validation"][_METRIC])
+            except Exception:  # damaged, or saved without validation
+                scores[number] = -1.0
+        return sorted(scores, key=lambda number: (-scores[number], -number))
+
+    def read_identity(self, number: int) -> dict[str, Any]:
+        """What was saved beside the state of round `number`."""
+        args = ocp.args.Composite(identity=ocp.args.JsonRestore())
+        return dict(self._manager.restore(number, args=args)["identity"])
+
+    def _read(self, number: int, template: FedState) -> Restored:
+        extra = self.read_identity(number)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        state = self._manager.restore(number, args=args)["state"]
+        if digest(state) != extra.pop("digest"):
+            raise ValueError("the bytes differ from those that were saved")
+        return Restored(state, extra, extra.pop("validation"))
+
+    def restore(
+        self,
+        template: Callable[[], FedState],
+        given: dict[str, Any] | None,
+        order: list[int],
+        say: Callable[[str], None] = print,
+    ) -> Restored | None:
+        """The first sound checkpoint in `order`, or None if there is none.
+
+        Args:
+            template: a state of the same structure, shapes and types.
+            given: the `identity` of this run; None takes any experiment's state.
+            order: rounds, the wanted one first.
+            say: is told of damaged checkpoints.
+
+        Raises:
+            UserError: The checkpoint is of another experiment; the message names what differs.
+        """
+        for number in order:
+            try:
+                saved = self.read_identity(number)
+            except Exception as error:
+                self._say_damaged(number, error, say)
+                continue
+            if given is not None:
+                self._refuse_other(number, saved, given, say)
+            try:
+                restored = self._read(number, template())
+            except Exception as error:
+                self._say_damaged(number, error, say)
+                continue
+            self.last_good = number
+            return restored
+        return None
+
+    def _refuse_other(
+        self,
+        number: int,
+        saved: dict[str, Any],
+        given: dict[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        differing = differences(saved, given)
+        if differing:
+            raise UserError(
+                f"{self.folder.parent} holds another experiment; {'; '.join(differing)}. Choose "
+                "another --workdir, or give the command that this one was started with."
+            )
+        if saved["code"] != given["code"]:
+            say(
+                f"The checkpoint of round {number} was written by code version {saved['code']}, "
+                f"this is {given['code']}: the bits may differ from a run in one go."
+            )
+
+    def _say_damaged(self, number: int, error: Exception, say: Callable[[str], None]) -> None:
+        say(f"The checkpoint of round {number} is damaged ({_reason(error)}); trying another.")
+
+    def remove_after(self, number: int) -> None:
+        """Remove the checkpoints of rounds after `number`, which a resumed run writes again."""
+        for later in [step for step in self.rounds() if step > number]:
+            with self._one_line("clear"):
+                self._manager.delete(later)
+
+
+def read_workdir(workdir: Path) -> dict[str, Any]:
+    """The ``experiment.json`` that `train` wrote in `workdir`.
+
+    Raises:
+        UserError: There is none, or it does not read.
+    """
+    file = workdir / "experiment.json"
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"expected a workdir that `fedjax-med train` wrote, but there is no {file}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from error

@@ -1,0 +1,149 @@
+"""Lists a folder of images by its names alone: ``<split>/<class>/<file>``; no image is opened.
+
+The folder is either the usual ``train/`` and ``test/`` (in any letter case; ``test/`` may be
+absent) or what ``fedjax-med partition`` writes: ``client_0/``, ``client_1/``, ... and ``test/``.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from fedjax_med.errors import UserError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+
+_CLIENT = re.compile("client_(0|[1-9][0-9]*)")
+
+
+class File(NamedTuple):
+    """An image file of the source folder."""
+
+    path: Path
+    split: str  # "train" or "test"
+    client: int  # the number of its client folder, or -1
+    label: int
+    name: str  # "<class>/<file>"
+
+
+class Source(NamedTuple):
+    """What a source folder holds, by its names alone: no image is opened."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: tuple[File, ...]  # sorted by (split, client, name)
+
+
+def scan(data_dir: str) -> Source:
+    """List the images of a source folder and check its shape.
+
+    Args:
+        data_dir: The folder, or one that holds nothing else of the kind.
+
+    Raises:
+        UserError: `data_dir` is missing or empty, has no train folder, no class folder, a class
+            without train images, or a test class that is not in train.
+    """
+    if not data_dir:
+        raise UserError("the data set needs a folder of images: give --data_dir=FOLDER.")
+    root = _unpacked(Path(data_dir).expanduser().absolute())
+    train, test = _split_folders(root)
+    classes: dict[str, list[tuple[str, int, Path]]] = {}
+    for client, folder in train:
+        for class_folder in _folders(folder):
+            found = classes.setdefault(class_folder.name, [])
+            found += [("train", client, path) for path in _image_files(class_folder)]
+    _check_train(root, train[0][1], {name: len(found) for name, found in classes.items()})
+    for class_folder in _folders(test) if test else []:
+        if class_folder.name not in classes:
+            raise UserError(
+                f"the test class {class_folder.name!r} is not among the train classes "
+                f"({', '.join(sorted(classes))}): rename or remove {class_folder}."
+            )
+        classes[class_folder.name] += [("test", -1, path) for path in _image_files(class_folder)]
+    class_names = tuple(sorted(classes))
+    files = [
+        File(path, split, client, label, f"{name}/{_text(path.name)}")
+        for label, name in enumerate(class_names)
+        for split, client, path in classes[name]
+    ]
+    return Source(
+        root, class_names, tuple(sorted(files, key=lambda f: (f.split, f.client, f.name)))
+    )
+
+
+def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:
+    if not sizes:
+        raise UserError(
+            f"{folder} has no class folders: expected <class>/<image> in it, "
+            "one folder for each class."
+        )
+    for name, size in sorted(sizes.items()):
+        if not size:
+            raise UserError(
+                f"class {name!r} has no train images in {root}: "
+                f"add some ({', '.join(sorted(SUFFIXES))}) or remove its folder."
+            )
+
+
+def _unpacked(root: Path) -> Path:
+    """`root`, or the only folder in it that holds a train folder (as Kaggle packs its sets)."""
+    if not root.is_dir():
+        raise UserError(f"--data_dir={root}: there is no such folder.")
+    folders = _folders(root)
+    if any(_is_train(folder) for folder in folders):
+        return root
+    inner = [folder for folder in folders if any(map(_is_train, _folders(folder)))]
+    return inner[0] if len(inner) == 1 else root
+
+
+def _is_train(folder: Path) -> bool:
+    return folder.name.lower() == "train" or bool(_CLIENT.fullmatch(folder.name))
+
+
+def _split_folders(root: Path) -> tuple[list[tuple[int, Path]], Path | None]:
+    """The train folders with their client numbers (-1: no clients), and the test folder."""
+    folders = _folders(root)
+    clients = sorted(
+        (int(folder.name.removeprefix("client_")), folder)
+        for folder in folders
+        if _CLIENT.fullmatch(folder.name)
+    )
+    train = [(-1, folder) for folder in folders if folder.name.lower() == "train"]
+    test = [folder for folder in folders if folder.name.lower() == "test"]
+    if not train and not clients:
+        content = ", ".join(folder.name for folder in folders[:10]) or "no folder"
+        raise UserError(
+            f"{root} has no train folder: expected train/<class>/<image> or "
+            f"client_0/<class>/<image>, found {content}."
+        )
+    for rivals in (train + clients[:1], [(-1, folder) for folder in test]):
+        if len(rivals) > 1:
+            names = " and ".join(folder.name for _, folder in rivals[:2])
+            raise UserError(f"{root} has both {names}: keep one of them.")
+    return train or clients, test[0] if test else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def _image_files(folder: Path) -> list[Path]:
+    try:
+        return [
+            path
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in SUFFIXES
+            and not path.name.startswith(".")
+            and not path.is_dir()
+        ]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def _text(name: str) -> str:
+    # File names are bytes; those that are not UTF-8 must still be stored and printed.
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,107 @@
+"""``fedjax-med COMMAND``: finds the command's file, parses its flags, tells mistakes in a line."""
+
+import importlib
+import pkgutil
+import sys
+from types import ModuleType
+from typing import Any
+
+from absl import flags as absl_flags
+from absl import logging
+
+from fedjax_med import __version__, commands, config
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.flags import without_config_path
+
+
+def _commands() -> dict[str, ModuleType]:
+    return {
+        module.name: importlib.import_module(f"fedjax_med.commands.{module.name}")
+        for module in pkgutil.iter_modules(commands.__path__)
+    }
+
+
+def _usage() -> str:
+    lines = [
+        f"fedjax-med {__version__}: federated learning for medical images.",
+        "",
+        "  fedjax-med COMMAND [--flag=value ...]",
+        "",
+    ]
+    for name, module in _commands().items():
+        lines.append(f"  {name:<12}{(module.__doc__ or '').splitlines()[0]}")
+    lines += ["", "`fedjax-med COMMAND --helpshort` lists a command's flags."]
+    return "\n".join(lines)
+
+
+def _help(name: str, module: ModuleType, flags: absl_flags.FlagValues) -> str:
+    lines = [f"fedjax-med {name}: {(module.__doc__ or '').strip()}", ""]
+    for key in sorted(flags):
+        flag = flags[key]
+        if key in ("help", "helpshort") or "." in key or flag.short_name == key:
+            continue
+        default = "" if flag.default in (None, "") or key == "config" else f" [{flag.default}]"
+        lines.append(f"  --{key}{default}: {flag.help}")
+    if "config" in flags:
+        lines += ["", "Fields of the config, with their values (--config.FIELD=VALUE):"]
+        lines += [f"  {line}" for line in _fields(config.to_dict(flags.config))]
+    return "\n".join(lines)
+
+
+def _fields(values: dict[str, Any], prefix: str = "--config.") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _fields(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}={value}")
+    return lines
+
+
+def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagValues]:
+    """The command `name` and its flags, parsed from `arguments`.
+
+    Raises:
+        UserError: The command, a flag or a field does not exist, or a value does not parse.
+    """
+    known = _commands()
+    check_name(name, known, "the commands of fedjax-med")
+    module = known[name]
+    flags = absl_flags.FlagValues()
+    absl_flags.DEFINE_boolean("help", False, "show this help", flag_values=flags)
+    absl_flags.DEFINE_boolean("helpshort", False, "show this help", flag_values=flags)
+    try:
+        module.define_flags(flags, arguments)
+        rest = flags(["fedjax-med", *without_config_path(arguments)])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise UserError(
+            f"{str(error).replace(' ?', '?')} See fedjax-med {name} --helpshort."
+        ) from error
+    except (absl_flags.Error, ValueError, TypeError) as error:
+        raise UserError(f"{' '.join(str(error).split())}") from error
+    if rest:
+        raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
+    return module, flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv` names and return the exit code (2: a mistake in the input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.set_verbosity(logging.ERROR)
+    if not arguments or arguments[0] in ("help", "--help", "--helpshort", "-h"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        module, flags = parse(arguments[0], arguments[1:])
+        if flags.help or flags.helpshort:
+            print(_help(arguments[0], module, flags))
+            return 0
+        return int(module.run(flags) or 0)
+    except UserError as error:
+        print(f"fedjax-med: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1

@@ -1,0 +1,95 @@
+"""evaluates the global model on the held-out test set, from the checkpoint.
+
+Writes evaluation.json and confusion_matrix.png into the workdir and prints a table.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags as absl_flags
+
+from fedjax_med import assemble, config, federation, metrics, overrides, report, stack
+from fedjax_med.checkpoint import Checkpoints, identity, read_workdir
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.evaluate import predict
+from fedjax_med.flags import define_data
+from fedjax_med.progress import writing
+
+
+def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """The flags of this command."""
+    define_data(flags)
+    absl_flags.DEFINE_string("workdir", "", "the workdir of a trained run", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "checkpoint", "best", "best (by validation) or last", flag_values=flags
+    )
+
+
+def run(flags: absl_flags.FlagValues) -> int:
+    """Evaluate the workdir's checkpoint; returns the exit code."""
+    if not flags.workdir:
+        raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
+    check_name(flags.checkpoint, ("best", "last"), "the checkpoints to evaluate")
+    workdir = Path(flags.workdir)
+    saved = read_workdir(workdir)
+    experiment = overrides.complete(config.from_dict(saved["experiment"]))
+    data = federation.load(experiment, flags.data_dir or saved["data_dir"], flags.cache_dir)
+    if data.digest != saved["data"]:
+        raise UserError(
+            f"the images or their division differ from those that {workdir} was trained on. Give "
+            "--data_dir=FOLDER with the same data."
+        )
+    return evaluate_workdir(workdir, data, flags.checkpoint)
+
+
+def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> int:
+    """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set."""
+    saved = read_workdir(workdir)
+    experiment = overrides.complete(config.from_dict(saved["experiment"]))
+    if not data.test.num_examples:
+        raise UserError(
+            "the data set has no test images: expected a folder Test/<class>/ beside Train/."
+        )
+    counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    assembly = assemble.assemble(experiment, len(data.class_names), counts)
+    checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
+    try:
+        order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
+        tag = identity(saved["experiment"], data.digest)
+        restored = checkpoints.restore(lambda: assembly.init(data.train), tag, order)
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint to evaluate: run `fedjax-med train` first.")
+    evaluation = _evaluate(assembly, restored.state, data)
+    evaluation = {
+        "round": int(restored.state.round),
+        "checkpoint": which,
+        "config": experiment.name,
+        "seed": experiment.seed,
+        **evaluation,
+    }
+    print(report.table(evaluation))
+    with writing(workdir):
+        report.write_json(evaluation, workdir / "evaluation.json")
+        report.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
+    print(f"Written: {workdir / 'evaluation.json'}, {workdir / 'confusion_matrix.png'}")
+    return 0
+
+
+def _evaluate(
+    assembly: assemble.Assembly, state: Any, data: federation.Federation
+) -> dict[str, Any]:
+    params = state.server.params
+    test = predict(assembly.model, params, jax.device_put(federation.test_examples(data)))
+    evaluation = metrics.summarize(test, data.test.label, data.class_names)
+    if np.any(data.validation.mask):
+        validation = predict(assembly.model, params, jax.device_put(data.validation))
+        pooled = metrics.validation_metrics(
+            validation, np.asarray(data.validation.label), np.asarray(data.validation.mask)
+        )
+        evaluation["validation"] = pooled
+        evaluation["clients"] = pooled.get("clients")
+    return evaluation

@@ -1,0 +1,166 @@
+"""writes one folder per client, as hospitals would hold them.
+
+The images of --data_dir are cleaned as --config.policy says, divided as --config.partition says
+and copied, byte by byte, to OUT/client_0/CLASS/, OUT/client_1/CLASS/, ... and OUT/test/CLASS/.
+OUT/manifest.json lists every file. Training from OUT gives the same numbers as training from
+--data_dir with the same config.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from absl import flags as absl_flags
+
+from fedjax_med import audit, class_folders, config, shelves
+from fedjax_med.errors import UserError
+from fedjax_med.flags import define_config, define_data
+from fedjax_med.partition import partition
+from fedjax_med.types import Dataset, Split
+
+_FORMAT = 1  # of the manifest
+
+
+def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """Define the command's flags on `flags`."""
+    define_data(flags)
+    absl_flags.DEFINE_string("out", "", "the folder to write: new or empty", flag_values=flags)
+    define_config(flags, arguments)
+
+
+def run(flags: absl_flags.FlagValues) -> None:
+    """Read, clean and divide the data set, and write the client folders.
+
+    Raises:
+        UserError: A flag is missing or wrong, the data is already divided, or OUT is not writable.
+    """
+    experiment: config.Experiment = flags.config
+    out = _check_folders(flags.data_dir, flags.out)
+    dataset: Dataset = shelves.build(
+        "datasets", experiment.dataset, flags.data_dir, flags.cache_dir, experiment.image_size
+    )
+    if (dataset.train.client >= 0).any():
+        raise UserError(f"{flags.data_dir} is already divided into client folders.")
+    dataset, note = audit.clean(dataset, audit.find(dataset), experiment.policy)
+    print(note)
+    groups = audit.duplicate_groups(dataset.train)
+    num_clients, seed = experiment.num_clients, experiment.seed
+    parts = partition(dataset.train, groups, experiment.partition, num_clients, seed)
+    manifest: dict[str, Any] = {
+        "format": _FORMAT,
+        "dataset": dataset.name,
+        "policy": experiment.policy,
+        "partition": {
+            "name": experiment.partition.name,
+            "options": dict(experiment.partition.options),
+        },
+        "num_clients": num_clients,
+        "seed": seed,
+        "class_names": list(dataset.class_names),
+        "files": _files(dataset, parts),
+    }
+    _write(out, manifest, _source(flags.data_dir))
+    print("\n".join(_table(dataset, parts)))
+    print(f"Wrote {len(manifest['files']):,} images and manifest.json to {out}.")
+
+
+def _check_folders(data_dir: str, out: str) -> Path:
+    if not data_dir:
+        raise UserError(
+            "partition copies image files: give their folder with --data_dir=FOLDER (a drawn data "
+            "set such as 'lesions' has no files)."
+        )
+    if not out:
+        raise UserError("partition needs a folder to write: give --out=FOLDER.")
+    folder = Path(out).expanduser().resolve()
+    if folder.is_relative_to(Path(data_dir).expanduser().resolve()):
+        raise UserError(f"--out={out} lies in --data_dir={data_dir}: give a folder outside of it.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            f"--out={out} exists and is not an empty folder: give another or remove it."
+        )
+    return folder
+
+
+def _source(data_dir: str) -> class_folders.Source:
+    """The files of `data_dir`, or of the folder in it that holds the train folder."""
+    root = Path(data_dir).expanduser()
+    for folder in (root, *sorted(root.iterdir())):
+        if folder.is_dir() and any(child.name.lower() == "train" for child in folder.iterdir()):
+            return class_folders.scan(str(folder))
+    return class_folders.scan(data_dir)
+
+
+def _files(
+    dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]
+) -> list[dict[str, str | int | None]]:
+    """One entry of the manifest for each file to write, without its source."""
+    folders: list[tuple[str, int | None, Split]] = [
+        (f"client_{client}", client, dataset.train.take(part)) for client, part in enumerate(parts)
+    ]
+    folders.append(("test", None, dataset.test))
+    return [
+        {
+            "path": f"{folder}/{name}",
+            "split": "test" if client is None else "train",
+            "client": client,
+            "label": dataset.class_names[label],
+            "sha256": str(sha256),
+            "name": str(name),
+        }
+        for folder, client, split in folders
+        for name, label, sha256 in zip(split.name, split.label, split.sha256, strict=True)
+    ]
+
+
+def _write(out: Path, manifest: dict[str, Any], source: class_folders.Source) -> None:
+    """Write everything beside `out`, then put it in place: `out` is complete or not there."""
+    paths = {(file.split, file.name): file.path for file in source.files}
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        if partial.exists():  # an earlier run was killed
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        for entry in manifest["files"]:
+            path = paths.get((entry["split"], entry.pop("name")))
+            _copy(path, partial / entry["path"], entry["sha256"])
+            entry["source"] = path.relative_to(source.root).as_posix() if path else None
+        text = json.dumps(manifest, indent=1) + "\n"
+        (partial / "manifest.json").write_text(text, "utf-8")
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
+        raise
+
+
+def _copy(source: Path | None, target: Path, sha256: str) -> None:
+    data = source.read_bytes() if source else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{source or target.name} has changed while it was read: run this again.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+
+
+def _table(dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]) -> list[str]:
+    """Classes down, clients and the test split across, with totals."""
+    labels = [dataset.train.label[part] for part in parts] + [dataset.test.label]
+    counts = np.array([np.bincount(one, minlength=len(dataset.class_names)) for one in labels])
+    counts = np.concatenate([counts, counts.sum(axis=1, keepdims=True)], axis=1)
+    names = [*dataset.class_names, "all"]
+    columns = [names] + [[str(count) for count in column] for column in counts]
+    headings = ["", *(f"client_{client}" for client in range(len(parts))), "test"]
+    width = max(map(len, names))
+    rows = zip(
+        *([heading, *column] for heading, column in zip(headings, columns, strict=True)),
+        strict=True,
+    )
+    return [row[0].ljust(width) + "".join(cell.rjust(11) for cell in row[1:]) for row in rows]

@@ -1,0 +1,203 @@
+"""trains a federation, or goes on where it stopped.
+
+Give the same command again to go on after an interruption; a run that is complete is left alone.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags as absl_flags
+
+from fedjax_med import assemble, audit, config, federation, metrics, report, stack
+from fedjax_med.checkpoint import Checkpoints, code_version, identity
+from fedjax_med.commands import evaluate
+from fedjax_med.errors import UserError
+from fedjax_med.evaluate import predict
+from fedjax_med.federated import FedState
+from fedjax_med.flags import define_config, define_data
+from fedjax_med.progress import Progress, writing
+from fedjax_med.types import Examples, Metrics
+
+
+def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """The flags of this command."""
+    define_config(flags, arguments)
+    define_data(flags)
+    absl_flags.DEFINE_string(
+        "workdir", "", "where the run lives (default: runs/NAME OF THE CONFIG)", flag_values=flags
+    )
+    absl_flags.DEFINE_boolean(
+        "evaluate", False, "evaluate on the test set when training is complete", flag_values=flags
+    )
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects Ctrl-C and termination signals; a second one ends at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("Stopping after this round ...", flush=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_finite(client_metrics: dict[str, np.ndarray], number: int, intact: int) -> None:
+    """Stop at the first client whose update or loss is not a number."""
+    good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
+    if not good.all():
+        client = int(np.argmin(good))
+        raise UserError(
+            f"round {number}: client {client} sent NaN or infinity (loss "
+            f"{client_metrics['loss'][client]}). The checkpoint of round {intact} is intact; a "
+            "lower --config.client.optimizer.options.learning_rate usually helps."
+        )
+
+
+def _train_loss(client_metrics: dict[str, np.ndarray]) -> float:
+    return float(client_metrics["loss"].sum() / max(client_metrics["count"].sum(), 1))
+
+
+def _record(
+    number: int, client_metrics: dict[str, np.ndarray], validation: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    count = np.maximum(client_metrics["count"], 1)
+    return {
+        "round": number,
+        "train_loss": _train_loss(client_metrics),
+        "validation": validation,
+        "clients": {
+            "train_loss": (client_metrics["loss"] / count).tolist(),
+            "train_accuracy": (client_metrics["correct"] / count).tolist(),
+            "steps": client_metrics["steps"].tolist(),
+        },
+        "seconds": seconds,
+    }
+
+
+def _validate(assembly: assemble.Assembly, state: FedState, validation: Examples) -> dict[str, Any]:
+    if not np.any(validation.mask):
+        return {}
+    predicted = predict(assembly.model, state.server.params, validation)
+    return metrics.validation_metrics(
+        predicted, np.asarray(validation.label), np.asarray(validation.mask)
+    )
+
+
+def _rounds(
+    experiment: config.Experiment,
+    assembly: assemble.Assembly,
+    state: FedState,
+    data: federation.Federation,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    stop: list[int],
+) -> None:
+    """Run the rounds that are left, or until `stop` holds a signal."""
+    train, validation = jax.device_put((data.train, data.validation))
+    tag = identity(config.to_dict(experiment), data.digest)
+    for number in range(int(state.round) + 1, experiment.rounds + 1):
+        began = time.monotonic()
+        state, result = assembly.run_round(state, train)
+        client_metrics: Metrics = jax.device_get(result)
+        _check_finite(client_metrics, number, checkpoints.last_good)  # type: ignore[arg-type]
+        scores = _validate(assembly, state, validation)
+        progress.add(_record(number, client_metrics, scores, time.monotonic() - began))  # type: ignore[arg-type]
+        due = number % max(1, experiment.checkpoint.every) == 0 or number == experiment.rounds
+        if due or stop:
+            checkpoints.save(state, tag, scores)
+        if stop:
+            break
+    checkpoints.wait()
+
+
+def _write_experiment(
+    workdir: Path, flags: absl_flags.FlagValues, experiment: config.Experiment, data: Any
+) -> None:
+    with writing(workdir):
+        report.write_json(
+            {
+                "experiment": config.to_dict(experiment),
+                "data_dir": str(Path(flags.data_dir).expanduser().absolute())
+                if flags.data_dir
+                else "",
+                "code": code_version(),
+                "data": data.digest,
+                "class_names": list(data.class_names),
+            },
+            workdir / "experiment.json",
+        )
+        report.write_json(audit.to_json(data.findings), workdir / "audit.json")
+
+
+def run(flags: absl_flags.FlagValues) -> int:
+    """Read, audit, partition, stack, then round after round; returns the exit code."""
+    experiment: config.Experiment = flags.config
+    workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}")
+    if experiment.rounds < 1:
+        raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    data = federation.load(experiment, flags.data_dir, flags.cache_dir)
+    print(data.summary)
+    counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    assembly = assemble.assemble(experiment, len(data.class_names), counts)
+    checkpoints = Checkpoints(workdir, experiment.checkpoint)
+    progress = None
+    try:
+        template = assembly.init(data.train)
+        tag = identity(config.to_dict(experiment), data.digest)
+        restored = checkpoints.restore(lambda: template, tag, checkpoints.rounds()[::-1])
+        state = restored.state if restored else template
+        start = int(state.round)
+        checkpoints.remove_after(start)
+        _write_experiment(workdir, flags, experiment, data)
+        _say_start(experiment, assembly, data, start)
+        progress = Progress(workdir, start, experiment.rounds)
+        with _stop_requests() as stop:
+            _rounds(experiment, assembly, state, data, checkpoints, progress, stop)
+    finally:
+        checkpoints.close()
+        if progress is not None:
+            progress.close()
+    with writing(workdir):
+        report.learning_curves_png(progress.records, workdir / "learning_curves.png")
+    done = len(progress.records)
+    if done < experiment.rounds:
+        print(f"Stopped after round {done}; the same command goes on from there.")
+        return 128 + stop[0]
+    print(f"Trained {experiment.rounds} rounds; everything is in {workdir}.")
+    return evaluate.evaluate_workdir(workdir, data, "best") if flags.evaluate else 0
+
+
+def _say_start(
+    experiment: config.Experiment,
+    assembly: assemble.Assembly,
+    data: federation.Federation,
+    start: int,
+) -> None:
+    sizes = " + ".join(str(int(size)) for size in np.asarray(data.train.mask).sum(axis=1))
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    print(
+        f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px; "
+        f"clients run {assembly.map_clients} on {devices}."
+    )
+    if start >= experiment.rounds:
+        print(f"All {experiment.rounds} rounds are done already.")
+    elif start:
+        print(f"Going on after round {start}.")

@@ -1,0 +1,158 @@
+"""The experiment as plain dataclasses, in which every default lives, and its files."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from fedjax_med.errors import UserError, check_name
+
+
+@dataclasses.dataclass
+class Spec:
+    """A name on a shelf and the options for its ``build``."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _spec(shelf: str, name: str, **options: Any) -> Any:
+    """A dataclass field that holds a `Spec` of `shelf`."""
+    return dataclasses.field(
+        default_factory=lambda: Spec(name, dict(options)), metadata={"shelf": shelf}
+    )
+
+
+@dataclasses.dataclass
+class Augment:
+    """Random changes of a training image, drawn anew at every step; all off is the image itself."""
+
+    flip: bool = True  # mirror, with probability 1/2
+    right_angles: bool = True  # turn by a multiple of 90 degrees
+    rotation: float = 15.0  # degrees, at most, either way
+    min_scale: float = 0.8  # side of the random crop, as a fraction of the image's
+    brightness: float = 0.1  # added, as a fraction of the full range
+    contrast: float = 0.15  # factor 1 +- this, around the image's mean
+    saturation: float = 0.15  # factor 1 +- this, around each pixel's grey
+    hue: float = 0.02  # turns of the colour circle
+
+
+@dataclasses.dataclass
+class Loss:
+    """The masked softmax cross-entropy."""
+
+    # beta of the class-balanced loss (Cui et al. 2019): 0 weighs every example the same, towards
+    # 1 every class the same.
+    class_balance: float = 0.0
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass
+class Client:
+    """How a client trains in one round."""
+
+    epochs: int = 1
+    batch_size: int = 32  # 0 is the client's whole training part in one step
+    optimizer: Spec = _spec("optax", "sgd", learning_rate=0.05, momentum=0.9)
+    # The learning rate's factor by round; client optimizers start anew each round.
+    schedule: str = "cosine"  # constant | cosine (to 0 at `rounds`)
+    warmup_rounds: int = 0
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """When the state is saved, and what is kept; changing these on resume is allowed."""
+
+    every: int = 5  # rounds
+    keep_last: int = 2
+    keep_best: int = 1  # by validation balanced accuracy
+
+
+@dataclasses.dataclass
+class Experiment:
+    """One experiment: together with the data it decides every bit of the result."""
+
+    name: str = ""  # of the config file, unless it says another
+    seed: int = 0
+    rounds: int = 20
+    dataset: Spec = _spec("datasets", "image_folder")
+    image_size: int = 64  # pixels, square
+    policy: str = "rarest"  # keep | drop | rarest: what to do with what the audit finds
+    num_clients: int = 5
+    partition: Spec = _spec("partitions", "equal")
+    validation_fraction: float = 0.15  # of each client's examples
+    model: Spec = _spec("models", "cnn")
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    client: Client = dataclasses.field(default_factory=Client)
+    algorithm: Spec = _spec("algorithms", "fed_avg")
+    server_optimizer: Spec = _spec("optax", "sgd", learning_rate=1.0, momentum=0.0)
+    transforms: list[Spec] = dataclasses.field(
+        default_factory=list, metadata={"shelf": "transforms"}
+    )
+    reducer: Spec = _spec("reducers", "mean")
+    map_clients: str = "auto"  # auto | vmap | sequential | sharded
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+
+def read(path: str) -> Experiment:
+    """The experiment that the config file at `path` returns from ``get_config()``.
+
+    Raises:
+        UserError: There is no such file, it does not run, or it returns no `Experiment`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = [str(other) for other in sorted(file.parent.glob("*.py"))]
+        check_name(str(file), near, "the config files")
+    spec = importlib.util.spec_from_file_location("fedjax_med_experiment", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: expected a Python file (configs/isic9.py is one).")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        experiment = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={path} does not run: {type(error).__name__}: {error}") from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(
+            f"--config={path}: expected get_config() to return a fedjax_med.config.Experiment, "
+            f"got {type(experiment).__name__}."
+        )
+    return dataclasses.replace(experiment, name=experiment.name or file.stem)
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """`experiment` as nested dictionaries and lists that JSON can hold."""
+    return _plain(dataclasses.asdict(experiment))  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_dict(values: dict[str, Any]) -> Experiment:
+    """The inverse of `to_dict`."""
+    return _from_dict(Experiment, values)  # type: ignore[no-any-return]
+
+
+def _from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
+    fields = {}
+    for field in dataclasses.fields(kind):
+        value = values[field.name]
+        if "shelf" in field.metadata:
+            fields[field.name] = (
+                [Spec(**item) for item in value] if isinstance(value, list) else Spec(**value)
+            )
+        elif isinstance(value, dict):
+            assert isinstance(field.type, type)
+            fields[field.name] = _from_dict(field.type, value)
+        else:
+            fields[field.name] = value
+    return kind(**fields)

@@ -1,0 +1,191 @@
+"""One round of federated learning, for every algorithm, reducer and way to map over clients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from fedjax_med.aggregate import Reducer
+from fedjax_med.errors import check_name
+from fedjax_med.types import Array, Examples, Key, Message, Metrics, Params
+
+ServerState = Any  # a pytree of arrays with a field `params`
+ClientState = Any  # a pytree of arrays
+
+
+class ClientResult(NamedTuple):
+    """What one client's round gives."""
+
+    message: Message  # leaves the client
+    state: ClientState  # stays at the client
+    weight: Array  # float32 [], the number of examples
+    metrics: Metrics  # for the report only
+
+
+class FedAlgorithm(NamedTuple):
+    """An algorithm as three pure functions.
+
+    init: ``params -> (server state, state of ONE client)``.
+    client_update: ``(server state, client state, examples [N], round [], key) -> ClientResult``.
+    server_update: ``(server state, reduced message) -> server state``.
+    """
+
+    init: Callable[[Params], tuple[ServerState, ClientState]]
+    client_update: Callable[[ServerState, ClientState, Examples, Array, Key], ClientResult]
+    server_update: Callable[[ServerState, Message], ServerState]
+
+
+class FedState(NamedTuple):
+    """All that the next round needs; it is the checkpoint."""
+
+    round: Array  # int32 [], the rounds that are done
+    server: ServerState
+    clients: ClientState  # [C, ...] in every leaf
+    reducer: Any
+
+
+# Called as `map_clients(function, in_axes=(None, 0))`, like `jax.vmap`: all clients share the
+# function's first argument, and its second has a leading client axis in every leaf.
+MapClients = Callable[..., Callable[[Any, Any], Any]]
+
+
+def sequential(function: Callable[[Any, Any], Any], in_axes: Any) -> Callable[[Any, Any], Any]:
+    """What `jax.vmap` gives, computed for one client after the other in one compiled loop."""
+    del in_axes
+    return lambda shared, clients: jax.lax.map(lambda one: function(shared, one), clients)
+
+
+def sharded(
+    function: Callable[[Any, Any], Any], in_axes: Any, within: MapClients = jax.vmap
+) -> Callable[[Any, Any], Any]:
+    """What `jax.vmap` gives, with the clients dealt over all devices and mapped `within` each.
+
+    Where the devices do not divide the clients, the last client is computed more than once and the
+    repeats are dropped.
+    """
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = PartitionSpec("clients"), PartitionSpec()
+
+    def mapped(shared: Any, clients: Any) -> Any:
+        num_clients = jax.tree.leaves(clients)[0].shape[0]
+        fill = -num_clients % devices
+        padded = jax.tree.map(
+            lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], fill, axis=0)]), clients
+        )
+        # No device talks to another inside, so what varies over devices need not be tracked.
+        spread = jax.shard_map(
+            within(function, in_axes=in_axes),
+            mesh=mesh,
+            in_specs=(whole, split),
+            out_specs=split,
+            check_vma=False,
+        )
+        return jax.tree.map(lambda leaf: leaf[:num_clients], spread(shared, padded))
+
+    return mapped
+
+
+STRATEGIES: dict[str, MapClients] = {"vmap": jax.vmap, "sequential": sequential, "sharded": sharded}
+
+
+def choose_map_clients(name: str) -> tuple[str, MapClients]:
+    """The strategy called `name`; ``auto`` picks by platform.
+
+    On a CPU one client after the other is faster, since `vmap` makes batched matrix products that
+    run on one thread; accelerators want all clients in one program, over all devices.
+
+    Returns:
+        The name of the strategy and the strategy.
+
+    Raises:
+        UserError: There is no such strategy.
+    """
+    check_name(name, ("auto", *STRATEGIES), "the ways to map over clients")
+    if name == "auto":
+        many = jax.device_count() > 1
+        name = "sequential" if jax.default_backend() == "cpu" else "sharded" if many else "vmap"
+    return name, STRATEGIES[name]
+
+
+def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Examples) -> FedState:
+    """The state before the first round.
+
+    Args:
+        algorithm: the algorithm.
+        reducer: the reducer.
+        params: the first global parameters.
+        data: the clients' training examples, ``[C, N]``.
+    """
+    server, client = algorithm.init(params)
+    num_clients = data.label.shape[0]
+    one = jax.tree.map(lambda leaf: leaf[0], data)
+    result = jax.eval_shape(
+        algorithm.client_update, server, client, one, jnp.int32(0), jax.random.key(0)
+    )
+    message = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result.message)
+    stacked = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
+    )
+    return FedState(jnp.int32(0), server, stacked, reducer.init(message, num_clients))
+
+
+def _is_finite(tree: Any) -> Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def run_round(
+    algorithm: FedAlgorithm,
+    reducer: Reducer,
+    state: FedState,
+    data: Examples,
+    key: Key,
+    *,
+    map_clients: MapClients = jax.vmap,
+    client_ids: Array | None = None,
+) -> tuple[FedState, Metrics]:
+    """One round: every client's update, the reduction of their messages, the server's update.
+
+    Pure, and made to be jitted whole: one compiled program a round.
+
+    Args:
+        algorithm: the algorithm.
+        reducer: the reducer, with its transforms (`fedjax_med.aggregate.chain`).
+        state: the state after `state.round` rounds.
+        data: the clients' training examples, ``[C, N]``.
+        key: the experiment's key, the same in every round: the round's randomness is
+            ``fold_in(key, state.round)``, so a resumed run draws the same numbers.
+        map_clients: from a function of one client to one of all, as `jax.vmap` does; all of
+            `STRATEGIES` give the same result.
+        client_ids: int32 [C], who the clients are; a client's randomness follows its id. Without
+            it, their places.
+
+    Returns:
+        The state after one more round and each client's metrics ``[C]``: those of the algorithm,
+        "weight", and "finite", whether all that the client sent is a number.
+    """
+    if client_ids is None:
+        client_ids = jnp.arange(data.label.shape[0], dtype=jnp.int32)
+    clients_key, reducer_key = jax.random.split(jax.random.fold_in(key, state.round))
+
+    def update(
+        shared: tuple[ServerState, Array, Key], one: tuple[ClientState, Examples, Array]
+    ) -> ClientResult:
+        server, number, round_key = shared
+        client, examples, client_id = one
+        client_key = jax.random.fold_in(round_key, client_id)
+        result = algorithm.client_update(server, client, examples, number, client_key)
+        finite = _is_finite(result.message)
+        return result._replace(metrics={**result.metrics, "finite": finite})
+
+    shared = (state.server, state.round, clients_key)
+    results = map_clients(update, in_axes=(None, 0))(shared, (state.clients, data, client_ids))
+    message, reducer_state = reducer.update(
+        results.message, results.weight, state.reducer, reducer_key
+    )
+    server = algorithm.server_update(state.server, message)
+    new = FedState(state.round + 1, server, results.state, reducer_state)
+    return new, {**results.metrics, "weight": results.weight}

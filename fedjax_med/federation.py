@@ -1,0 +1,79 @@
+"""From an experiment to its data: read, audit, partition, hold out, stack."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_med import audit, duplicates, partition, shelves, stack
+from fedjax_med.config import Experiment
+from fedjax_med.errors import UserError
+from fedjax_med.types import Dataset, Examples, Split
+
+
+class Federation(NamedTuple):
+    """The data of a federation, on the host."""
+
+    class_names: tuple[str, ...]
+    train: Examples  # [C, N]
+    validation: Examples  # [C, M]
+    test: Split
+    digest: str  # of all that is in it
+    findings: audit.Audit
+    summary: str  # what the audit and its policy did, in one line
+
+
+def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
+    """Read the data set, apply the audit's policy, divide it, and stack the clients.
+
+    Args:
+        experiment: names the data set, the policy, the partition and the seed.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Raises:
+        UserError: The data or the division is not usable.
+    """
+    if not 0 <= experiment.validation_fraction < 1:
+        raise UserError(
+            "expected --config.validation_fraction in [0, 1), got "
+            f"{experiment.validation_fraction}."
+        )
+    dataset: Dataset = shelves.build(
+        "datasets", experiment.dataset, data_dir, cache_dir, experiment.image_size
+    )
+    findings = audit.find(dataset)
+    dataset, summary = audit.clean(dataset, findings, experiment.policy)
+    split, seed = dataset.train, experiment.seed
+    groups = duplicates.duplicate_groups(split)
+    clients = partition.partition(split, groups, experiment.partition, experiment.num_clients, seed)
+    parts = [
+        partition.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
+        for client, index in enumerate(clients)
+    ]
+    return Federation(
+        dataset.class_names,
+        stack.stack(split, [train for train, _ in parts]),
+        stack.stack(split, [validation for _, validation in parts]),
+        dataset.test,
+        _digest(dataset, parts, experiment.image_size),
+        findings,
+        summary,
+    )
+
+
+def _digest(dataset: Dataset, parts: list[Any], image_size: int) -> str:
+    """SHA-256 over what each client trains and validates on, and over the test set."""
+    total = hashlib.sha256(f"{image_size} {dataset.class_names}".encode())
+    chosen = [dataset.train.take(index) for pair in parts for index in pair]
+    for split in (*chosen, dataset.test):
+        total.update(f"{split.num_examples};".encode())
+        total.update(np.ascontiguousarray(split.label).tobytes())
+        total.update("".join(split.sha256.tolist()).encode())
+    return total.hexdigest()
+
+
+def test_examples(federation: Federation) -> Examples:
+    """The test set as one unpadded batch ``[N]``."""
+    test = federation.test
+    return Examples(test.image, test.label, np.ones(test.num_examples, bool))  # type: ignore[arg-type]

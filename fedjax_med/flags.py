@@ -1,0 +1,53 @@
+"""The flags that commands share: the experiment and where the images are."""
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from fedjax_med import config, overrides
+
+
+def _config_path(arguments: list[str]) -> str:
+    """The value of the last ``--config`` among `arguments`, in either form, or ''."""
+    path = ""
+    for index, argument in enumerate(arguments):
+        if argument in ("--config", "-config"):
+            path = arguments[index + 1] if index + 1 < len(arguments) else ""
+        elif argument.startswith(("--config=", "-config=")):
+            path = argument.partition("=")[2]
+    return path
+
+
+def without_config_path(arguments: list[str]) -> list[str]:
+    """`arguments` without ``--config=FILE``, which `define_config` has taken."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--config", "-config"):
+            skip = True
+        elif not argument.startswith(("--config=", "-config=")):
+            kept.append(argument)
+    return kept
+
+
+def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """Give a command the flag ``--config=FILE`` and its overrides ``--config.FIELD=VALUE``."""
+    path = _config_path(arguments)
+    base = config.read(path) if path else config.Experiment()
+    experiment = overrides.prepare_overrides(base, arguments)
+    config_flags.DEFINE_config_dataclass(
+        "config",
+        experiment,
+        "the experiment's file, such as configs/isic9.py",
+        flag_values=flags,
+        sys_argv=["fedjax-med", *without_config_path(arguments)],
+    )
+
+
+def define_data(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flags that say where the images and their prepared form are."""
+    absl_flags.DEFINE_string("data_dir", "", "the folder of the images", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "cache_dir", "~/.cache/fedjax_med", "where prepared images are kept", flag_values=flags
+    )

@@ -1,0 +1,124 @@
+"""One image file -> upright RGB uint8, its square thumbnail and its perceptual hash."""
+
+import io
+import threading
+import warnings
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE = 16  # pixels; anything smaller is an icon or an accident, not a photograph
+
+_WHITE_16_BIT = 65535
+
+# Pillow tells of huge images by a warning; what to do with it is a setting of the whole process.
+_warnings_lock = threading.Lock()
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message is the reason in a few words."""
+
+
+def decode(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode an image file of any colour mode to upright RGB.
+
+    The EXIF orientation is applied. Transparent pixels are laid over white. 16-bit grey levels are
+    divided by 257, so that the file's white is 255; 32-bit and floating-point grey levels have no
+    white of their own and are stretched from the image's minimum to its maximum. Of an animation or
+    a stack the first image counts.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+
+    Raises:
+        ImageError: The file is no image, broken, truncated, smaller than 16 pixels on a side, or so
+            large that Pillow takes it for a decompression bomb.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with _open(data) as image:
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # the decoders raise anything on broken data, struct.error included
+        raise ImageError(_reason(error)) from error
+    height, width = rgb.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"{width} x {height} pixels; expected at least {MIN_SIDE} on the shorter side"
+        )
+    return rgb
+
+
+def _open(data: bytes) -> Image.Image:
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
+
+
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _to_8_bit(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    values = grey.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError("holds values that are not finite numbers")
+    if grey.dtype.kind == "f" or low < 0 or high > _WHITE_16_BIT:
+        scaled = (values - low) / max(high - low, np.finfo(np.float64).tiny)
+    else:
+        scaled = values / _WHITE_16_BIT
+    return np.rint(scaled * 255).astype(np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; store it smaller"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def resize(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Cut the central square out of an image and scale it, with antialiasing (Lanczos).
+
+    Nothing is squashed: shape is what a lesion is judged by.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        size: The side of the result, in pixels.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def perceptual_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A 256-bit difference hash, nearly the same for re-encoded, rescaled or recoloured copies.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+
+    Returns:
+        uint8 `[32]`: bit `16 * row + column`, most significant first, says whether the grey level
+        rises from this column to the next of the image scaled to 16 rows of 17 pixels.
+    """
+    bits: npt.NDArray[np.bool_] = imagehash.dhash(Image.fromarray(image), hash_size=16).hash
+    return np.packbits(bits)

@@ -1,0 +1,117 @@
+"""One client's training: a scan over local steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_med.types import Array, Examples, GradFn, Key, Metrics, Params
+
+
+def constant(round: Array) -> Array:  # noqa: A002 - the field's word
+    """The schedule that leaves the learning rate as it is."""
+    return jnp.ones_like(round, jnp.float32)
+
+
+class LocalTraining(NamedTuple):
+    """How a client trains.
+
+    grad_fn: the gradient of the loss on a batch.
+    optimizer: any optax optimizer; its state starts anew each round and never leaves the client.
+    epochs: passes over the client's examples in one round.
+    batch_size: B; 0 is all examples in one step.
+    schedule: from the round to the factor of the optimizer's updates.
+    """
+
+    grad_fn: GradFn
+    optimizer: optax.GradientTransformation
+    epochs: int = 1
+    batch_size: int = 32
+    schedule: Callable[[Array], Array] = constant
+
+
+def _shuffle(mask: Array, key: Key) -> Array:
+    """A random order of the real examples, followed by the padding: int32 [N].
+
+    Each position draws its own number, so that more padding at the end leaves the order alone.
+    """
+
+    def draw(position: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, position))
+
+    draws = jax.vmap(draw)(jnp.arange(mask.shape[0]))
+    return jnp.argsort(jnp.where(mask, draws, 2.0))
+
+
+def _batches(mask: Array, batch_size: int, epochs: int, key: Key) -> tuple[Array, Array, Key]:
+    """Indices [S, B], which of them are real [S, B] and a key [S] for each of the S steps."""
+    examples = mask.shape[0]
+    size = batch_size or examples
+    steps = -(-examples // size)
+    fill = steps * size - examples
+
+    def epoch(key: Key) -> tuple[Array, Array, Key]:
+        order_key, step_key = jax.random.split(key)
+        order = _shuffle(mask, order_key)
+        index = jnp.pad(order, (0, fill)).reshape(steps, size)
+        real = jnp.pad(mask[order], (0, fill)).reshape(steps, size)
+        keys = jax.vmap(lambda step: jax.random.fold_in(step_key, step))(jnp.arange(steps))
+        return index, real, keys
+
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(epochs))
+    parts: tuple[Array, Array, Key] = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(epoch, keys)
+    )
+    return parts
+
+
+def train(
+    training: LocalTraining,
+    params: Params,
+    examples: Examples,
+    key: Key,
+    round: Array,  # noqa: A002 - the field's word
+    *,
+    gradient_offset: Params | None = None,
+) -> tuple[Params, Metrics]:
+    """Train on one client's examples, starting from `params`.
+
+    Every example is seen once an epoch, in a new order. A batch without a real example changes
+    nothing (neither momentum nor weight decay moves the parameters), so the padding that brings a
+    small client to the size of a large one does not count.
+
+    Args:
+        training: how.
+        params: where to start.
+        examples: the client's, ``[N]``, padding at the end.
+        key: consumed.
+        round: int32 [], for the schedule.
+        gradient_offset: added to every gradient, like `params` (what SCAFFOLD needs).
+
+    Returns:
+        The trained parameters, and the sums of `training.grad_fn` over all steps, with "steps", the
+        number of steps that had a real example.
+    """
+    factor = training.schedule(round)
+
+    def step(
+        carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key]
+    ) -> tuple[tuple[Params, optax.OptState], Metrics]:
+        index, real, step_key = batch
+        chosen = Examples(examples.image[index], examples.label[index], real)
+        gradient, metrics = training.grad_fn(carry[0], chosen, step_key)
+        if gradient_offset is not None:
+            gradient = jax.tree.map(jnp.add, gradient, gradient_offset)
+        updates, state = training.optimizer.update(gradient, carry[1], carry[0])
+        updates = jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), updates)
+        moved = (optax.apply_updates(carry[0], updates), state)
+        active = jnp.any(real)
+        kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), moved, carry)
+        return kept, {**metrics, "steps": active.astype(jnp.float32)}
+
+    steps = _batches(examples.mask, training.batch_size, training.epochs, key)
+    start = (params, training.optimizer.init(params))
+    (trained, _), metrics = jax.lax.scan(step, start, steps)
+    return trained, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)

@@ -1,0 +1,33 @@
+"""The shelf of models: ``build(num_classes, *, options) -> Model``, one file each."""
+
+from collections.abc import Callable
+
+from flax import nnx
+
+from fedjax_med.types import Array, Key, Model, Params
+
+
+def from_nnx(make: Callable[[int, nnx.Rngs], nnx.Module]) -> Model:
+    """Put a flax.nnx module behind the pure interface.
+
+    The module may not keep state outside its `nnx.Param` leaves (no running statistics): a
+    federation would average it wrongly, and it could leak what it counted.
+
+    Args:
+        make: ``(channels, rngs) -> module``, called as ``module(images, rngs=rngs)``; ``rngs`` is
+            None in evaluation.
+    """
+
+    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
+        return nnx.to_pure_dict(nnx.state(make(image_shape[-1], nnx.Rngs(key)), nnx.Param))
+
+    def apply(params: Params, images: Array, key: Key | None) -> Array:
+        module = nnx.eval_shape(lambda: make(images.shape[-1], nnx.Rngs(0)))
+        graph, abstract = nnx.split(module)
+        nnx.replace_by_pure_dict(abstract, params)
+        logits: Array = nnx.merge(graph, abstract)(
+            images, rngs=key if key is None else nnx.Rngs(key)
+        )
+        return logits
+
+    return Model(init, apply)

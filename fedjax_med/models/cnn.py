@@ -1,0 +1,82 @@
+"""A small convolutional network with group normalisation (Wu & He, 2018).
+
+Group normalisation keeps no running statistics, so there is nothing in it that clients with
+different cases could disagree on (Hsieh et al., 2020, "The Non-IID Data Quagmire").
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from fedjax_med import ops
+from fedjax_med.models import from_nnx
+from fedjax_med.types import Array, Model
+
+
+class Block(nnx.Module):
+    """Convolution, group normalisation, ReLU, halving of the image."""
+
+    def __init__(self, channels: int, features: int, groups: int, rngs: nnx.Rngs):
+        self.convolution = nnx.Conv(
+            channels,
+            features,
+            (3, 3),
+            use_bias=False,
+            conv_general_dilated=ops.conv_general_dilated,
+            rngs=rngs,
+        )
+        self.normalisation = nnx.GroupNorm(features, num_groups=groups, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        """[B, H, W, ch] -> [B, H // 2, W // 2, features]."""
+        # Pooling comes first so that a quarter of the values are left to normalise.
+        return nnx.relu(self.normalisation(ops.max_pool(self.convolution(images), 2)))
+
+
+class CNN(nnx.Module):
+    """Blocks, global average pooling, dropout, a linear classifier."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        widths: tuple[int, ...],
+        groups: int,
+        dropout: float,
+        rngs: nnx.Rngs,
+    ):
+        sizes = (channels, *widths)
+        self.num_blocks = len(widths)
+        for i in range(len(widths)):  # attributes, since parameter names should be strings
+            setattr(self, f"block_{i}", Block(sizes[i], sizes[i + 1], groups, rngs))
+        self.dropout = nnx.Dropout(dropout)
+        self.classifier = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
+
+    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        for i in range(self.num_blocks):
+            images = getattr(self, f"block_{i}")(images)
+        features = jnp.mean(images, axis=(1, 2))
+        features = self.dropout(features, deterministic=rngs is None, rngs=rngs)
+        return self.classifier(features)
+
+
+def build(
+    num_classes: int,
+    *,
+    widths: tuple[int, ...] = (32, 64, 128),
+    groups: int = 8,
+    dropout: float = 0.0,
+) -> Model:
+    """A CNN with one block for each entry of `widths`; each block halves the image.
+
+    Args:
+        num_classes: K, the number of logits.
+        widths: features of the blocks; each a multiple of `groups`.
+        groups: groups of the group normalisation.
+        dropout: probability that a feature is zeroed before the classifier, in training.
+    """
+
+    def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
+        return CNN(channels, num_classes, tuple(widths), groups, dropout, rngs)
+
+    return from_nnx(make)

@@ -1,0 +1,123 @@
+"""Checks an experiment's names, fills in its options, and makes it ready for overrides."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from fedjax_med.config import Experiment, Spec
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.shelves import default_options
+
+
+def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
+    defaults = default_options(shelf, spec.name)
+    for option in spec.options:
+        check_name(option, defaults, f"the options of {field} {spec.name!r}")
+    options = {
+        name: spec.options.get(name, default)
+        for name, default in defaults.items()
+        # None and callables have no form on a command line: given in a config file or left alone.
+        if name in spec.options
+        or not (default is None or default is inspect.Parameter.empty or callable(default))
+    }
+    missing = [
+        name
+        for name, default in defaults.items()
+        if default is inspect.Parameter.empty and name not in options
+    ]
+    if missing:
+        raise UserError(
+            f"{field} {spec.name!r} needs the option {missing[0]!r}: set "
+            f"--config.{field}.options.{missing[0]}=... in the config file."
+        )
+    return Spec(spec.name, options)
+
+
+def complete(experiment: Any, prefix: str = "") -> Any:
+    """Check every name in `experiment` and fill in the default of every option not given.
+
+    Raises:
+        UserError: A name or an option does not exist, or an option without default is missing.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(experiment):
+        value, shelf = getattr(experiment, field.name), field.metadata.get("shelf")
+        path = prefix + field.name
+        if isinstance(value, list) and shelf:
+            changes[field.name] = [_complete_spec(shelf, item, path) for item in value]
+        elif shelf:
+            changes[field.name] = _complete_spec(shelf, value, path)
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = complete(value, path + ".")
+    return dataclasses.replace(experiment, **changes)
+
+
+def _rename_spec(experiment: Experiment, path: str, name: str) -> None:
+    """Point the spec at `path` to `name`; keep the options that the new one also has."""
+    holder: Any = experiment
+    *parents, field = path.split(".")
+    for parent in parents:
+        holder = getattr(holder, parent)
+    spec = getattr(holder, field)
+    shelf = next(f.metadata["shelf"] for f in dataclasses.fields(holder) if f.name == field)
+    if spec.name == name:
+        return
+    known = default_options(shelf, name)
+    options = {option: value for option, value in spec.options.items() if option in known}
+    setattr(holder, field, Spec(name, options))
+
+
+def _check_path(experiment: Experiment, path: str) -> None:
+    """Refuse an override of a field that does not exist, and name the nearest one."""
+    holder: Any = experiment
+    seen = "--config"
+    for step in path.split("."):
+        name, _, index = step.partition("[")
+        if isinstance(holder, dict):
+            fields = list(holder)
+        elif dataclasses.is_dataclass(holder):
+            fields = [field.name for field in dataclasses.fields(holder)]
+        else:
+            raise UserError(f"{seen} is a single value and has no field {step!r}.")
+        check_name(name, fields, seen)
+        holder = holder[name] if isinstance(holder, dict) else getattr(holder, name)
+        seen += "." + step
+        if index:
+            try:
+                holder = holder[int(index.rstrip("]"))]
+            except (IndexError, TypeError, ValueError) as error:
+                raise UserError(f"{seen}: the config file has no such entry.") from error
+    if dataclasses.is_dataclass(holder):
+        fields = [field.name for field in dataclasses.fields(holder)]
+        raise UserError(f"{seen} is a group of fields: set one of {', '.join(fields)} in it.")
+
+
+def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experiment:
+    """Complete `experiment` so that ml-collections can apply the overrides in `arguments`.
+
+    A changed name (``--config.algorithm.name=...``) takes effect first, since it decides which
+    options there are.
+
+    Args:
+        experiment: What the config file gave.
+        arguments: The command line; only those that begin with ``--config.`` matter.
+
+    Raises:
+        UserError: An override names a field or option that does not exist.
+    """
+    overrides = []
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            overrides.append((name.removeprefix("config."), equals, value))
+    for path, equals, value in overrides:
+        if not equals:
+            raise UserError(f"--config.{path}: expected a value, as in --config.{path}=...")
+        if path.endswith(".name"):
+            _check_path(experiment, path)
+            if "[" not in path:
+                _rename_spec(experiment, path.removesuffix(".name"), value)
+    experiment = complete(experiment)
+    for path, _, _ in overrides:
+        _check_path(experiment, path)
+    return experiment

@@ -1,0 +1,100 @@
+"""What a run tells while it goes: a line and a JSON object each round, and TensorBoard files."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from fedjax_med.errors import UserError
+
+
+def read_records(file: Path, until: int) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl`` for the rounds up to `until`; a broken last line is cut."""
+    records = []
+    if file.exists():
+        for line in file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            if record["round"] > until:
+                break
+            records.append(record)
+    return records
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one line that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
+            "free space or choose another --workdir, then give the same command again."
+        ) from error
+
+
+class Progress:
+    """Writes one run's records; on resume it goes on after round `start`."""
+
+    def __init__(self, workdir: Path, start: int, rounds: int):
+        self._file = workdir / "metrics.jsonl"
+        self._start, self._rounds = start, rounds
+        self._began = time.monotonic()
+        self.records = read_records(self._file, start)
+        with writing(workdir):
+            # Rewritten whole and renamed, so that a kill here loses nothing.
+            lines = "".join(json.dumps(record) + "\n" for record in self.records)
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text(lines)
+            temporary.replace(self._file)
+            self._stream = self._file.open("a")
+            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write `record`, which has "round", "train_loss", "seconds" and "validation"."""
+        self.records.append(record)
+        with writing(self._file):
+            self._stream.write(json.dumps(record) + "\n")
+            self._stream.flush()
+            scalars = {"train/loss": record["train_loss"], "seconds": record["seconds"]}
+            validation = record["validation"]
+            scalars |= {
+                f"validation/{name}": value
+                for name, value in validation.items()
+                if isinstance(value, int | float)
+            }
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, record["round"])
+            self._writer.flush()
+        print(self._line(record), flush=True)
+
+    def _line(self, record: dict[str, Any]) -> str:
+        done = record["round"]
+        left = (time.monotonic() - self._began) / (done - self._start) * (self._rounds - done)
+        validation = record["validation"]
+        scores = "".join(
+            f"  {label} {validation[name]:.3f}"
+            for label, name in (
+                ("val loss", "loss"),
+                ("acc", "accuracy"),
+                ("balanced", "balanced_accuracy"),
+            )
+            if validation.get(name) is not None
+        )
+        width = len(str(self._rounds))
+        return (
+            f"round {done:>{width}}/{self._rounds}  loss {record['train_loss']:.3f}{scores}"
+            f"  {record['seconds']:.1f} s  left {int(left) // 60}:{int(left) % 60:02d}"
+        )
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+            self._writer.close()

@@ -1,0 +1,1 @@
+"""The shelf of reducers: ``build(*, options) -> Reducer``, one file each."""

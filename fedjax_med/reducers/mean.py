@@ -1,0 +1,35 @@
+"""The mean of the messages (McMahan et al., AISTATS 2017, "FederatedAveraging")."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_med.aggregate import Reducer, State
+from fedjax_med.errors import check_name
+from fedjax_med.types import Array, Key, Message
+
+
+def build(*, weighting: str = "examples") -> Reducer:
+    """The mean over the clients that have examples.
+
+    Args:
+        weighting: ``examples`` weighs a client by its number of examples, so that the mean is the
+            one over all examples; ``uniform`` weighs every client the same.
+
+    Raises:
+        UserError: `weighting` is another name.
+    """
+    check_name(weighting, ("examples", "uniform"), "the weightings of the mean")
+
+    def update(messages: Message, weights: Array, state: State, key: Key) -> tuple[Message, State]:
+        del key  # nothing is random here
+        shares = weights if weighting == "examples" else (weights > 0).astype(weights.dtype)
+        shares = shares / jnp.maximum(jnp.sum(shares), 1e-12)
+
+        def mean(leaf: Array) -> Array:
+            share = shares.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+            # A client that does not count must not spoil the mean with a NaN either.
+            return jnp.sum(jnp.where(share > 0, leaf * share, 0), axis=0)
+
+        return jax.tree.map(mean, messages), state
+
+    return Reducer(lambda message, num_clients: (), update)

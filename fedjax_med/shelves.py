@@ -1,0 +1,58 @@
+"""What a `Spec` names: the files on the shelves, found by their name, without any registry."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from fedjax_med.config import Spec
+from fedjax_med.errors import check_name
+
+
+def names(shelf: str) -> tuple[str, ...]:
+    """What there is on `shelf`: the files of its folder, or (``optax``) optax's optimizers."""
+    if shelf != "optax":
+        package = importlib.import_module(f"fedjax_med.{shelf}")
+        return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+    return tuple(
+        name
+        for name, value in sorted(vars(optax).items())
+        if not name.startswith(("_", "scale_by_", "lbfgs"))  # lbfgs wants the loss itself
+        and inspect.isfunction(value)
+        and "learning_rate" in inspect.signature(value).parameters
+    )
+
+
+def find(shelf: str, name: str) -> Callable[..., Any]:
+    """The function that builds `name` of `shelf`.
+
+    Raises:
+        UserError: There is no such name; the message has the nearest one and all there are.
+    """
+    place = "optax's optimizers" if shelf == "optax" else f"fedjax_med/{shelf}/"
+    check_name(name, names(shelf), place)
+    if shelf == "optax":
+        return getattr(optax, name)  # type: ignore[no-any-return]
+    return importlib.import_module(f"fedjax_med.{shelf}.{name}").build  # type: ignore[no-any-return]
+
+
+def default_options(shelf: str, name: str) -> dict[str, Any]:
+    """The options of `name` on `shelf` with their defaults (`inspect.Parameter.empty`: none).
+
+    On our shelves the keyword-only parameters of ``build`` are the options and the positional ones
+    come from the program; in optax every parameter is an option.
+    """
+    parameters = inspect.signature(find(shelf, name)).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if shelf == "optax" or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def build(shelf: str, spec: Spec, *args: Any) -> Any:
+    """Build what `spec` names on `shelf` from the program's `args` and the spec's options."""
+    return find(shelf, spec.name)(*args, **spec.options)

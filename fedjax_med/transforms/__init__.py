@@ -1,0 +1,1 @@
+"""The shelf of transforms: ``build(*, options) -> MessageTransform``, one file each."""

@@ -1,0 +1,32 @@
+"""Bounds the norm of what each client sends (the clipping of McMahan et al., ICLR 2018)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_med.aggregate import MessageTransform, State
+from fedjax_med.errors import UserError
+from fedjax_med.types import Key, Message
+
+
+def build(*, norm: float = 1.0) -> MessageTransform:
+    """Scale down every message whose l2 norm over all leaves is above `norm`.
+
+    Args:
+        norm: the largest l2 norm that passes, in the units of the message.
+
+    Raises:
+        UserError: `norm` is not positive.
+    """
+    if not norm > 0:
+        raise UserError(f"expected transform clip to have norm > 0, got norm={norm}.")
+
+    def clip(message: Message) -> Message:
+        factor = jnp.minimum(1.0, norm / jnp.maximum(optax.tree.norm(message), 1e-12))
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), message)
+
+    def update(messages: Message, state: State, key: Key) -> tuple[Message, State]:
+        del key  # nothing is random here
+        return jax.vmap(clip)(messages), state
+
+    return MessageTransform(lambda message, num_clients: (), update)

@@ -1,0 +1,83 @@
+"""The types that travel between the rooms.
+
+Shape letters: ``C`` clients, ``N`` examples, ``B`` batch, ``H W ch`` image height, width and
+channels, ``K`` classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+Array = jax.Array
+Key = jax.Array  # a new-style key from jax.random.key
+Params = Any  # a pytree of arrays
+Message = Any  # a pytree of arrays: what leaves a client
+Metrics = dict[str, Array]  # sums over examples, so that adding two gives the metrics of both
+
+
+class Examples(NamedTuple):
+    """Images and labels with padding marked; the leading axes are the same in all three.
+
+    ``[N]`` on the host or in a batch, ``[C, N]`` when the clients are stacked.
+    """
+
+    image: Array  # uint8 [*lead, H, W, ch]
+    label: Array  # int32 [*lead]
+    mask: Array  # bool  [*lead]; False is padding and never counts
+
+
+# (params, examples [B], key) -> (gradient of the mean loss over the real examples, sums)
+GradFn = Callable[[Params, Examples, Key], tuple[Params, Metrics]]
+
+
+class Split(NamedTuple):
+    """One split of a data set on the host, sorted by `name`; every field has length ``N``."""
+
+    image: npt.NDArray[np.uint8]  # [N, H, W, 3], upright RGB
+    label: npt.NDArray[np.int32]  # [N], an index into Dataset.class_names
+    name: npt.NDArray[np.str_]  # [N], "<class>/<file>", unique within a client
+    sha256: npt.NDArray[np.str_]  # [N], hex digest of the source file's bytes
+    image_hash: npt.NDArray[np.uint8]  # [N, 32], a 256-bit perceptual hash
+    client: npt.NDArray[np.int32]  # [N], the client whose folder it came from, or -1
+
+    def take(self, index: npt.NDArray[Any]) -> "Split":
+        """The examples at `index` (positions or a boolean mask), in that order."""
+        return Split(*(field[index] for field in self))
+
+    @property
+    def num_examples(self) -> int:
+        """``N``."""
+        return int(self.label.shape[0])
+
+
+class Unreadable(NamedTuple):
+    """A file that stands where an image should and could not be used."""
+
+    split: str  # "train" or "test"
+    name: str  # "<class>/<file>"
+    reason: str
+
+
+class Dataset(NamedTuple):
+    """A data set on the host: what every ``datasets/*.build`` returns."""
+
+    name: str
+    class_names: tuple[str, ...]  # sorted; K of them
+    train: Split
+    test: Split  # may have no examples
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+class Model(NamedTuple):
+    """A model as two pure functions: what every ``models/*.build`` returns.
+
+    init: ``(key, image_shape (H, W, ch)) -> params``.
+    apply: ``(params, images float [B, H, W, ch], key) -> logits float [B, K]``; without a key
+        (None) the model runs deterministically, as in evaluation.
+    """
+
+    init: Callable[[Key, tuple[int, int, int]], Params]
+    apply: Callable[[Params, Array, Key | None], Array]

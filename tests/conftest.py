@@ -1,0 +1,33 @@
+"""Fixtures and settings that every test shares."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Four virtual devices for the sharded strategy; must be set before JAX starts its backend.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fedjax_med_test_xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ISIC9 = Path(
+    os.environ.get(
+        "FEDJAX_MED_ISIC9", Path(__file__).parent.parent.parent / "shared" / "data" / "isic9"
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def isic9_dir() -> Path:
+    """The folder of the real images; without it the test skips, except in CI, where it fails."""
+    if not (ISIC9 / "Train").is_dir():
+        reason = f"the skin-cancer images are not in {ISIC9} (set FEDJAX_MED_ISIC9)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return ISIC9

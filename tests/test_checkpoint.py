@@ -1,0 +1,216 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import toy
+
+from fedjax_med import checkpoint, config, federated
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.config import Checkpoint, Experiment
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+
+def experiment(**changes):
+    values = config.to_dict(Experiment())
+    return values | changes
+
+
+TAG = checkpoint.identity(experiment(), "data")
+
+
+def state(number=0, scale=1.0):
+    algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.adam(0.1))
+    data = toy.federation((3, 2))
+    start = federated.init(algorithm, mean.build(), toy.params(), data)
+    scaled = jax.tree.map(lambda leaf: leaf * scale, start.server.params)
+    return start._replace(round=jnp.int32(number), server=start.server._replace(params=scaled))
+
+
+def scores(value):
+    return {"balanced_accuracy": value, "accuracy": 0.5, "clients": {"n": [3, 2]}}
+
+
+def opened(folder, **options):
+    return Checkpoints(folder, Checkpoint(**options))
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Five saved rounds, the second the best by validation; the last two and it are kept."""
+    checkpoints = opened(tmp_path, keep_last=2, keep_best=1)
+    for number, score in enumerate([0.1, 0.9, 0.3, 0.2, 0.4], 1):
+        checkpoints.save(state(number, float(number)), TAG, scores(score))
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path
+
+
+def restore(folder, order=None, tag=TAG, said=None):
+    checkpoints = opened(folder)
+    try:
+        order = checkpoints.rounds()[::-1] if order is None else order
+        say = (said if said is not None else []).append
+        return checkpoints.restore(state, tag, order, say)
+    finally:
+        checkpoints.close()
+
+
+def test_restored_state_has_the_same_bits_and_types(five):
+    restored = restore(five)
+    toy.assert_same_bits(restored.state, state(5, 5.0))
+    assert type(restored.state.server) is fed_avg.ServerState
+    assert restored.identity == TAG
+    assert restored.validation == scores(0.4)
+
+
+def test_last_and_best_are_kept(five):
+    checkpoints = opened(five)
+    assert checkpoints.rounds() == [2, 4, 5]
+    assert checkpoints.best_first() == [2, 5, 4]
+    checkpoints.close()
+
+
+def test_without_validation_the_last_are_kept_and_the_latest_is_best(tmp_path):
+    checkpoints = opened(tmp_path, keep_last=2)
+    for number in range(1, 5):
+        checkpoints.save(state(number), TAG, {})
+    checkpoints.wait()
+    assert checkpoints.rounds() == [3, 4]
+    assert checkpoints.best_first() == [4, 3]
+    checkpoints.close()
+
+
+def test_empty_workdir_has_nothing_to_restore(tmp_path):
+    assert restore(tmp_path) is None
+
+
+def largest(folder):
+    return max(
+        (file for file in folder.rglob("*") if file.is_file()), key=lambda f: f.stat().st_size
+    )
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "removed", "no identity", "no metadata"])
+def test_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(five, damage):
+    folder = five / "checkpoints" / "5"
+    file = largest(folder / "state")
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif damage == "zeroed":
+        file.write_bytes(bytes(file.stat().st_size))
+    elif damage == "removed":
+        file.unlink()
+    elif damage == "no identity":
+        largest(folder / "identity").write_text("{")
+    else:
+        for other in (folder / "state").glob("_*"):
+            other.unlink()
+    said = []
+    restored = restore(five, said=said)
+    toy.assert_same_bits(restored.state, state(4, 4.0))
+    assert len(said) == 1
+    assert "checkpoint of round 5 is damaged" in said[0]
+    assert "\n" not in said[0]
+
+
+def test_swapped_bytes_are_noticed(five):
+    """Bits that read well but are not those that were saved."""
+    checkpoints = opened(five)
+    file = largest(five / "checkpoints" / "5" / "identity")
+    saved = json.loads(file.read_text())
+    saved["digest"] = "0" * 64
+    file.write_text(json.dumps(saved))
+    said = []
+    assert int(checkpoints.restore(state, TAG, [5, 4], said.append).state.round) == 4
+    assert "differ from those that were saved" in said[0]
+    checkpoints.close()
+
+
+def test_every_checkpoint_damaged_restores_nothing(five):
+    for number in (2, 4, 5):
+        largest(five / "checkpoints" / str(number) / "state").write_bytes(b"")
+    said = []
+    assert restore(five, said=said) is None
+    assert len(said) == 3
+
+
+def test_another_experiment_is_refused_and_its_fields_are_named(five):
+    other = experiment(seed=3, algorithm={"name": "scaffold", "options": {}})
+    with pytest.raises(UserError) as caught:
+        restore(five, tag=checkpoint.identity(other, "data"))
+    message = str(caught.value)
+    assert "seed: the checkpoint has 0, this run 3" in message
+    assert "algorithm.name: the checkpoint has 'fed_avg', this run 'scaffold'" in message
+    assert "image_size" not in message
+
+
+def test_other_data_is_refused(five):
+    with pytest.raises(UserError, match="images"):
+        restore(five, tag=checkpoint.identity(experiment(), "other data"))
+
+
+def test_what_does_not_touch_the_numbers_may_change(five):
+    free = experiment(
+        name="x", map_clients="vmap", checkpoint={"every": 1, "keep_last": 9, "keep_best": 0}
+    )
+    assert restore(five, tag=checkpoint.identity(free, "data")) is not None
+
+
+@pytest.mark.parametrize(("schedule", "refused"), [("constant", False), ("cosine", True)])
+def test_rounds_may_change_unless_the_schedule_depends_on_them(tmp_path, schedule, refused):
+    client = config.to_dict(Experiment())["client"] | {"schedule": schedule}
+    old, new = (
+        checkpoint.identity(experiment(client=client, rounds=rounds), "data") for rounds in (20, 30)
+    )
+    checkpoints = opened(tmp_path)
+    checkpoints.save(state(1), old, {})
+    checkpoints.wait()
+    if refused:
+        with pytest.raises(UserError, match="rounds: the checkpoint has 20, this run 30"):
+            checkpoints.restore(state, new, [1])
+    else:
+        assert checkpoints.restore(state, new, [1]) is not None
+    checkpoints.close()
+
+
+def test_other_code_version_is_told(five):
+    said = []
+    restore(five, tag=TAG | {"code": "0.0.0+old"}, said=said)
+    assert len(said) == 1
+    assert "code version" in said[0]
+
+
+def test_remove_after_makes_room_for_a_resumed_run(five):
+    checkpoints = opened(five)
+    checkpoints.remove_after(2)
+    assert checkpoints.rounds() == [2]
+    checkpoints.save(state(4, 7.0), TAG, scores(0.0))
+    checkpoints.wait()
+    toy.assert_same_bits(checkpoints.restore(state, TAG, [4]).state, state(4, 7.0))
+    checkpoints.close()
+
+
+def test_digest_depends_on_every_leaf_its_type_and_its_place():
+    one = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3)}
+    assert checkpoint.digest(one) == checkpoint.digest(jax.tree.map(jnp.array, one))
+    others = [
+        one | {"b": jnp.array(4)},
+        one | {"b": jnp.array(3.0)},
+        {"a": one["a"], "c": one["b"]},
+        one | {"a": one["a"].reshape(2, 1)},
+        one | {"a": -one["a"]},
+    ]
+    assert len({checkpoint.digest(tree) for tree in [one, *others]}) == 6
+
+
+def test_workdir_without_a_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="fedjax-med train"):
+        checkpoint.read_workdir(tmp_path)
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.read_workdir(tmp_path)

@@ -1,0 +1,155 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fedjax_med import cli, config, overrides, shelves
+from fedjax_med.config import Experiment, Spec
+from fedjax_med.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def parsed(*arguments):
+    return cli.parse("train", list(arguments))[1].config
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_config_is_an_experiment_that_says_how_to_run_it(file):
+    experiment = overrides.complete(config.read(str(file)))
+    assert experiment.name == file.stem
+    text = file.read_text()
+    for word in ("Run:", "Expect:", "Change:", f"--config=configs/{file.name}"):
+        assert word in text, f"{file.name} does not say {word}"
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_experiment_survives_its_form_in_json(file):
+    experiment = overrides.complete(config.read(str(file)))
+    again = config.from_dict(config.to_dict(experiment))
+    assert config.to_dict(again) == config.to_dict(experiment)
+    assert type(again.client.optimizer) is Spec
+
+
+def test_overrides_are_typed_and_nested():
+    experiment = parsed(
+        "--config.rounds=7",
+        "--config.client.optimizer.options.learning_rate=0.3",
+        "--config.augment.flip=false",
+        "--config.model.options.widths=(4, 8)",
+    )
+    assert experiment.rounds == 7
+    assert experiment.client.optimizer.options["learning_rate"] == 0.3
+    assert experiment.augment.flip is False
+    assert experiment.model.options["widths"] == (4, 8)
+
+
+def test_another_name_brings_its_own_options_and_keeps_those_it_shares():
+    experiment = parsed(
+        "--config.client.optimizer.name=adamw",
+        "--config.client.optimizer.options.weight_decay=0.5",
+    )
+    optimizer = experiment.client.optimizer
+    assert optimizer.name == "adamw"
+    assert (
+        optimizer.options["learning_rate"] == Experiment().client.optimizer.options["learning_rate"]
+    )
+    assert optimizer.options["weight_decay"] == 0.5
+    assert optimizer.options["b1"] == 0.9
+    assert "momentum" not in optimizer.options
+
+
+def test_entries_of_a_list_can_be_overridden(tmp_path):
+    file = tmp_path / "clipped.py"
+    file.write_text(
+        "from fedjax_med.config import Experiment, Spec\n"
+        "def get_config():\n"
+        "    return Experiment(transforms=[Spec('clip', {'norm': 3.0})])\n"
+    )
+    experiment = parsed(f"--config={file}", "--config.transforms[0].options.norm=0.5")
+    assert experiment.transforms == [Spec("clip", {"norm": 0.5})]
+    with pytest.raises(UserError, match="no such entry"):
+        parsed(f"--config={file}", "--config.transforms[1].options.norm=0.5")
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("--config.rouds=3", "Did you mean 'rounds'"),
+        ("--config.client.optimizer.options.momentun=3", "Did you mean 'momentum'"),
+        ("--config.algorithm.name=fedavg", "Did you mean 'fed_avg'.*There are: fed_avg"),
+        ("--config.client.optimizer.name=adm", "Did you mean 'adam'"),
+        ("--config.partition.name=equl", "Did you mean 'equal'"),
+        ("--config.rounds=abc", "abc"),
+        ("--config.rounds", "expected a value"),
+        ("--config.client=3", "group of fields"),
+        ("--config.rounds.more=3", "single value"),
+        ("--config=configs/isic.py", "Did you mean 'configs/isic9.py'"),
+        ("--wrkdir=x", "Did you mean: workdir"),
+        ("extra", "only flags"),
+    ],
+)
+def test_typo_names_the_nearest_right_one(argument, hint, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=hint) as caught:
+        parsed(argument)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("def get_config():\n    return 3\n", "expected get_config"),
+        ("x = 1\n", "does not run"),
+        ("def get_config(:\n", "does not run"),
+    ],
+)
+def test_broken_config_file_is_told_in_one_line(tmp_path, text, hint):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=hint):
+        config.read(str(file))
+
+
+def test_option_without_default_has_to_be_given():
+    experiment = dataclasses.replace(Experiment(), server_optimizer=Spec("sgd"))
+    with pytest.raises(UserError, match="needs the option 'learning_rate'"):
+        overrides.complete(experiment)
+
+
+def test_option_that_does_not_exist_is_refused_in_a_config_file_too():
+    experiment = dataclasses.replace(Experiment(), model=Spec("cnn", {"width": 3}))
+    with pytest.raises(UserError, match="Did you mean 'widths'"):
+        overrides.complete(experiment)
+
+
+def test_shelves_hold_what_their_folders_hold():
+    assert "fed_avg" in shelves.names("algorithms")
+    assert {"adam", "sgd", "yogi"} <= set(shelves.names("optax"))
+    assert not any(name.startswith("_") for name in shelves.names("optax"))
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert cli.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert "Did you mean 'train'" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["audit", "evaluate", "partition", "train"])
+def test_help_of_each_command_is_readable(command, capsys):
+    for flag in ("--help", "--helpshort"):
+        assert cli.main([command, flag]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"fedjax-med {command}: ")
+        assert "--data_dir" in text
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def test_usage_lists_the_commands(capsys):
+    assert cli.main([]) == 2
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("audit", "evaluate", "partition", "train"):
+        assert command in text

@@ -1,0 +1,283 @@
+"""What holds for every file of every shelf. A file without a row here fails: add its row."""
+
+import ast
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+from PIL import Image
+
+from fedjax_med import federated, shelves
+from fedjax_med.config import Spec
+from fedjax_med.federated import ClientResult, FedAlgorithm
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+from fedjax_med.types import Dataset, Split
+
+PACKAGE = Path(__file__).parent.parent / "fedjax_med"
+KEY = jax.random.key(11)
+
+# shelf -> file -> the options under which its contract is tested
+ROWS = {
+    "algorithms": {"fed_avg": {}},
+    "datasets": {
+        "image_folder": {},
+        "isic9": {},
+        "lesions": {"train_size": 45, "test_size": 18},
+    },
+    "models": {"cnn": {"widths": (4, 8), "groups": 2}},
+    "partitions": {
+        "by_column": {},
+        "dirichlet": {},
+        "equal": {},
+        "labels_per_client": {"k": 2},
+        "quantity": {},
+    },
+    "reducers": {"mean": {}},
+    "transforms": {"clip": {"norm": 0.5}},
+}
+# What comes from a paper names it.
+CITING = ("algorithms", "models", "reducers", "transforms")
+
+
+def rows(shelf):
+    return [pytest.param(Spec(name, options), id=name) for name, options in ROWS[shelf].items()]
+
+
+@pytest.mark.parametrize("shelf", ROWS)
+def test_every_file_has_a_row_and_every_row_a_file(shelf):
+    assert set(ROWS[shelf]) == set(shelves.names(shelf))
+
+
+def test_every_shelf_is_walked():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders - {"commands"} == set(ROWS)  # commands are tested one by one
+
+
+@pytest.mark.parametrize(("shelf", "name"), [(s, n) for s in ROWS for n in ROWS[s]])
+def test_file_is_short_and_documented(shelf, name):
+    file = PACKAGE / shelf / f"{name}.py"
+    tree = ast.parse(file.read_text())
+    document = ast.get_docstring(tree)
+    assert document
+    if shelf in CITING:
+        everything = file.read_text()
+        assert re.search(r"(19|20)\d\d", everything), f"{file.name} names no paper"
+    build = next(node for node in tree.body if getattr(node, "name", "") == "build")
+    assert ast.get_docstring(build)
+    for default in build.args.kw_defaults:
+        assert default is not None, "an option without default cannot be overridden by name"
+        assert getattr(default, "value", 0) is not None, "None has no type to parse"
+
+
+# --- algorithms -------------------------------------------------------------------------------
+
+
+def algorithm_of(spec):
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
+    algorithm = shelves.build("algorithms", spec, training, optax.sgd(1.0))
+    assert isinstance(algorithm, FedAlgorithm)
+    return algorithm
+
+
+def three_rounds(algorithm, data, map_clients=jax.vmap):
+    reducer = mean.build()
+    state = federated.init(algorithm, reducer, toy.params(), data)
+    before = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for _ in range(3):
+        state, metrics = federated.run_round(
+            algorithm, reducer, state, data, KEY, map_clients=map_clients
+        )
+    after = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    assert before == after, "a round changed the structure, a shape or a type of the state"
+    return state, metrics
+
+
+@pytest.mark.parametrize("spec", rows("algorithms"))
+def test_algorithm_learns_and_gives_the_same_under_every_map(spec):
+    algorithm, data = algorithm_of(spec), toy.federation((12, 8, 10))
+    state, metrics = three_rounds(algorithm, data)
+    other, _ = three_rounds(algorithm, data, federated.sequential)
+    toy.assert_close(state, other, rtol=1e-4)
+    assert not np.array_equal(state.server.params["w"], toy.params()["w"])
+    assert metrics["weight"].tolist() == [12, 8, 10]
+    assert {"loss", "correct", "count", "steps", "finite"} <= set(metrics)
+
+
+@pytest.mark.parametrize("spec", rows("algorithms"))
+def test_algorithm_ignores_padding_and_clients_without_examples(spec):
+    algorithm, data = algorithm_of(spec), toy.federation((12, 0, 10))
+    state, metrics = three_rounds(algorithm, toy.pad(data, 5))
+    toy.assert_close(state, three_rounds(algorithm, data)[0])
+    assert metrics["weight"].tolist() == [12, 0, 10]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("spec", rows("algorithms"))
+def test_algorithm_client_update_is_a_pure_function(spec):
+    algorithm, data = algorithm_of(spec), toy.federation((6,))
+    server, client = algorithm.init(toy.params())
+    one = jax.tree.map(lambda leaf: leaf[0], data)
+    results = [algorithm.client_update(server, client, one, jnp.int32(0), KEY) for _ in range(2)]
+    assert all(isinstance(result, ClientResult) for result in results)
+    toy.assert_same_bits(*results)
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", rows("models"))
+def test_model_gives_finite_logits_and_gradients_and_is_still_without_key(spec):
+    model = shelves.build("models", spec, 5)
+    params = model.init(KEY, (16, 16, 3))
+    images = jax.random.normal(KEY, (3, 16, 16, 3))
+    logits = model.apply(params, images, None)
+    assert logits.shape == (3, 5)
+    np.testing.assert_array_equal(logits, model.apply(params, images, None))
+    np.testing.assert_allclose(logits[1:2], model.apply(params, images[1:2], None), atol=1e-4)
+    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, images, KEY) ** 2))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((logits, gradient)))
+
+
+# --- reducers and transforms --------------------------------------------------------------------
+
+
+def messages(clients=5):
+    rng = np.random.default_rng(3)
+    return {
+        "a": jnp.asarray(rng.normal(size=(clients, 2, 3)), jnp.float32),
+        "b": {"c": jnp.asarray(rng.normal(size=(clients,)), jnp.float32)},
+    }
+
+
+def one_of(stacked, client=0):
+    return jax.tree.map(lambda leaf: leaf[client], stacked)
+
+
+@pytest.mark.parametrize("spec", rows("reducers"))
+def test_reducer_gives_one_message_and_does_not_mind_the_order(spec):
+    reducer = shelves.build("reducers", spec)
+    stacked, weights = messages(), jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    state = reducer.init(one_of(stacked), 5)
+    message, new = reducer.update(stacked, weights, state, KEY)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (message, new))
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (one_of(stacked), state))
+    order = jnp.array([4, 2, 0, 1, 3])
+    shuffled = jax.tree.map(lambda leaf: leaf[order], stacked)
+    toy.assert_close(reducer.update(shuffled, weights[order], state, KEY)[0], message)
+
+
+@pytest.mark.parametrize("spec", rows("reducers"))
+def test_reducer_of_equal_messages_is_that_message(spec):
+    reducer = shelves.build("reducers", spec)
+    one = one_of(messages())
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), one)
+    toy.assert_close(reducer.update(stacked, jnp.ones(5), reducer.init(one, 5), KEY)[0], one)
+
+
+@pytest.mark.parametrize("spec", rows("transforms"))
+def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
+    transform = shelves.build("transforms", spec)
+    stacked = messages()
+    state = transform.init(one_of(stacked), 5)
+    changed, new = jax.jit(transform.update)(stacked, state, KEY)
+    for before, after in ((stacked, changed), (state, new)):
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
+        changed,
+        stacked,
+    )
+
+
+# --- data sets and partitions -------------------------------------------------------------------
+
+ISIC9_CLASSES = (
+    "actinic keratosis",
+    "basal cell carcinoma",
+    "dermatofibroma",
+    "melanoma",
+    "nevus",
+    "pigmented benign keratosis",
+    "seborrheic keratosis",
+    "squamous cell carcinoma",
+    "vascular lesion",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A class folder with the nine classes of the Kaggle set."""
+    root = tmp_path_factory.mktemp("folder")
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(ISIC9_CLASSES):
+        for split, count in (("Train", 4), ("Test", 2)):
+            (root / split / name).mkdir(parents=True)
+            for image in range(count):
+                pixels = rng.integers(0, 255, (20, 24, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}_{image}.png")
+    return root
+
+
+@pytest.mark.parametrize("spec", rows("datasets"))
+def test_dataset_is_sorted_consistent_and_the_same_twice(spec, folder, tmp_path):
+    data_dir = "" if spec.name == "lesions" else str(folder)
+    first, second = (
+        shelves.build("datasets", spec, data_dir, str(tmp_path / "cache"), 16) for _ in range(2)
+    )
+    assert isinstance(first, Dataset)
+    assert len(first.class_names) == 9
+    assert list(first.class_names) == sorted(first.class_names)
+    for one, two in ((first.train, second.train), (first.test, second.test)):
+        count = one.num_examples
+        assert one.image.shape == (count, 16, 16, 3)
+        assert {str(field.dtype) for field in (one.image, one.image_hash)} == {"uint8"}
+        assert {str(field.dtype) for field in (one.label, one.client)} == {"int32"}
+        assert all(len(field) == count for field in one)
+        assert list(one.name) == sorted(set(one.name.tolist()))
+        assert all(
+            str(name).startswith(f"{first.class_names[label]}/")
+            for name, label in zip(one.name, one.label, strict=True)
+        )
+        for before, after in zip(one, two, strict=True):
+            np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("spec", rows("partitions"))
+def test_partition_deals_every_example_once_and_never_separates_duplicates(spec, tmp_path):
+    rng = np.random.default_rng(5)
+    label = np.sort(rng.integers(0, 4, 120)).astype(np.int32)
+    name = np.array([f"{label[i]}/{i:03d}.png" for i in range(120)])
+    groups = np.arange(120, dtype=np.int32)
+    for pair in range(0, 120, 10):  # some images have a copy next to them, with the same label
+        if label[pair] == label[pair + 1]:
+            groups[pair + 1] = groups[pair]
+    split = Split(
+        np.zeros((120, 2, 2, 3), np.uint8),
+        label,
+        name,
+        np.array(["0" * 64] * 120),
+        np.zeros((120, 32), np.uint8),
+        np.full(120, -1, np.int32),
+    )
+    if spec.name == "by_column":
+        table = tmp_path / "sites.csv"
+        sites = {int(group): f"site {group % 3}" for group in groups}
+        lines = [f"{name[i]},{sites[int(groups[i])]}" for i in range(120)]
+        table.write_text("\n".join(["image,site", *lines]))
+        spec = Spec(spec.name, {"path": str(table)})
+    parts = shelves.build("partitions", spec, split, groups, 3, 0)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(120))
+    owner = np.empty(120, np.int64)
+    for client, part in enumerate(parts):
+        assert part.tolist() == sorted(part.tolist())
+        owner[part] = client
+    for group in np.unique(groups):
+        assert len(set(owner[groups == group])) == 1
+    again = shelves.build("partitions", spec, split, groups, 3, 0)
+    assert all(np.array_equal(*pair) for pair in zip(parts, again, strict=True))

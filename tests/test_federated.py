@@ -1,0 +1,165 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import aggregate, federated
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+from fedjax_med.transforms import clip
+from fedjax_med.types import Examples
+
+KEY = jax.random.key(7)
+SIZES = (5, 9, 2, 7, 6)
+
+
+def setup(
+    sizes=SIZES, *, batch_size=4, epochs=2, client=None, server=None, reducer=None, room=None
+):
+    training = LocalTraining(
+        toy.grad_fn(), client or optax.sgd(0.1, momentum=0.9), epochs, batch_size
+    )
+    algorithm = fed_avg.build(training, server or optax.sgd(1.0))
+    reducer = reducer or mean.build()
+    data = toy.federation(sizes)
+    return algorithm, reducer, federated.init(algorithm, reducer, toy.params(), data), data
+
+
+def rounds(algorithm, reducer, state, data, number, map_clients=jax.vmap, ids=None):
+    run = jax.jit(
+        functools.partial(
+            federated.run_round, algorithm, reducer, map_clients=map_clients, client_ids=ids
+        )
+    )
+    for _ in range(number):
+        state, metrics = run(state, data, KEY)
+    return state, metrics
+
+
+def test_full_batch_federated_step_is_the_centralised_step():
+    algorithm, reducer, state, data = setup(batch_size=0, epochs=1, client=optax.sgd(0.3))
+    state, _ = rounds(algorithm, reducer, state, data, 1)
+    real = np.asarray(data.mask)
+    pooled = Examples(*(jnp.asarray(np.asarray(leaf)[real]) for leaf in data))
+    gradient, _ = toy.grad_fn()(toy.params(), pooled, KEY)
+    expected = jax.tree.map(lambda p, g: p - 0.3 * g, toy.params(), gradient)
+    toy.assert_close(state.server.params, expected)
+
+
+@pytest.mark.parametrize("name", ["sequential", "sharded"])
+def test_every_map_over_clients_gives_what_vmap_gives(name):
+    assert jax.device_count() == 4  # five clients on four devices: the last device holds padding
+    parts = setup(client=optax.adam(0.01))
+    expected = rounds(*parts, 3)
+    actual = rounds(*parts, 3, map_clients=federated.STRATEGIES[name])
+    toy.assert_close(actual, expected)
+
+
+def test_sharded_maps_sequentially_within_a_device_too():
+    parts = setup()
+    within = functools.partial(federated.sharded, within=federated.sequential)
+    toy.assert_close(rounds(*parts, 2, map_clients=within), rounds(*parts, 2))
+
+
+def test_map_clients_names():
+    assert federated.choose_map_clients("auto") == ("sequential", federated.sequential)
+    assert federated.choose_map_clients("vmap") == ("vmap", jax.vmap)
+    with pytest.raises(UserError, match="Did you mean 'vmap'"):
+        federated.choose_map_clients("vmapp")
+
+
+def test_more_padding_changes_no_bit():
+    algorithm, reducer, state, data = setup()
+    expected = rounds(algorithm, reducer, state, data, 2)
+    actual = rounds(algorithm, reducer, state, toy.pad(data, 7), 2)
+    toy.assert_same_bits(actual, expected)
+
+
+def test_permuting_clients_permutes_nothing_but_client_metrics():
+    algorithm, reducer, state, data = setup()
+    expected, metrics = rounds(algorithm, reducer, state, data, 2)
+    order = jnp.array([3, 0, 4, 1, 2])
+    shuffled = jax.tree.map(lambda leaf: leaf[order], data)
+    actual, other = rounds(algorithm, reducer, state, shuffled, 2, ids=order.astype(jnp.int32))
+    toy.assert_close(actual.server, expected.server)
+    toy.assert_close(other, jax.tree.map(lambda leaf: leaf[order], metrics))
+
+
+def test_a_client_alone_is_trained_as_if_it_had_no_neighbours():
+    algorithm, reducer, state, data = setup()
+    _, metrics = rounds(algorithm, reducer, state, data, 1)
+    alone = jax.tree.map(lambda leaf: leaf[1:2], data)
+    start = federated.init(algorithm, reducer, toy.params(), alone)
+    _, one = rounds(algorithm, reducer, start, alone, 1, ids=jnp.array([1], jnp.int32))
+    toy.assert_close(one["loss"][0], metrics["loss"][1])
+
+
+def test_many_rounds_compile_once():
+    algorithm, reducer, state, data = setup()
+    traces = []
+
+    def counted(state, data, key):
+        traces.append(1)
+        return federated.run_round(algorithm, reducer, state, data, key)
+
+    run = jax.jit(counted)
+    for _ in range(4):
+        state, _ = run(state, data, KEY)
+    assert len(traces) == 1
+    assert run._cache_size() == 1
+    assert int(state.round) == 4
+
+
+def test_rounds_draw_different_numbers_and_a_resumed_run_the_same():
+    algorithm, reducer, state, data = setup(client=optax.sgd(0.0))
+    two, _ = rounds(algorithm, reducer, state, data, 2)
+    again = federated.FedState(*jax.tree.map(jnp.array, two))
+    toy.assert_same_bits(
+        rounds(algorithm, reducer, again, data, 2), rounds(algorithm, reducer, state, data, 4)
+    )
+
+
+def test_weights_are_the_numbers_of_real_examples():
+    _, metrics = rounds(*setup(), 1)
+    assert metrics["weight"].tolist() == [5, 9, 2, 7, 6]
+    assert metrics["count"].tolist() == [10, 18, 4, 14, 12]  # two epochs
+    assert metrics["steps"].tolist() == [4, 6, 2, 4, 4]  # batches of four, each epoch
+
+
+def test_a_client_with_nan_is_named():
+    algorithm, reducer, state, data = setup()
+    broken = algorithm._replace(
+        client_update=lambda server, client, examples, number, key: (
+            result := algorithm.client_update(server, client, examples, number, key)
+        )._replace(
+            message=jax.tree.map(
+                lambda leaf: jnp.where(jnp.sum(examples.mask) == 2, jnp.nan, leaf), result.message
+            )
+        )
+    )
+    _, metrics = rounds(broken, reducer, state, data, 1)
+    assert metrics["finite"].tolist() == [True, True, False, True, True]
+
+
+def test_chained_transforms_act_before_the_reducer():
+    chained = aggregate.chain(clip.build(norm=1e-3), reducer=mean.build())
+    algorithm, _, state, data = setup(reducer=chained)
+    state, _ = rounds(algorithm, chained, state, data, 1)
+    moved = jax.tree.map(jnp.subtract, state.server.params, toy.params())
+    assert 0 < float(optax.tree.norm(moved)) <= 1e-3 * (1 + 1e-5)
+
+
+def test_state_is_a_pytree_of_arrays_with_the_clients_in_front():
+    _, _, state, _ = setup()
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
+    server = algorithm.init(toy.params())[0]
+    algorithm = algorithm._replace(init=lambda params: (server, {"control": jnp.arange(3.0)}))
+    state = federated.init(algorithm, mean.build(), toy.params(), toy.federation(SIZES))
+    assert state.clients["control"].shape == (5, 3)

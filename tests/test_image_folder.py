@@ -1,0 +1,345 @@
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_med import images, records
+from fedjax_med.class_folders import scan
+from fedjax_med.datasets import image_folder, isic9
+from fedjax_med.errors import UserError
+
+
+def write_image(path: Path, seed: int = 0, side: int = 20) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with three and two train images, and one test image each."""
+    root = tmp_path / "data"
+    for seed, name in enumerate(
+        ["Train/b/1.png", "Train/b/3.png", "Train/b/2.png", "Train/a/9.png", "Train/a/8.png"]
+        + ["Test/a/1.png", "Test/b/1.png"]
+    ):
+        write_image(root / name, seed)
+    return root
+
+
+def build(root: Path, image_size: int = 16):
+    return image_folder.build(str(root), str(root.parent / "cache"), image_size)
+
+
+def prepared(root: Path) -> set[Path]:
+    return {path.parent for path in (root.parent / "cache").rglob("dataset_info.json")}
+
+
+def test_every_field_comes_back_sorted_by_name(folder):
+    dataset = build(folder)
+    assert dataset.name == "image_folder"
+    assert dataset.class_names == ("a", "b")
+    assert dataset.unreadable == ()
+    train = dataset.train
+    assert train.name.tolist() == ["a/8.png", "a/9.png", "b/1.png", "b/2.png", "b/3.png"]
+    assert train.label.tolist() == [0, 0, 1, 1, 1]
+    assert train.client.tolist() == [-1] * 5
+    assert dataset.test.name.tolist() == ["a/1.png", "b/1.png"]
+    for index, name in enumerate(train.name):
+        data = (folder / "Train" / name).read_bytes()
+        decoded = images.decode(data)
+        assert train.sha256[index] == hashlib.sha256(data).hexdigest()
+        np.testing.assert_array_equal(train.image[index], images.resize(decoded, 16))
+        np.testing.assert_array_equal(train.image_hash[index], images.perceptual_hash(decoded))
+    assert [field.dtype for field in train[:2]] == [np.uint8, np.int32]
+    assert train.image_hash.dtype == np.uint8
+    assert train.client.dtype == np.int32
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("TRAIN", "tEST")])
+def test_split_folders_and_extensions_may_be_in_any_letter_case(tmp_path, train, test):
+    for name in ("x.JPG", "x.jpeg", "x.Png", "x.bmp", "x.GIF", "x.tif", "x.TIFF", "x.webp"):
+        write_image(tmp_path / "data" / train / "a" / name)
+    write_image(tmp_path / "data" / test / "a" / "x.png")
+    dataset = build(tmp_path / "data")
+    assert (dataset.train.num_examples, dataset.test.num_examples) == (8, 1)
+    assert dataset.unreadable == ()
+
+
+def test_without_a_test_folder_the_test_split_is_empty(folder):
+    shutil.rmtree(folder / "Test")
+    test = build(folder).test
+    assert test.num_examples == 0
+    assert test.image.shape == (0, 16, 16, 3)
+    assert test.image_hash.shape == (0, 32)
+
+
+def test_hidden_files_and_other_files_are_ignored(folder):
+    (folder / "Train/a/notes.txt").write_text("not an image")
+    (folder / "Train/a/.hidden.png").write_text("not an image")
+    (folder / "Train/.cache").mkdir()
+    (folder / "Train/a/deeper.png").mkdir()
+    (folder / "README.md").write_text("about")
+    dataset = build(folder)
+    assert dataset.train.num_examples == 5
+    assert dataset.class_names == ("a", "b")
+    assert dataset.unreadable == ()
+
+
+def test_unreadable_files_are_reported_with_their_reason(folder):
+    whole = (folder / "Train/b/1.png").read_bytes()
+    (folder / "Train/b/4.png").write_bytes(whole[: len(whole) // 2])
+    write_image(folder / "Test/a/2.png", side=2)
+    (folder / "Test/a/3.png").symlink_to(folder / "nowhere.png")
+    dataset = build(folder)
+    assert dataset.train.num_examples == 5
+    assert dataset.test.num_examples == 2
+    assert [file[:2] for file in dataset.unreadable] == [
+        ("train", "b/4.png"),
+        ("test", "a/2.png"),
+        ("test", "a/3.png"),
+    ]
+    assert "truncated" in dataset.unreadable[0].reason
+    assert "2 x 2 pixels" in dataset.unreadable[1].reason
+    assert "No such file" in dataset.unreadable[2].reason
+
+
+def test_client_folders_are_read_with_their_number(tmp_path):
+    root = tmp_path / "data"
+    for seed, name in enumerate(
+        ["client_10/a/1.png", "client_0/b/1.png", "client_2/a/1.png", "test/b/7.png"]
+    ):
+        write_image(root / name, seed)
+    (root / "manifest.json").write_text("{}")
+    dataset = build(root)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.train.client.tolist() == [0, 2, 10]
+    assert dataset.train.name.tolist() == ["b/1.png", "a/1.png", "a/1.png"]
+    assert dataset.train.label.tolist() == [1, 0, 0]
+    assert dataset.test.client.tolist() == [-1]
+
+
+def test_the_images_are_prepared_once(folder, capsys):
+    first = build(folder)
+    assert "Preparing 7 images" in capsys.readouterr().err
+    second = build(folder)
+    assert capsys.readouterr() == ("", "")
+    for one, other in zip(first.train, second.train, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "rewritten"])
+def test_a_changed_source_is_noticed_and_the_old_preparation_removed(folder, capsys, change):
+    build(folder)
+    before = prepared(folder)
+    path = folder / "Train/b/2.png"
+    if change == "added":
+        write_image(folder / "Train/b/new.png", 99)
+    elif change == "removed":
+        path.unlink()
+    else:
+        write_image(path, 99)
+        os.utime(path, ns=(1, 1))
+    capsys.readouterr()
+    dataset = build(folder)
+    assert "have changed" in capsys.readouterr().err
+    assert dataset.train.num_examples == {"added": 6, "removed": 4, "rewritten": 5}[change]
+    if change == "rewritten":
+        expected = images.resize(images.decode(path.read_bytes()), 16)
+        np.testing.assert_array_equal(dataset.train.image[3], expected)
+    assert len(prepared(folder)) == 1
+    assert prepared(folder).isdisjoint(before)
+
+
+def test_every_image_size_has_its_own_preparation(folder, capsys):
+    build(folder, 16)
+    assert build(folder, 24).train.image.shape == (5, 24, 24, 3)
+    assert "changed" not in capsys.readouterr().err
+    assert len(prepared(folder)) == 2
+    build(folder, 16)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_preparation_is_not_taken_for_complete(folder, monkeypatch):
+    stopped = records.ClassFolders._record
+
+    def interrupt(self, file):
+        if file.name == "b/2.png":
+            raise KeyboardInterrupt
+        return stopped(self, file)
+
+    monkeypatch.setattr(records.ClassFolders, "_record", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(folder)
+    assert prepared(folder) == set()
+    monkeypatch.undo()
+    assert build(folder).train.num_examples == 5
+
+
+KILLED = """
+import os, signal, sys
+from fedjax_med import records
+from fedjax_med.datasets import image_folder
+write = records.ClassFolders._record
+def kill(self, file):
+    if file.split == "train" and file.name == "b/2.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(self, file)
+records.ClassFolders._record = kill
+image_folder.build(sys.argv[1], sys.argv[2], 16)
+"""
+
+
+def test_a_killed_preparation_is_done_again_and_its_remains_removed(folder):
+    cache = folder.parent / "cache"
+    command = [sys.executable, "-c", KILLED, str(folder), str(cache)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert list(cache.rglob("*incomplete*"))
+    assert prepared(folder) == set()
+    assert build(folder).train.num_examples == 5
+    assert not list(cache.rglob("*incomplete*"))
+
+
+def test_a_run_that_was_overtaken_uses_what_the_other_prepared(folder, monkeypatch):
+    write = records.ClassFolders._record
+    overtaken = threading.Event()
+
+    def overtake(self, file):
+        if not overtaken.is_set():
+            overtaken.set()
+            build(folder)
+        return write(self, file)
+
+    monkeypatch.setattr(records.ClassFolders, "_record", overtake)
+    assert build(folder).train.num_examples == 5
+    assert overtaken.is_set()
+
+
+def test_a_damaged_preparation_is_removed_and_said_so(folder):
+    build(folder)
+    for path in (folder.parent / "cache").rglob("*train.array_record*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="run again"):
+        build(folder)
+    assert build(folder).train.num_examples == 5
+
+
+def mistake(root: Path, match: str, cache: str | None = None) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        image_folder.build(str(root), cache or str(root.parent / "cache"), 16)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_data_dir_is_asked_for():
+    with pytest.raises(UserError, match="--data_dir=FOLDER"):
+        image_folder.build("", "cache", 16)
+
+
+def test_mistakes_in_the_folder_are_told_in_one_line(folder):
+    mistake(folder / "nowhere", "there is no such folder")
+    mistake(folder / "Train", r"has no train folder: expected train/<class>/<image>.*found a, b")
+    (folder / "Test/c").mkdir()
+    mistake(folder, "test class 'c' is not among the train classes")
+    (folder / "Train/c").mkdir()
+    mistake(folder, "class 'c' has no train images")
+    (folder / "train").mkdir()
+    mistake(folder, "has both Train and train")
+    shutil.rmtree(folder / "train")
+    (folder / "client_0").mkdir()
+    mistake(folder, "has both Train and client_0")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    mistake(folder, "found no folder")
+    (folder / "train").mkdir()
+    mistake(folder, "has no class folders")
+
+
+def test_a_test_class_may_be_empty(folder):
+    (folder / "Test/a/1.png").unlink()
+    assert build(folder).test.label.tolist() == [1]
+
+
+def test_an_image_size_of_nothing_is_refused(folder):
+    with pytest.raises(UserError, match="image_size"):
+        build(folder, 0)
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(folder):
+    file = folder.parent / "file"
+    file.write_text("in the way")
+    mistake(folder, "--cache_dir=.*cannot be written", str(file / "cache"))
+
+
+def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    mistake(folder, "MB free")
+
+
+FILLED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # writing on fails, as on a full disk
+from fedjax_med.datasets import image_folder
+from fedjax_med.errors import UserError
+try:
+    image_folder.build(sys.argv[1], sys.argv[2], 64)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_that_counts(folder):
+    cache = folder.parent / "cache"
+    command = [sys.executable, "-B", "-c", FILLED, str(folder), str(cache)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert "cannot be written" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert prepared(folder) == set()
+
+
+def test_a_set_packed_in_one_more_folder_is_found(folder):
+    outer = folder.parent / "outer"
+    outer.mkdir()
+    folder.rename(outer / "Skin cancer")
+    assert scan(str(outer)).root == outer / "Skin cancer"
+    shutil.copytree(outer / "Skin cancer", outer / "another")
+    with pytest.raises(UserError, match="found Skin cancer, another"):
+        scan(str(outer))
+
+
+def test_isic9_says_how_to_get_the_images():
+    for data_dir in ("", "/nowhere"):
+        with pytest.raises(UserError, match=r"fetch_isic9\.py") as error:
+            isic9.build(data_dir, "cache", 16)
+        assert "fedjax_med[kaggle]" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_isic9_refuses_other_classes(tmp_path):
+    for name in isic9.CLASS_NAMES[1:]:
+        write_image(tmp_path / "data/Train" / name / "1.png")
+    with pytest.raises(UserError, match="lacks the class 'actinic keratosis'"):
+        isic9.build(str(tmp_path / "data"), str(tmp_path / "cache"), 16)
+    write_image(tmp_path / "data/Train/actinic keratosis/1.png")
+    write_image(tmp_path / "data/Train/wart/1.png")
+    with pytest.raises(UserError, match="has the further class 'wart'"):
+        isic9.build(str(tmp_path / "data"), str(tmp_path / "cache"), 16)
+
+
+def test_isic9_reads_the_nested_folder_that_kaggle_packs(tmp_path):
+    for seed, name in enumerate(isic9.CLASS_NAMES):
+        write_image(tmp_path / "data/Skin cancer ISIC/Train" / name / "1.png", seed)
+    dataset = isic9.build(str(tmp_path / "data"), str(tmp_path / "cache"), 16)
+    assert dataset.name == "isic9"
+    assert dataset.class_names == isic9.CLASS_NAMES
+    assert dataset.train.label.tolist() == list(range(9))

@@ -1,0 +1,157 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_med import images
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def ramp(height: int = 24, width: int = 32) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 10, columns * 7, rows + columns], -1).astype(np.uint8)
+
+
+def photograph(seed: int, side: int = 96) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def test_an_rgb_image_comes_out_as_it_is():
+    np.testing.assert_array_equal(images.decode(encoded(Image.fromarray(ramp()))), ramp())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA"])
+def test_every_colour_mode_comes_out_as_rgb(mode):
+    source = Image.fromarray(ramp()).convert(mode)
+    kind = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
+    decoded = images.decode(encoded(source, kind))
+    assert decoded.shape == (24, 32, 3)
+    assert decoded.dtype == np.uint8
+    error = np.abs(decoded.astype(int) - np.asarray(source.convert("RGB"))).mean()
+    assert error < (8 if kind == "JPEG" else 1e-9)
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped():
+    levels = np.tile(np.array([257, 514, 25_700, 51_400], np.uint16), (16, 4))
+    for kind in ("PNG", "TIFF"):
+        decoded = images.decode(encoded(Image.fromarray(levels), kind))
+        np.testing.assert_array_equal(decoded[0, :4, 0], [1, 2, 100, 200])
+        np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_32_bit_and_float_grey_is_stretched_over_its_range():
+    levels = np.tile(np.array([-100_000, 0, 100_000, 0]), (16, 4))
+    for kind in (np.int32, np.float32):
+        decoded = images.decode(encoded(Image.fromarray(levels.astype(kind)), "TIFF"))
+        np.testing.assert_array_equal(decoded[0, :3, 1], [0, 128, 255])
+
+
+def test_floats_that_are_no_numbers_are_refused():
+    levels = np.full((16, 16), np.nan, np.float32)
+    with pytest.raises(images.ImageError, match="finite"):
+        images.decode(encoded(Image.fromarray(levels), "TIFF"))
+
+
+def test_transparent_pixels_are_laid_over_white():
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[:8, :, 3] = 255
+    image[8, :, 3] = 51  # one fifth of black over white is 204
+    decoded = images.decode(encoded(Image.fromarray(image)))
+    assert (decoded[:8] == 0).all()
+    assert (decoded[8] == 204).all()
+    assert (decoded[9:] == 255).all()
+
+
+def test_the_transparent_colour_of_a_palette_becomes_white():
+    palette = Image.fromarray(np.repeat([[0], [1]], 8, 0).repeat(16, 1).astype(np.uint8), "L")
+    palette = palette.convert("P")
+    palette.putpalette([200, 0, 0, 0, 0, 200])
+    decoded = images.decode(encoded(palette, "PNG", transparency=0))
+    assert (decoded[0, 0] == 255).all()
+    np.testing.assert_array_equal(decoded[8, 0], [0, 0, 200])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    ("orientation", "turns", "mirrored"),
+    [(1, 0, False), (2, 0, True), (3, 2, False), (6, 1, False)],
+)
+def test_exif_rotated_images_come_out_upright(kind, orientation, turns, mirrored):
+    upright = ramp()
+    stored = np.rot90(upright, turns)
+    stored = stored[:, ::-1] if mirrored else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    np.testing.assert_array_equal(images.decode(data), upright)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_truncated_files_are_refused_with_a_reason(kind):
+    data = encoded(Image.fromarray(photograph(0)), kind)
+    with pytest.raises(images.ImageError) as error:
+        images.decode(data[: len(data) // 2])
+    assert 5 < len(str(error.value)) < 200
+    assert "0x" not in str(error.value)
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"<html>" * 50, "known format")])
+def test_files_that_are_no_images_are_refused(data, reason):
+    with pytest.raises(images.ImageError, match=reason):
+        images.decode(data)
+
+
+def test_images_of_a_few_pixels_are_refused():
+    with pytest.raises(images.ImageError, match=r"2 x 2 pixels; expected at least 16"):
+        images.decode(encoded(Image.new("RGB", (2, 2))))
+    with pytest.raises(images.ImageError, match="200 x 15 pixels"):
+        images.decode(encoded(Image.new("RGB", (200, 15))))
+    assert images.decode(encoded(Image.new("RGB", (16, 16)))).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("limit", [1_000, 500])  # Pillow warns above the limit, raises above twice
+def test_decompression_bombs_are_refused_with_a_readable_reason(monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(images.ImageError, match=rf"more than {limit:,} pixels"):
+        images.decode(encoded(Image.new("RGB", (40, 30))))
+
+
+def test_resizing_keeps_shapes_and_takes_the_centre():
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 30:70] = 200  # the central square
+    np.testing.assert_array_equal(images.resize(wide, 20), np.full((20, 20, 3), 200, np.uint8))
+    tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
+    np.testing.assert_array_equal(images.resize(tall, 64), np.full((64, 64, 3), 200, np.uint8))
+
+
+def test_resizing_averages_fine_detail():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.abs(images.resize(stripes, 8).astype(int) - 100).max() <= 10
+
+
+def test_the_hash_bits_say_where_grey_rises_to_the_right():
+    columns = np.concatenate([np.linspace(0, 250, 160), np.linspace(250, 0, 160)])
+    image = np.repeat(columns[None, :, None], 320, 0).repeat(3, 2).astype(np.uint8)
+    bits = np.unpackbits(images.perceptual_hash(image)).reshape(16, 16)
+    np.testing.assert_array_equal(bits, np.tile([1] * 8 + [0] * 8, (16, 1)))
+
+
+def test_the_hash_hardly_changes_with_encoding_and_scale_and_much_with_content():
+    def distance(one: np.ndarray, other: np.ndarray) -> int:
+        bits = images.perceptual_hash(one) ^ images.perceptual_hash(other)
+        return int(np.bitwise_count(bits).sum())
+
+    image = photograph(1)
+    copy = images.decode(encoded(Image.fromarray(image).resize((80, 80)), "JPEG", quality=80))
+    assert distance(image, copy) <= 10
+    assert distance(image, photograph(2)) > 60

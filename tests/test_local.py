@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import assemble, local
+from fedjax_med.config import Augment
+from fedjax_med.errors import UserError
+from fedjax_med.types import Examples
+
+KEY = jax.random.key(3)
+FIRST = jnp.int32(0)
+
+
+def train(examples, *, optimizer=None, batch_size=4, epochs=1, grad_fn=None, number=FIRST, **rest):
+    schedule = rest.pop("schedule", local.constant)
+    training = local.LocalTraining(
+        grad_fn or toy.grad_fn(), optimizer or optax.sgd(0.1), epochs, batch_size, schedule
+    )
+    return local.train(training, toy.params(), examples, KEY, number, **rest)
+
+
+def seen(examples, *, batch_size, epochs):
+    """Which labels each step saw, through a gradient function that writes them down."""
+
+    def grad_fn(params, batch, key):
+        row = jnp.where(batch.mask, batch.label, -1)
+        return jax.tree.map(jnp.zeros_like, params), {"row": row}
+
+    training = local.LocalTraining(grad_fn, optax.sgd(0.0), epochs, batch_size)
+    calls = []
+    with jax.disable_jit():
+        kept = training._replace(
+            grad_fn=lambda *arguments: (
+                calls.append(arguments[1]),
+                grad_fn(*arguments),
+            )[1]
+        )
+        local.train(kept, toy.params(), examples, KEY, FIRST)
+    return [np.where(call.mask, call.label, -1) for call in calls]
+
+
+def numbered(count, room):
+    data = toy.federation((count,), room=room)
+    label = jnp.where(data.mask[0], jnp.arange(room), 0).astype(jnp.int32)
+    return Examples(data.image[0], label, data.mask[0])
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    rows = seen(numbered(10, 13), batch_size=4, epochs=2)
+    epochs = [np.concatenate(rows[:4]), np.concatenate(rows[4:])]
+    for epoch in epochs:
+        assert sorted(epoch[epoch >= 0]) == list(range(10))
+        assert (epoch[10:] == -1).all()  # padding comes last
+    assert not np.array_equal(*epochs)
+
+
+def test_one_step_is_the_optimizer_applied_to_the_gradient():
+    examples = toy.examples(6)
+    params, _ = train(examples, batch_size=0)
+    gradient, _ = toy.grad_fn()(toy.params(), examples, KEY)
+    toy.assert_close(params, jax.tree.map(lambda p, g: p - 0.1 * g, toy.params(), gradient))
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.01)])
+def test_padding_changes_no_bit(optimizer):
+    examples = toy.examples(6)
+    expected = train(examples, optimizer=optimizer, epochs=3)
+    toy.assert_same_bits(
+        train(toy.pad(examples, 9), optimizer=optimizer, epochs=3),
+        expected,
+    )
+
+
+def test_padding_changes_no_bit_under_augmentation():
+    examples = toy.examples(6)
+    grad_fn = toy.grad_fn(Augment())
+    expected = train(examples, grad_fn=grad_fn, epochs=2)
+    toy.assert_same_bits(train(toy.pad(examples, 5), grad_fn=grad_fn, epochs=2), expected)
+
+
+def test_a_client_without_examples_stays_where_it_is():
+    examples = toy.examples(5, mask=np.zeros(5, bool))
+    params, metrics = train(examples, optimizer=optax.adamw(0.1))
+    toy.assert_same_bits(params, toy.params())
+    assert metrics["steps"] == 0
+    assert metrics["count"] == 0
+
+
+def test_gradient_offset_is_added_to_every_gradient():
+    examples = toy.examples(8)
+    offset = jax.tree.map(jnp.ones_like, toy.params())
+    grad_fn = lambda params, batch, key: (  # noqa: E731
+        jax.tree.map(jnp.zeros_like, params),
+        {"count": jnp.sum(batch.mask)},
+    )
+    params, _ = train(examples, grad_fn=grad_fn, gradient_offset=offset)
+    toy.assert_close(params, jax.tree.map(lambda p: p - 2 * 0.1, toy.params()))  # two steps
+
+
+def test_schedule_scales_the_updates_by_round():
+    examples = toy.examples(4)
+    full, _ = train(examples)
+    half, _ = train(examples, schedule=lambda number: 1 / (1.0 + number), number=jnp.int32(1))
+    toy.assert_close(
+        jax.tree.map(lambda new, old: new - old, half, toy.params()),
+        jax.tree.map(lambda new, old: (new - old) / 2, full, toy.params()),
+    )
+
+
+def test_cosine_schedule_with_warmup():
+    factor = assemble.schedule("cosine", rounds=12, warmup_rounds=2)
+    values = [float(factor(jnp.int32(number))) for number in range(13)]
+    assert values[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert values[7] == pytest.approx(0.5)
+    assert values[12] == pytest.approx(0.0, abs=1e-6)
+    assert float(assemble.schedule("constant", 5, 0)(jnp.int32(4))) == 1.0
+
+
+@pytest.mark.parametrize(("name", "warmup"), [("cosin", 0), ("cosine", 5), ("cosine", -1)])
+def test_impossible_schedules_are_refused(name, warmup):
+    with pytest.raises(UserError):
+        assemble.schedule(name, 5, warmup)

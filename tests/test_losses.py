@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from fedjax_med import augment, losses
+
+KEY = jax.random.key(1)
+
+
+def test_balanced_weights_of_known_counts():
+    weights = losses.class_balanced_weights(jnp.array([1, 3, 0]), 0.5)
+    raw = np.array([1 / 1.0, 1 / 1.75])  # effective numbers: 1 and 1 + 1/2 + 1/4
+    expected = raw * 4 / (raw @ np.array([1, 3]))
+    np.testing.assert_allclose(weights, [*expected, 0.0], rtol=1e-5)
+
+
+def test_balance_zero_weighs_all_the_same_and_towards_one_by_inverse_frequency():
+    counts = jnp.array([10, 30, 60])
+    np.testing.assert_allclose(losses.class_balanced_weights(counts, 0.0), 1.0, rtol=1e-6)
+    weights = losses.class_balanced_weights(counts, 1 - 1e-7)
+    np.testing.assert_allclose(weights * counts, np.full(3, 100 / 3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_weights_have_mean_one_over_the_examples(beta):
+    counts = jnp.array([7, 77, 462])
+    weights = losses.class_balanced_weights(counts, beta)
+    np.testing.assert_allclose(jnp.sum(weights * counts) / jnp.sum(counts), 1.0, rtol=1e-5)
+
+
+def test_gradient_is_that_of_the_mean_over_real_examples():
+    examples = toy.examples(6)
+    padded = toy.pad(examples, 3)
+    gradient, sums = toy.grad_fn()(toy.params(), padded, KEY)
+    expected, plain = toy.grad_fn()(toy.params(), examples, KEY)
+    toy.assert_close(gradient, expected)
+    toy.assert_close(sums, plain)
+
+    def mean(params):
+        logits = toy.model().apply(params, augment.normalise(examples.image), None)
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.mean(log_p[jnp.arange(6), examples.label])
+
+    toy.assert_close(expected, jax.grad(mean)(toy.params()))
+
+
+def test_padding_alone_has_gradient_zero():
+    examples = toy.examples(4, mask=np.zeros(4, bool))
+    gradient, sums = toy.grad_fn()(toy.params(), examples, KEY)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    assert sums["count"] == 0
+
+
+def test_class_weights_scale_the_gradient_of_their_class():
+    examples = toy.examples(5)
+    examples = examples._replace(label=jnp.full(5, 2, jnp.int32))
+    gradient, sums = toy.grad_fn(weights=jnp.array([1.0, 1.0, 3.0]))(toy.params(), examples, KEY)
+    expected, plain = toy.grad_fn()(toy.params(), examples, KEY)
+    toy.assert_close(gradient, jax.tree.map(lambda leaf: 3 * leaf, expected))
+    toy.assert_close(sums, plain)  # the reported loss has no weights
+
+
+def test_label_smoothing_moves_the_optimum_to_the_smoothed_target():
+    grad_fn = losses.cross_entropy(
+        toy.model(), augment.build(toy.STILL), jnp.ones(3), label_smoothing=0.3
+    )
+    logits = jnp.log(jnp.array([0.8, 0.1, 0.1]))  # 0.7 + 0.1 for the label, 0.1 for the others
+    params = {"w": jnp.zeros_like(toy.params()["w"]), "b": logits}
+    examples = toy.examples(4)._replace(label=jnp.zeros(4, jnp.int32))
+    gradient, _ = grad_fn(params, examples, KEY)
+    np.testing.assert_allclose(gradient["b"], 0.0, atol=1e-6)

@@ -1,0 +1,207 @@
+"""The partition command, and that training sees no difference between the whole and the folders."""
+
+import collections
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_med import audit, cli, shelves
+from fedjax_med.config import Experiment, Spec
+from fedjax_med.partition import hold_out, partition
+from fedjax_med.stack import stack
+
+CLIENTS = 11  # more than ten: client_10 comes after client_9, not after client_1
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder ``Train/``, ``TEST/`` of two classes, with duplicates within a class and across."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, per_class in (("Train", 60), ("TEST", 3)):
+        for name in ("mole", "wart"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    train = root / "Train"
+    for i in range(8):
+        (train / "mole" / f"copy {i}.png").write_bytes((train / "mole" / f"{i}.png").read_bytes())
+    for i in range(10, 16):
+        (train / "wart" / f"also {i}.png").write_bytes((train / "mole" / f"{i}.png").read_bytes())
+    return root
+
+
+def run(images, out, cache, *extra):
+    return cli.main(
+        [
+            "partition",
+            f"--data_dir={images}",
+            f"--cache_dir={cache}",
+            f"--out={out}",
+            f"--config.image_size={SIZE}",
+            *extra,
+        ]
+    )
+
+
+def as_train_sees_it(data_dir, cache, policy, spec, num_clients, fraction):
+    """The arrays that training gets: the train parts and the validation parts."""
+    dataset = shelves.build("datasets", Spec("image_folder"), str(data_dir), str(cache), SIZE)
+    dataset, _ = audit.clean(dataset, audit.find(dataset), policy)
+    split, groups = dataset.train, audit.duplicate_groups(dataset.train)
+    parts = partition(split, groups, spec, num_clients, 3)
+    halves = [
+        hold_out(split, groups, part, fraction, 3, client) for client, part in enumerate(parts)
+    ]
+    examples = [stack(split, list(half)) for half in zip(*halves, strict=True)]
+    return examples, dataset
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop", "rarest"])
+@pytest.mark.parametrize(
+    "spec",
+    [Spec("equal"), Spec("dirichlet", {"alpha": 0.5, "min_examples": 4})],
+    ids=lambda spec: spec.name,
+)
+def test_training_from_the_folders_sees_the_same_arrays(images, tmp_path, policy, spec):
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    options = [f"--config.partition.options.{key}={value}" for key, value in spec.options.items()]
+    arguments = [
+        f"--config.policy={policy}",
+        f"--config.num_clients={CLIENTS}",
+        f"--config.partition.name={spec.name}",
+        "--config.seed=3",
+        *options,
+    ]
+    assert run(images, out, cache, *arguments) == 0
+    whole, dataset = as_train_sees_it(images, cache, policy, spec, CLIENTS, 0.3)
+    folders, divided = as_train_sees_it(out, cache, policy, Spec("equal"), CLIENTS, 0.3)
+    assert dataset.class_names == divided.class_names
+    assert whole[1].mask.sum() > 0
+    for one, other in zip(whole, folders, strict=True):
+        assert all(map(np.array_equal, one, other))
+    assert np.array_equal(dataset.test.name, divided.test.name)
+    assert np.array_equal(dataset.test.image, divided.test.image)
+
+
+def test_files_are_copied_untouched_and_listed(images, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert (
+        run(images, out, tmp_path / "cache", "--config.num_clients=3", "--config.policy=keep") == 0
+    )
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {key: manifest[key] for key in ("dataset", "policy", "num_clients", "seed")} == {
+        "dataset": "image_folder",
+        "policy": "keep",
+        "num_clients": 3,
+        "seed": Experiment().seed,
+    }
+    assert manifest["partition"] == {"name": "equal", "options": {}}
+    assert manifest["class_names"] == ["mole", "wart"]
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert written == {"manifest.json"} | {entry["path"] for entry in manifest["files"]}
+    for entry in manifest["files"]:
+        data = (out / entry["path"]).read_bytes()
+        assert data == (images / entry["source"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        folder, label, _ = entry["path"].split("/")
+        assert label == entry["label"]
+        assert folder == ("test" if entry["split"] == "test" else f"client_{entry['client']}")
+    sources = [entry["source"] for entry in manifest["files"]]
+    assert len(sources) == len(set(sources)) == 60 + 60 + 8 + 6 + 6
+    assert sum(source.startswith("TEST/") for source in sources) == 6
+    table = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    assert sorted(rows["mole"][:3]) == ["22", "23", "23"]
+    assert sorted(rows["wart"][:3]) == ["22", "22", "22"]
+    assert rows["mole"][3] == rows["wart"][3] == "3"
+
+
+def test_interrupted_run_leaves_nothing_half_written(images, tmp_path, monkeypatch, capsys):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        run(images, tmp_path / "first", tmp_path / "cache")
+        patch.setattr("pathlib.Path.write_bytes", full)
+        assert run(images, tmp_path / "out", tmp_path / "cache") == 2
+    assert "cannot be written: No space left on device." in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "first"]
+    (tmp_path / ".out.partial" / "old").mkdir(parents=True)  # what a killed run leaves
+    (tmp_path / "out").mkdir()
+    assert run(images, tmp_path / "out", tmp_path / "cache") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "first", "out"]
+    assert not (tmp_path / "out" / "old").exists()
+
+
+def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeypatch, capsys):
+    real = shelves.build
+
+    def stale(shelf, *args):
+        built = real(shelf, *args)
+        if shelf == "datasets":
+            built.test.sha256[0] = "0" * 64
+        return built
+
+    monkeypatch.setattr(shelves, "build", stale)
+    assert run(images, tmp_path / "out", tmp_path / "cache") == 2
+    assert "0.png has changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def one_line(capsys):
+    err = capsys.readouterr().err.strip().splitlines()
+    return [line for line in err if line.startswith("fedjax-med: ")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out={tmp}/out"], "--data_dir=FOLDER"),
+        (["--config.dataset.name=lesions", "--out={tmp}/out"], "'lesions' has no files"),
+        (["--data_dir={images}"], "give --out=FOLDER"),
+        (["--data_dir={images}", "--out={images}/parts"], "lies in --data_dir"),
+        (["--data_dir={images}", "--out={images}"], "lies in --data_dir"),
+        (["--data_dir={images}", "--out={tmp}"], "is not an empty folder"),
+        (["--data_dir={images}", "--out={tmp}/file"], "is not an empty folder"),
+        (["--data_dir={images}", "--out={tmp}/out", "--config.partition.name=equall"], "'equal'?"),
+        (["--data_dir={images}", "--outt={tmp}/out"], "out"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(images, tmp_path, capsys, arguments, message):
+    (tmp_path / "file").write_text("")
+    given = [argument.format(tmp=tmp_path, images=images) for argument in arguments]
+    assert cli.main(["partition", f"--cache_dir={tmp_path}/cache", *given]) == 2
+    (line,) = one_line(capsys)
+    assert message in line
+
+
+def test_divided_folder_is_refused(images, tmp_path, capsys):
+    assert run(images, tmp_path / "out", tmp_path / "cache") == 0
+    assert run(tmp_path / "out", tmp_path / "again", tmp_path / "cache") == 2
+    assert "already divided into client folders" in one_line(capsys)[0]
+
+
+@pytest.mark.real_data
+def test_equal_divides_each_class_of_the_real_set_within_one(isic9_dir, tmp_path):
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    arguments = ["--config.dataset.name=isic9", "--config.policy=rarest"]
+    assert run(isic9_dir, out, cache, *arguments) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    sizes = collections.Counter((e["label"], e["client"]) for e in manifest["files"])
+    totals = []
+    for label in manifest["class_names"]:
+        counts = [sizes[label, client] for client in range(5)]
+        assert max(counts) - min(counts) <= 1
+        totals.append(sum(counts))
+    # The class sizes after cleaning, and the untouched test split.
+    assert totals == [114, 376, 95, 359, 279, 462, 77, 181, 139]
+    assert sum(sizes[label, None] for label in manifest["class_names"]) == 118
+    for entry in manifest["files"]:
+        data = (out / entry["path"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]

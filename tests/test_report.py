@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_med import metrics, report
+from fedjax_med.errors import UserError
+
+NAMES = ["melanoma", "nevus", "vascular lesion", "a class with a name " + "that is long " * 4]
+
+
+def _evaluation(seed=0):
+    """Four classes, the third without examples."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice([0, 1, 3], size=40)
+    probabilities = generator.dirichlet(np.ones(4), size=40)
+    return metrics.summarize(probabilities, labels, NAMES, num_resamples=20)
+
+
+def _validation(loss):
+    clients = {
+        "n": [4, 0],
+        "loss": [loss, None],
+        "accuracy": [0.25, None],
+        "balanced_accuracy": [0.75, None],
+    }
+    return {"loss": loss, "accuracy": 0.5, "balanced_accuracy": 0.4, "clients": clients}
+
+
+def _records(losses=(2.0, 1.5, 1.2)):
+    return [
+        {"round": i, "train_loss": loss, "validation": _validation(loss + 0.1) if i != 1 else None}
+        for i, loss in enumerate(losses)
+    ]
+
+
+def _pixels(path):
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def _line(text, start):
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line.removeprefix(start).split()
+
+
+def test_table_has_every_headline_with_its_interval():
+    evaluation = _evaluation()
+    text = report.table(evaluation)
+    for key, name in report.HEADLINES.items():
+        low, high = evaluation["intervals"][key]
+        cells = _line(text, f"{name} ")
+        assert cells == [f"{evaluation[key]:.3f}", f"{low:.3f}", "to", f"{high:.3f}"]
+
+
+def test_table_has_every_class_and_marks_the_absent_one():
+    evaluation = _evaluation()
+    text = report.table(evaluation)
+    assert _line(text, "vascular lesion")[:2] == ["0", "absent"]
+    row = evaluation["per_class"]["melanoma"]
+    rates = [row["sensitivity"], row["specificity"], row["auroc"]]
+    assert _line(text, "melanoma") == [str(row["support"]), *(f"{rate:.3f}" for rate in rates)]
+    assert "nevus" in text
+    assert "a class with a name that" in text
+    assert "over the 3 classes with examples" in text
+
+
+def test_table_fits_a_hundred_columns():
+    text = report.table(_evaluation() | {"clients": _validation(1.0)["clients"]})
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_table_ends_with_a_row_for_each_client():
+    text = report.table(_evaluation() | {"clients": _validation(1.25)["clients"]})
+    assert _line(text, "client 0") == ["4", "0.250", "0.750", "1.250"]
+    assert _line(text, "client 1") == ["0", "-", "-", "-"]
+    assert "client" not in report.table(_evaluation())
+
+
+def test_markdown_gives_mean_and_sample_standard_deviation():
+    evaluations = [_evaluation() | {"accuracy": value} for value in (0.5, 0.6, 0.7)]
+    text = report.markdown(evaluations)
+    assert "| metric | mean ± sd (3 runs) |" in text
+    assert "| accuracy | 0.600 ± 0.100 | 0.500 | 0.700 |" in text.splitlines()
+    assert len(text.splitlines()) == 2 + len(report.HEADLINES)
+
+
+def test_markdown_of_one_run_has_no_deviation_and_of_none_is_refused():
+    text = report.markdown([_evaluation() | {"accuracy": 0.5, "macro_auroc": None}])
+    assert "| accuracy | 0.500 | 0.500 | 0.500 |" in text
+    assert "| macro AUROC | undefined in 1 of 1" in text
+    with pytest.raises(UserError, match="at least one"):
+        report.markdown([])
+
+
+def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
+    evaluation = _evaluation()
+    # The same examples of each class, predicted otherwise.
+    reversed_rows = [row[::-1] for row in evaluation["confusion_matrix"]]
+    report.confusion_matrix_png(evaluation, tmp_path / "a.png")
+    report.confusion_matrix_png(evaluation, tmp_path / "b.png")
+    report.confusion_matrix_png(
+        evaluation | {"confusion_matrix": reversed_rows}, tmp_path / "c.png"
+    )
+    first, again, other = (_pixels(tmp_path / f"{name}.png") for name in "abc")
+    assert min(first.shape[:2]) > 300
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def _train_loss(record):
+    record["train_loss"] = 1.4
+
+
+def _client_loss(record):
+    record["validation"]["clients"]["loss"][0] = 1.4
+
+
+def _accuracy(record):
+    record["validation"]["accuracy"] = 0.6
+
+
+def _balanced_accuracy(record):
+    record["validation"]["balanced_accuracy"] = 0.6
+
+
+@pytest.mark.parametrize("change", [_train_loss, _client_loss, _accuracy, _balanced_accuracy])
+def test_learning_curves_are_an_image_that_shows_each_quantity(tmp_path, change):
+    records = _records()
+    report.learning_curves_png(records, tmp_path / "a.png")
+    change(records[-1])
+    report.learning_curves_png(records, tmp_path / "b.png")
+    first, other = _pixels(tmp_path / "a.png"), _pixels(tmp_path / "b.png")
+    assert min(first.shape[:2]) > 300
+    assert first.shape == other.shape
+    assert (first != other).any()
+
+
+def test_learning_curves_need_rounds_but_not_validation(tmp_path):
+    report.learning_curves_png([{"round": 0, "train_loss": 1.0}], tmp_path / "a.png")
+    assert _pixels(tmp_path / "a.png").size
+    with pytest.raises(UserError, match="at least one round"):
+        report.learning_curves_png([], tmp_path / "b.png")
+
+
+def test_json_is_written_as_given(tmp_path):
+    value = {"b": [1, 2.5, None], "a": "naïve"}
+    report.write_json(value, tmp_path / "value.json")
+    text = (tmp_path / "value.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert list(json.loads(text)) == ["b", "a"]
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_value_without_a_json_form_leaves_the_old_file_intact(tmp_path, value):
+    path = tmp_path / "value.json"
+    report.write_json({"old": 1}, path)
+    with pytest.raises((ValueError, TypeError)):
+        report.write_json({"new": value}, path)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_failing_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "value.json"
+    report.write_json({"old": 1}, path)
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(UserError, match=r"could not write .*value\.json: No space left"):
+        report.write_json({"new": 2}, path)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_missing_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"could not write .*No such file"):
+        report.confusion_matrix_png(_evaluation(), tmp_path / "nowhere" / "a.png")

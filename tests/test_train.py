@@ -1,0 +1,374 @@
+"""The commands `train` and `evaluate`, end to end on a tiny experiment."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_med import cli, config, shelves
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.config import Checkpoint
+
+ROOT = Path(__file__).parent.parent
+TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+ROUNDS = 8
+
+
+def train(workdir, *arguments):
+    """Train in this process; the exit code."""
+    return cli.main(["train", TINY, f"--workdir={workdir}", *map(str, arguments)])
+
+
+def start(workdir, *arguments, script=None, **options):
+    """Train in a process of its own."""
+    head = (
+        [sys.executable, "-m", "fedjax_med"] if script is None else [sys.executable, "-c", script]
+    )
+    return subprocess.Popen(
+        [*head, "train", TINY, f"--workdir={workdir}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def lines(workdir):
+    file = workdir / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def wait(process, condition):
+    deadline = time.monotonic() + 200
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def digest(workdir, number=ROUNDS):
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return checkpoints.read_identity(number)["digest"]
+    finally:
+        checkpoints.close()
+
+
+def records(workdir):
+    """What metrics.jsonl says, without the times."""
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) | {"seconds": 0} for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped, in a process of its own."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    code, out, err = finish(start(workdir))
+    assert code == 0, err
+    return workdir, out
+
+
+def test_a_run_leaves_all_that_it_promises(whole):
+    workdir, out = whole
+    assert [record["round"] for record in records(workdir)] == list(range(1, ROUNDS + 1))
+    assert set(records(workdir)[0]) == {"round", "train_loss", "validation", "clients", "seconds"}
+    for name in ("experiment.json", "audit.json", "learning_curves.png"):
+        assert (workdir / name).stat().st_size > 0
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert "Policy rarest" in out
+    assert re.search(r"round 8/8  loss \d\.\d+  val loss .* \d+\.\d s  left 0:00", out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", [".", "metrics.jsonl", "checkpoints/2", "checkpoints/4", "checkpoints/6"]
+)
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(whole, tmp_path, moment):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait(process, (workdir / moment).exists)
+    process.kill()
+    code, _, _ = finish(process)
+    assert code == -signal.SIGKILL
+    assert lines(workdir) < ROUNDS
+    code, out, err = finish(start(workdir))
+    assert code == 0, err
+    assert digest(workdir) == digest(whole[0])
+    assert records(workdir) == records(whole[0])
+    if moment.startswith("checkpoints"):
+        assert re.search(r"Going on after round [2468]", out)
+
+
+# The commit of a checkpoint is the renaming of its temporary folder: the process dies just before.
+KILL_IN_SAVE = """
+import os, signal, sys
+from orbax.checkpoint._src.path import atomicity
+from fedjax_med import cli
+
+finalize = atomicity.AtomicRenameTemporaryPath.finalize
+async def die(self, *arguments, **options):
+    if self.get_final().name == "4":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await finalize(self, *arguments, **options)
+atomicity.AtomicRenameTemporaryPath.finalize = die
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_during_a_save_the_same_command_ends_in_the_same_bits(whole, tmp_path):
+    workdir = tmp_path / "run"
+    code, _, err = finish(start(workdir, script=KILL_IN_SAVE))
+    assert code == -signal.SIGKILL, err
+    left = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert "2" in left
+    assert "4" not in left
+    assert any(name.startswith("4.") for name in left), "the kill did not come during the save"
+    code, out, err = finish(start(workdir))
+    assert code == 0, err
+    assert "Going on after round 2" in out
+    assert digest(workdir) == digest(whole[0])
+    assert records(workdir) == records(whole[0])
+    left = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert not any("tmp" in name for name in left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_exits_and_the_run_goes_on(whole, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait(process, lambda: lines(workdir) >= 1)
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 128 + number, err
+    done = lines(workdir)
+    assert f"Stopped after round {done}; the same command goes on" in out
+    assert "Traceback" not in err
+    code, out, _ = finish(start(workdir))
+    assert code == 0
+    assert f"Going on after round {done}" in out
+    assert digest(workdir) == digest(whole[0])
+
+
+def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert train(workdir) == 0
+    expected = digest(workdir)
+    for file in (workdir / "checkpoints" / "8" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    capsys.readouterr()
+    assert train(workdir) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint of round 8 is damaged" in out
+    assert "Going on after round" in out
+    assert digest(workdir) == expected
+
+
+def test_same_config_and_seed_give_the_same_bits_and_another_seed_others(tmp_path):
+    for name in ("a", "b"):
+        assert train(tmp_path / name, "--config.rounds=2") == 0
+    assert train(tmp_path / "c", "--config.rounds=2", "--config.seed=1") == 0
+    assert digest(tmp_path / "a", 2) == digest(tmp_path / "b", 2) != digest(tmp_path / "c", 2)
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["vmap", "sharded"])
+def test_every_map_over_clients_trains(tmp_path, name, capsys):
+    for run in ("sequential", name):
+        assert train(tmp_path / run, "--config.rounds=2", f"--config.map_clients={run}") == 0
+    assert f"clients run {name}" in capsys.readouterr().out
+    losses = [records(tmp_path / run)[-1]["train_loss"] for run in ("sequential", name)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_complete_run_is_left_alone(tmp_path, capsys):
+    assert train(tmp_path, "--config.rounds=2") == 0
+    before = digest(tmp_path, 2), records(tmp_path)
+    assert train(tmp_path, "--config.rounds=2") == 0
+    assert "All 2 rounds are done already" in capsys.readouterr().out
+    assert (digest(tmp_path, 2), records(tmp_path)) == before
+
+
+def one_line(capsys):
+    err = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(err) == 1, err
+    return err[0]
+
+
+def test_workdir_of_another_experiment_is_refused_and_nothing_is_lost(tmp_path, capsys):
+    assert train(tmp_path, "--config.rounds=2") == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    code = train(tmp_path, "--config.rounds=2", "--config.client.batch_size=4", "--config.seed=5")
+    assert code == 2
+    message = one_line(capsys)
+    assert "client.batch_size: the checkpoint has 8, this run 4" in message
+    assert "seed: the checkpoint has 0, this run 5" in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_nan_stops_the_run_with_the_round_and_the_client(tmp_path, capsys):
+    rate = "--config.client.optimizer.options.learning_rate=1e38"
+    assert train(tmp_path, rate) == 2
+    message = one_line(capsys)
+    assert re.search(r"round \d: client \d sent NaN or infinity", message)
+    assert "learning_rate" in message
+    assert lines(tmp_path) < ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--config.rounds=0"], "rounds >= 1"),
+        (["--config.client.batch_size=-1"], "batch_size >= 0"),
+        (["--config.client.epochs=0"], "epochs >= 1"),
+        (["--config.loss.class_balance=1.0"], "class_balance in"),
+        (["--config.validation_fraction=1.0"], "validation_fraction in"),
+        (["--config.map_clients=pmap"], "Did you mean 'vmap'"),
+        (["--config.policy=rare"], "Did you mean 'rarest'"),
+        (["--config.num_clients=0"], "num_clients >= 1"),
+        (["--config.dataset.name=image_folder"], "--data_dir"),
+        (["--config.dataset.name=isic9", "--data_dir=/does/not/exist"], "/does/not/exist"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_two(tmp_path, capsys, arguments, hint):
+    assert train(tmp_path / "run", *arguments) == 2
+    assert hint in one_line(capsys)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 600 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_read_only_workdir_ends_with_one_line_and_the_checkpoint_intact(small_disk, capsys):
+    workdir, constant = small_disk / "run", "--config.client.schedule=constant"
+    assert train(workdir, constant, "--config.rounds=2") == 0
+    before = digest(workdir, 2)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    capsys.readouterr()
+    assert train(workdir, constant, "--config.rounds=4") == 2
+    assert str(workdir) in one_line(capsys)
+    assert train(small_disk / "new") == 2
+    assert str(small_disk / "new") in one_line(capsys)
+    assert digest(workdir, 2) == before
+
+
+@pytest.mark.slow
+def test_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(small_disk, capsys):
+    workdir = small_disk / "run"
+    keep_all = "--config.checkpoint.keep_last=99"
+    code = train(workdir, keep_all, "--config.checkpoint.every=1", "--config.rounds=40")
+    assert code == 2
+    message = one_line(capsys)
+    assert str(workdir) in message
+    assert "intact" in message
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    last = checkpoints.rounds()[-1]
+    checkpoints.close()
+    assert digest(workdir, last)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A class-folder data set of a hospital's own, drawn."""
+    folder = tmp_path_factory.mktemp("pictures")
+    spec = config.Spec("lesions", {"train_size": 72, "test_size": 18})
+    dataset = shelves.build("datasets", spec, "", "", 32)
+    for name, split in (("Train", dataset.train), ("test", dataset.test)):
+        for image, path in zip(split.image, split.name, strict=True):
+            file = folder / name / str(path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return folder
+
+
+def test_training_from_the_client_folders_gives_the_same_bits(pictures, tmp_path):
+    own = ["--config.dataset.name=image_folder", f"--cache_dir={tmp_path / 'cache'}"]
+    out = tmp_path / "divided"
+    command = ["partition", TINY, *own, f"--data_dir={pictures}", f"--out={out}"]
+    assert cli.main(command) == 0
+    for name, folder in (("whole", pictures), ("folders", out)):
+        code = train(tmp_path / name, *own, f"--data_dir={folder}", "--config.rounds=2")
+        assert code == 0
+    assert digest(tmp_path / "whole", 2) == digest(tmp_path / "folders", 2)
+    assert records(tmp_path / "whole") == records(tmp_path / "folders")
+
+
+def evaluate(workdir, *arguments):
+    return cli.main(["evaluate", f"--workdir={workdir}", *arguments])
+
+
+def test_evaluate_writes_the_report_from_the_checkpoint(whole, capsys):
+    workdir, _ = whole
+    assert evaluate(workdir) == 0
+    out = capsys.readouterr().out
+    result = json.loads((workdir / "evaluation.json").read_text())
+    wanted = {"n", "accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "ece", "brier"}
+    assert wanted | {"confusion_matrix", "per_class", "intervals", "clients"} <= set(result)
+    assert result["n"] == 27
+    assert np.sum(result["confusion_matrix"]) == 27
+    assert len(result["clients"]["accuracy"]) == 3
+    assert "balanced accuracy" in out
+    assert (workdir / "confusion_matrix.png").stat().st_size > 0
+
+
+def test_evaluate_takes_the_best_or_the_last_checkpoint(whole):
+    workdir, _ = whole
+    found = {}
+    for which in ("best", "last"):
+        assert evaluate(workdir, f"--checkpoint={which}") == 0
+        found[which] = json.loads((workdir / "evaluation.json").read_text())
+    saved = {r["round"]: r["validation"]["balanced_accuracy"] for r in records(workdir)}
+    assert found["last"]["round"] == ROUNDS
+    kept = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert saved[found["best"]["round"]] == max(saved[number] for number in kept)
+    assert found["best"]["validation"] == records(workdir)[found["best"]["round"] - 1]["validation"]
+
+
+def test_train_evaluates_at_the_end_if_asked(tmp_path):
+    assert train(tmp_path, "--config.rounds=1", "--evaluate") == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ([], "--workdir=FOLDER"),
+        (["--workdir=/does/not/exist"], "experiment.json"),
+        (["--workdir=x", "--checkpoint=first"], "best, last"),
+    ],
+)
+def test_evaluate_tells_mistakes_in_one_line(capsys, arguments, hint):
+    assert cli.main(["evaluate", *arguments]) == 2
+    assert hint in one_line(capsys)
+
+
+def test_without_validation_training_and_evaluation_still_work(tmp_path):
+    assert train(tmp_path, "--config.rounds=2", "--config.validation_fraction=0.0") == 0
+    assert records(tmp_path)[0]["validation"] == {}
+    assert evaluate(tmp_path) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 2
