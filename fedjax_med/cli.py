@@ -3,9 +3,11 @@
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 from absl import flags as absl_flags
 from absl import logging
 
@@ -99,6 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         if flags.help or flags.helpshort:
             print(_help(arguments[0], module, flags))
             return 0
+        if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
+            folder = Path(flags.cache_dir).expanduser() / "compiled"
+            jax.config.update("jax_compilation_cache_dir", str(folder))
         return int(module.run(flags) or 0)
     except UserError as error:
         print(f"fedjax-med: {error}", file=sys.stderr)

@@ -34,7 +34,8 @@ def probabilities(model: Model, params: Params, image: Array) -> Array:
         return jax.nn.softmax(model.apply(params, augment.normalise(images), None))
 
     result: Array = jax.lax.map(one, flat.reshape(steps, batch, *pixels))
-    return result.reshape(steps * batch, -1)[:examples].reshape(*lead, -1)
+    classes = result.shape[-1]
+    return result.reshape(steps * batch, classes)[:examples].reshape(*lead, classes)
 
 
 def predict(model: Model, params: Params, examples: Examples) -> np.ndarray:

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
-import time
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from fedjax_med.errors import UserError
+
+ClientMetrics = dict[str, np.ndarray[Any, Any]]
 
 
 def read_records(file: Path, until: int) -> list[dict[str, Any]]:
@@ -25,6 +28,51 @@ def read_records(file: Path, until: int) -> list[dict[str, Any]]:
                 break
             records.append(record)
     return records
+
+
+def check_finite(client_metrics: ClientMetrics, number: int, intact: int) -> None:
+    """Stop at the first client whose update or loss is not a number.
+
+    Raises:
+        UserError: The message names the round and the client.
+    """
+    good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
+    if not good.all():
+        client = int(np.argmin(good))
+        raise UserError(
+            f"round {number}: client {client} sent NaN or infinity (loss "
+            f"{client_metrics['loss'][client]}). The checkpoint of round {intact} is intact; a "
+            "lower --config.client.optimizer.options.learning_rate usually helps."
+        )
+
+
+def _train_loss(client_metrics: ClientMetrics) -> float:
+    return float(client_metrics["loss"].sum() / max(client_metrics["count"].sum(), 1))
+
+
+def record(
+    number: int, client_metrics: ClientMetrics, validation: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """One round's line of ``metrics.jsonl``.
+
+    Args:
+        number: of the round.
+        client_metrics: [C] each, as `fedjax_med.federated.run_round` gives them.
+        validation: what `fedjax_med.metrics.validation_metrics` gives, or nothing.
+        seconds: that the round took, validation included.
+    """
+    count = np.maximum(client_metrics["count"], 1)
+    return {
+        "round": number,
+        "train_loss": _train_loss(client_metrics),
+        "validation": validation,
+        "clients": {
+            "train_loss": (client_metrics["loss"] / count).tolist(),
+            "train_accuracy": (client_metrics["correct"] / count).tolist(),
+            "steps": client_metrics["steps"].tolist(),
+        },
+        "seconds": seconds,
+    }
 
 
 @contextlib.contextmanager
@@ -45,7 +93,6 @@ class Progress:
     def __init__(self, workdir: Path, start: int, rounds: int):
         self._file = workdir / "metrics.jsonl"
         self._start, self._rounds = start, rounds
-        self._began = time.monotonic()
         self.records = read_records(self._file, start)
         with writing(workdir):
             # Rewritten whole and renamed, so that a kill here loses nothing.
@@ -76,7 +123,9 @@ class Progress:
 
     def _line(self, record: dict[str, Any]) -> str:
         done = record["round"]
-        left = (time.monotonic() - self._began) / (done - self._start) * (self._rounds - done)
+        # The first round of a run also compiles, so it tells little about those to come.
+        seconds = [one["seconds"] for one in self.records[self._start :]]
+        left = statistics.fmean(seconds[1:] or seconds) * (self._rounds - done)
         validation = record["validation"]
         scores = "".join(
             f"  {label} {validation[name]:.3f}"

@@ -1,6 +1,6 @@
 """Downloads the Kaggle set "Skin Cancer ISIC" (about 800 MB) once, for ``configs/isic9.py``.
 
-Run: pip install "fedjax_med[kaggle]" && python scripts/fetch_isic9.py --out=data/isic9
+Run: pip install -e ".[kaggle]" && python scripts/fetch_isic9.py --out=data/isic9
 """
 
 import shutil
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     try:
         import kagglehub
     except ImportError:
-        sys.exit('fetch_isic9: kagglehub is missing: pip install "fedjax_med[kaggle]"')
+        sys.exit('fetch_isic9: kagglehub is missing: pip install -e ".[kaggle]"')
     try:
         downloaded = Path(kagglehub.dataset_download(_KAGGLE_SET))
     except Exception as error:

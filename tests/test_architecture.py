@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
-    {"errors", "types", "__init__"},
+    {"errors", "types", "interrupt", "__init__"},
     {"config", "images", "draw_lesion", "dermatoscope", "ops"},
     {
         "shelves",

@@ -321,7 +321,7 @@ def test_isic9_says_how_to_get_the_images():
     for data_dir in ("", "/nowhere"):
         with pytest.raises(UserError, match=r"fetch_isic9\.py") as error:
             isic9.build(data_dir, "cache", 16)
-        assert "fedjax_med[kaggle]" in str(error.value)
+        assert '".[kaggle]"' in str(error.value)
         assert "\n" not in str(error.value)
 
 

@@ -1,6 +1,7 @@
 """evaluates the global model on the held-out test set, from the checkpoint.
 
-Writes evaluation.json and confusion_matrix.png into the workdir and prints a table.
+Writes evaluation.json and confusion_matrix.png into the workdir and prints a table; of several
+workdirs (one experiment under several seeds, say) also the mean and standard deviation.
 """
 
 from pathlib import Path
@@ -21,7 +22,9 @@ from fedjax_med.progress import writing
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """The flags of this command."""
     define_data(flags)
-    absl_flags.DEFINE_string("workdir", "", "the workdir of a trained run", flag_values=flags)
+    absl_flags.DEFINE_list(
+        "workdir", [], "the workdir of a trained run, or several with commas", flag_values=flags
+    )
     absl_flags.DEFINE_string(
         "checkpoint", "best", "best (by validation) or last", flag_values=flags
     )
@@ -32,7 +35,13 @@ def run(flags: absl_flags.FlagValues) -> int:
     if not flags.workdir:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
     check_name(flags.checkpoint, ("best", "last"), "the checkpoints to evaluate")
-    workdir = Path(flags.workdir)
+    evaluations = [_load_and_evaluate(Path(workdir), flags) for workdir in flags.workdir]
+    if len(evaluations) > 1:
+        print(f"\nAll {len(evaluations)} runs:\n\n{report.markdown(evaluations)}")
+    return 0
+
+
+def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
     data = federation.load(experiment, flags.data_dir or saved["data_dir"], flags.cache_dir)
@@ -44,8 +53,20 @@ def run(flags: absl_flags.FlagValues) -> int:
     return evaluate_workdir(workdir, data, flags.checkpoint)
 
 
-def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> int:
-    """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set."""
+def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> dict[str, Any]:
+    """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set.
+
+    Args:
+        workdir: of a `train` run; gets ``evaluation.json`` and ``confusion_matrix.png``.
+        data: the run's data.
+        which: ``best`` (by validation) or ``last``.
+
+    Returns:
+        What ``evaluation.json`` says.
+
+    Raises:
+        UserError: There is no test set or no sound checkpoint, or the workdir cannot be written.
+    """
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
     if not data.test.num_examples:
@@ -76,7 +97,7 @@ def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> 
         report.write_json(evaluation, workdir / "evaluation.json")
         report.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
     print(f"Written: {workdir / 'evaluation.json'}, {workdir / 'confusion_matrix.png'}")
-    return 0
+    return evaluation
 
 
 def _evaluate(

@@ -3,12 +3,8 @@
 Give the same command again to go on after an interruption; a run that is complete is left alone.
 """
 
-import contextlib
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -22,8 +18,9 @@ from fedjax_med.errors import UserError
 from fedjax_med.evaluate import predict
 from fedjax_med.federated import FedState
 from fedjax_med.flags import define_config, define_data
-from fedjax_med.progress import Progress, writing
-from fedjax_med.types import Examples, Metrics
+from fedjax_med.interrupt import stop_requests
+from fedjax_med.progress import Progress, check_finite, record, writing
+from fedjax_med.types import Examples
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -36,58 +33,6 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_boolean(
         "evaluate", False, "evaluate on the test set when training is complete", flag_values=flags
     )
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects Ctrl-C and termination signals; a second one ends at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("Stopping after this round ...", flush=True)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _check_finite(client_metrics: dict[str, np.ndarray], number: int, intact: int) -> None:
-    """Stop at the first client whose update or loss is not a number."""
-    good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
-    if not good.all():
-        client = int(np.argmin(good))
-        raise UserError(
-            f"round {number}: client {client} sent NaN or infinity (loss "
-            f"{client_metrics['loss'][client]}). The checkpoint of round {intact} is intact; a "
-            "lower --config.client.optimizer.options.learning_rate usually helps."
-        )
-
-
-def _train_loss(client_metrics: dict[str, np.ndarray]) -> float:
-    return float(client_metrics["loss"].sum() / max(client_metrics["count"].sum(), 1))
-
-
-def _record(
-    number: int, client_metrics: dict[str, np.ndarray], validation: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    count = np.maximum(client_metrics["count"], 1)
-    return {
-        "round": number,
-        "train_loss": _train_loss(client_metrics),
-        "validation": validation,
-        "clients": {
-            "train_loss": (client_metrics["loss"] / count).tolist(),
-            "train_accuracy": (client_metrics["correct"] / count).tolist(),
-            "steps": client_metrics["steps"].tolist(),
-        },
-        "seconds": seconds,
-    }
 
 
 def _validate(assembly: assemble.Assembly, state: FedState, validation: Examples) -> dict[str, Any]:
@@ -114,10 +59,10 @@ def _rounds(
     for number in range(int(state.round) + 1, experiment.rounds + 1):
         began = time.monotonic()
         state, result = assembly.run_round(state, train)
-        client_metrics: Metrics = jax.device_get(result)
-        _check_finite(client_metrics, number, checkpoints.last_good)  # type: ignore[arg-type]
+        client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
+        check_finite(client_metrics, number, checkpoints.last_good)
         scores = _validate(assembly, state, validation)
-        progress.add(_record(number, client_metrics, scores, time.monotonic() - began))  # type: ignore[arg-type]
+        progress.add(record(number, client_metrics, scores, time.monotonic() - began))
         due = number % max(1, experiment.checkpoint.every) == 0 or number == experiment.rounds
         if due or stop:
             checkpoints.save(state, tag, scores)
@@ -169,7 +114,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         _write_experiment(workdir, flags, experiment, data)
         _say_start(experiment, assembly, data, start)
         progress = Progress(workdir, start, experiment.rounds)
-        with _stop_requests() as stop:
+        with stop_requests() as stop:
             _rounds(experiment, assembly, state, data, checkpoints, progress, stop)
     finally:
         checkpoints.close()
@@ -182,7 +127,9 @@ def run(flags: absl_flags.FlagValues) -> int:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return 128 + stop[0]
     print(f"Trained {experiment.rounds} rounds; everything is in {workdir}.")
-    return evaluate.evaluate_workdir(workdir, data, "best") if flags.evaluate else 0
+    if flags.evaluate:
+        evaluate.evaluate_workdir(workdir, data, "best")
+    return 0
 
 
 def _say_start(

@@ -40,7 +40,7 @@ def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
         given = f"--data_dir={data_dir}: there is no such folder" if data_dir else "no --data_dir"
         raise UserError(
             f"isic9 needs the skin-cancer images, and got {given}. To download them: "
-            'pip install "fedjax_med[kaggle]", then '
+            'pip install -e ".[kaggle]", then '
             "python scripts/fetch_isic9.py --out=FOLDER, then --data_dir=FOLDER."
         )
     source = class_folders.scan(data_dir)

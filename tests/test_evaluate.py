@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from fedjax_med import augment
+from fedjax_med.evaluate import predict, probabilities
+
+MODEL = toy.model()
+
+
+@pytest.mark.parametrize("lead", [(1,), (64,), (65,), (3, 50), (2, 0)])
+def test_probabilities_are_the_softmax_whatever_the_number_of_images(lead):
+    images = toy.examples(*lead).image
+    actual = probabilities(MODEL, toy.params(), images)
+    assert actual.shape == (*lead, toy.CLASSES)
+    flat = augment.normalise(images).reshape(-1, *toy.IMAGE)
+    expected = jax.nn.softmax(MODEL.apply(toy.params(), flat, None)).reshape(actual.shape)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_predict_gives_what_the_model_says_of_every_client():
+    data = toy.federation((4, 2))
+    predicted = predict(MODEL, toy.params(), data)
+    assert isinstance(predicted, np.ndarray)
+    np.testing.assert_allclose(predicted.sum(-1), 1.0, rtol=1e-5)
+    alone = predict(MODEL, toy.params(), jax.tree.map(lambda leaf: leaf[1], data))
+    np.testing.assert_allclose(predicted[1], alone, rtol=1e-5)
+
+
+def test_new_parameters_do_not_compile_again():
+    images = toy.examples(5).image
+    probabilities(MODEL, toy.params(), images)
+    before = probabilities._cache_size()
+    probabilities(MODEL, jax.tree.map(lambda leaf: leaf + 1, toy.params()), jnp.array(images))
+    assert probabilities._cache_size() == before

@@ -1,0 +1,102 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from fedjax_med import progress
+from fedjax_med.errors import UserError
+from fedjax_med.progress import Progress
+
+CLIENTS = {
+    "loss": np.array([6.0, 2.0, 0.0]),
+    "correct": np.array([1.0, 2.0, 0.0]),
+    "count": np.array([4.0, 4.0, 0.0]),
+    "steps": np.array([1.0, 1.0, 0.0]),
+    "finite": np.array([True, True, True]),
+}
+SCORES = {"loss": 0.5, "accuracy": 0.75, "balanced_accuracy": 0.6, "clients": {"n": [1]}}
+
+
+def record(number, validation=SCORES, seconds=2.0):
+    return progress.record(number, CLIENTS, validation, seconds)
+
+
+def test_train_loss_is_the_mean_over_all_examples():
+    one = record(1)
+    assert one["train_loss"] == 1.0
+    assert one["clients"]["train_loss"] == [1.5, 0.5, 0.0]
+    assert one["clients"]["train_accuracy"] == [0.25, 0.5, 0.0]
+
+
+def events(folder):
+    """The scalars in the TensorBoard files of `folder`: tag -> [(step, value)]."""
+    scalars = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data, position = file.read_bytes(), 0
+        while position < len(data):
+            (length,) = struct.unpack_from("<Q", data, position)
+            event = event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+            position += 12 + length + 4
+    return scalars
+
+
+def test_each_round_is_one_line_of_json_and_one_step_in_tensorboard(tmp_path, capsys):
+    run = Progress(tmp_path, 0, 3)
+    for number in (1, 2, 3):
+        run.add(record(number))
+    run.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [record(number) for number in (1, 2, 3)]
+    scalars = events(tmp_path / "tensorboard")
+    assert scalars["train/loss"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert scalars["validation/accuracy"] == [(1, 0.75), (2, 0.75), (3, 0.75)]
+    out = capsys.readouterr().out.splitlines()
+    assert (
+        out[0]
+        == "round 1/3  loss 1.000  val loss 0.500  acc 0.750  balanced 0.600  2.0 s  left 0:04"
+    )
+
+
+def test_time_left_does_not_count_the_round_that_compiles(tmp_path, capsys):
+    run = Progress(tmp_path, 0, 12)
+    for number, seconds in ((1, 100.0), (2, 10.0), (3, 20.0)):
+        run.add(record(number, {}, seconds))
+    run.close()
+    assert capsys.readouterr().out.splitlines()[-1].endswith("left 2:15")  # 9 rounds of 15 s
+
+
+def test_resumed_run_cuts_later_rounds_and_a_broken_last_line(tmp_path):
+    run = Progress(tmp_path, 0, 5)
+    for number in (1, 2, 3):
+        run.add(record(number))
+    run.close()
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"round": 4, "train_l')
+    again = Progress(tmp_path, 2, 5)
+    assert [one["round"] for one in again.records] == [1, 2]
+    again.add(record(3, seconds=7.0))
+    again.close()
+    assert [one["round"] for one in progress.read_records(tmp_path / "metrics.jsonl", 9)] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_first_client_that_is_not_finite_is_named():
+    progress.check_finite(CLIENTS, 1, 0)
+    for name, value in (("finite", False), ("loss", np.nan)):
+        broken = {key: field.copy() for key, field in CLIENTS.items()}
+        broken[name][1:] = value
+        with pytest.raises(UserError, match=r"round 7: client 1 .* round 5 is intact"):
+            progress.check_finite(broken, 7, 5)
+
+
+def test_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        Progress(tmp_path / "file", 0, 1)
