@@ -30,7 +30,9 @@ def model() -> Model:
         return {"w": 0.1 * jax.random.normal(key, (size, CLASSES)), "b": jnp.zeros(CLASSES)}
 
     def apply(params, images, key):
-        return images.reshape(images.shape[0], -1) @ params["w"] + params["b"][None]
+        return (
+            images.reshape(images.shape[0], params["w"].shape[0]) @ params["w"] + params["b"][None]
+        )
 
     return Model(init, apply)
 
