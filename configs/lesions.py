@@ -1,6 +1,9 @@
-"""Five clients, the embedded synthetic set: the job of ``make train``.
+"""Five clients and the embedded synthetic set: the job of ``make train``.
 
 Run:     fedjax-med train --config=configs/lesions.py --evaluate
+Expect:  @@
+Change:  --config.partition.name=dirichlet for clients that differ in their mix of classes;
+         --config.seed=1 for another seed; configs/fed_adam.py for another server optimizer.
 """
 
 from fedjax_med.config import Client, Experiment, Spec
@@ -9,7 +12,7 @@ from fedjax_med.config import Client, Experiment, Spec
 def get_config() -> Experiment:
     """The experiment."""
     return Experiment(
-        rounds=8,
+        rounds=20,
         dataset=Spec("lesions"),
-        client=Client(optimizer=Spec("sgd", {"learning_rate": 0.05, "momentum": 0.9})),
+        client=Client(batch_size=16, optimizer=Spec("adamw", {"learning_rate": 0.002})),
     )

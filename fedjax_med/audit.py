@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.duplicates import Int32, members, number
-from fedjax_med.duplicates import duplicate_groups as duplicate_groups
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Dataset, Split, Unreadable
 

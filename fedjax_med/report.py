@@ -130,6 +130,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; takes the place of `path` if all went well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import audit, cli
+from fedjax_med import audit, cli, duplicates
 from fedjax_med.datasets import image_folder, isic9
 from fedjax_med.errors import UserError
 from fedjax_med.types import Dataset, Split, Unreadable
@@ -164,7 +164,7 @@ def test_duplicate_groups_are_connected_components_of_near_hashes():
     bits[3, 100:111] = True  # 11 bits from 0
     bits[4] = True
     bits[5, 200:] = True
-    groups = audit.duplicate_groups(split_of(image, np.packbits(bits, axis=1), list("abcded")))
+    groups = duplicates.duplicate_groups(split_of(image, np.packbits(bits, axis=1), list("abcded")))
     assert groups.tolist() == [0, 0, 0, 1, 2, 1]  # 5 has the bytes of 3
     assert groups.dtype == np.int32
 
@@ -173,7 +173,7 @@ def test_images_without_structure_are_told_apart_by_their_pixels():
     # A flat image has no edges, so that all flat images have the hash 0.
     image = np.zeros((3, 8, 8, 3), np.uint8) + np.array([0, 10, 40], np.uint8)[:, None, None, None]
     split = split_of(image, np.zeros((3, 32), np.uint8), list("abc"))
-    assert audit.duplicate_groups(split).tolist() == [0, 0, 1]
+    assert duplicates.duplicate_groups(split).tolist() == [0, 0, 1]
 
 
 def test_duplicate_groups_do_not_depend_on_the_block_of_the_distance_matrix():
@@ -184,7 +184,7 @@ def test_duplicate_groups_do_not_depend_on_the_block_of_the_distance_matrix():
     split = split_of(
         np.zeros((count, 1, 1, 3), np.uint8), image_hash, [f"{i:04}" for i in range(count)]
     )
-    groups = audit.duplicate_groups(split)
+    groups = duplicates.duplicate_groups(split)
     assert groups[1299] == groups[3]
     assert groups[1298] == groups[700]
     assert len(np.unique(groups)) == count - 2
@@ -192,7 +192,7 @@ def test_duplicate_groups_do_not_depend_on_the_block_of_the_distance_matrix():
 
 def test_an_empty_split_has_no_groups():
     empty = split_of(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32), np.uint8), [])
-    assert audit.duplicate_groups(empty).shape == (0,)
+    assert duplicates.duplicate_groups(empty).shape == (0,)
 
 
 def test_unreadable_files_stop_keep_and_unreadable_test_files_stop_every_policy(planted):

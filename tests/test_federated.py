@@ -163,3 +163,14 @@ def test_state_is_a_pytree_of_arrays_with_the_clients_in_front():
     algorithm = algorithm._replace(init=lambda params: (server, {"control": jnp.arange(3.0)}))
     state = federated.init(algorithm, mean.build(), toy.params(), toy.federation(SIZES))
     assert state.clients["control"].shape == (5, 3)
+
+
+def test_clients_and_rounds_draw_their_own_numbers():
+    one = toy.federation((8,))
+    data = jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), one)  # three times the same
+    algorithm, reducer, state, _ = setup(sizes=(8, 8, 8), client=optax.sgd(0.1), epochs=1)
+    _, first = rounds(algorithm, reducer, state, data, 1)
+    assert len(set(first["loss"].tolist())) == 3  # three orders of the batches
+    later = state._replace(round=jnp.int32(1))
+    _, second = rounds(algorithm, reducer, later, data, 1)
+    assert not set(first["loss"].tolist()) & set(second["loss"].tolist())

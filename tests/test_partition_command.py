@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import audit, cli, shelves
+from fedjax_med import audit, cli, duplicates, shelves
 from fedjax_med.config import Experiment, Spec
 from fedjax_med.partition import hold_out, partition
 from fedjax_med.stack import stack
@@ -53,7 +53,7 @@ def as_train_sees_it(data_dir, cache, policy, spec, num_clients, fraction):
     """The arrays that training gets: the train parts and the validation parts."""
     dataset = shelves.build("datasets", Spec("image_folder"), str(data_dir), str(cache), SIZE)
     dataset, _ = audit.clean(dataset, audit.find(dataset), policy)
-    split, groups = dataset.train, audit.duplicate_groups(dataset.train)
+    split, groups = dataset.train, duplicates.duplicate_groups(dataset.train)
     parts = partition(split, groups, spec, num_clients, 3)
     halves = [
         hold_out(split, groups, part, fraction, 3, client) for client, part in enumerate(parts)

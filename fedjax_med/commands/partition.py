@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags as absl_flags
 
-from fedjax_med import audit, class_folders, config, shelves
+from fedjax_med import audit, class_folders, config, duplicates, shelves
 from fedjax_med.errors import UserError
 from fedjax_med.flags import define_config, define_data
 from fedjax_med.partition import partition
@@ -48,7 +48,7 @@ def run(flags: absl_flags.FlagValues) -> None:
         raise UserError(f"{flags.data_dir} is already divided into client folders.")
     dataset, note = audit.clean(dataset, audit.find(dataset), experiment.policy)
     print(note)
-    groups = audit.duplicate_groups(dataset.train)
+    groups = duplicates.duplicate_groups(dataset.train)
     num_clients, seed = experiment.num_clients, experiment.seed
     parts = partition(dataset.train, groups, experiment.partition, num_clients, seed)
     manifest: dict[str, Any] = {
@@ -64,7 +64,7 @@ def run(flags: absl_flags.FlagValues) -> None:
         "class_names": list(dataset.class_names),
         "files": _files(dataset, parts),
     }
-    _write(out, manifest, _source(flags.data_dir))
+    _write(out, manifest, class_folders.scan(flags.data_dir))
     print("\n".join(_table(dataset, parts)))
     print(f"Wrote {len(manifest['files']):,} images and manifest.json to {out}.")
 
@@ -85,15 +85,6 @@ def _check_folders(data_dir: str, out: str) -> Path:
             f"--out={out} exists and is not an empty folder: give another or remove it."
         )
     return folder
-
-
-def _source(data_dir: str) -> class_folders.Source:
-    """The files of `data_dir`, or of the folder in it that holds the train folder."""
-    root = Path(data_dir).expanduser()
-    for folder in (root, *sorted(root.iterdir())):
-        if folder.is_dir() and any(child.name.lower() == "train" for child in folder.iterdir()):
-            return class_folders.scan(str(folder))
-    return class_folders.scan(data_dir)
 
 
 def _files(
