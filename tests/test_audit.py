@@ -275,7 +275,7 @@ def test_the_command_tells_mistakes_in_one_line(planted, tmp_path, capsys):
     assert "--data_dir=FOLDER" in capsys.readouterr().err
     arguments = [f"--data_dir={planted}", f"--cache_dir={tmp_path / 'cache'}"]
     assert cli.main(["audit", *arguments, f"--out={planted}/train/common/c1.png/x.json"]) == 2
-    assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert "could not write" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.real_data

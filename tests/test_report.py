@@ -179,6 +179,7 @@ def test_failing_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_missing_folder_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match=r"could not write .*No such file"):
-        report.confusion_matrix_png(_evaluation(), tmp_path / "nowhere" / "a.png")
+def test_missing_folder_is_made_and_an_impossible_one_is_one_clear_line(tmp_path):
+    report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
+    with pytest.raises(UserError, match=r"could not write .*File exists"):
+        report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")

@@ -126,7 +126,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     if done < experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return 128 + stop[0]
-    print(f"Trained {experiment.rounds} rounds; everything is in {workdir}.")
+    minutes = sum(one["seconds"] for one in progress.records) / 60
+    print(f"Trained {done} rounds in {minutes:.1f} minutes; everything is in {workdir}.")
     if flags.evaluate:
         evaluate.evaluate_workdir(workdir, data, "best")
     return 0
