@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import optax
+from jax.typing import ArrayLike
 
 from fedjax_med import aggregate, augment, federated, local, losses, shelves
 from fedjax_med.config import Experiment
@@ -47,7 +48,7 @@ def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Ar
 
 
 def _local_training(
-    experiment: Experiment, model: Model, class_counts: Array
+    experiment: Experiment, model: Model, class_counts: ArrayLike
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
     if not 0 <= loss.class_balance < 1:
@@ -80,7 +81,7 @@ def build_model(experiment: Experiment, num_classes: int) -> Model:
     return model
 
 
-def assemble(experiment: Experiment, num_classes: int, class_counts: Array) -> Assembly:
+def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) -> Assembly:
     """Build the parts that `experiment` names.
 
     Args:

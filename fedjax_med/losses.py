@@ -5,11 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from fedjax_med.types import Array, Examples, GradFn, Key, Metrics, Model, Params
 
 
-def class_balanced_weights(counts: Array, beta: float) -> Array:
+def class_balanced_weights(counts: ArrayLike, beta: float) -> Array:
     """Weights by the effective number of examples (Cui et al., CVPR 2019), with mean 1.
 
     Args:
@@ -19,12 +20,12 @@ def class_balanced_weights(counts: Array, beta: float) -> Array:
     Returns:
         float32 [K], such that the mean over the examples is 1; 0 for a class without examples.
     """
-    counts = jnp.asarray(counts, jnp.float32)
-    present = counts > 0
+    examples = jnp.asarray(counts, jnp.float32)
+    present = examples > 0
     # expm1 and log1p keep the digits that 1 - beta**n loses for beta near 1.
-    effective = -jnp.expm1(counts * jnp.log1p(beta - 1.0)) if beta else jnp.ones_like(counts)
+    effective = -jnp.expm1(examples * jnp.log1p(beta - 1.0)) if beta else jnp.ones_like(examples)
     weights = jnp.where(present, 1.0 / jnp.where(present, effective, 1.0), 0.0)
-    return weights * jnp.sum(counts) / jnp.maximum(jnp.sum(weights * counts), 1e-12)
+    return weights * jnp.sum(examples) / jnp.maximum(jnp.sum(weights * examples), 1e-12)
 
 
 def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
