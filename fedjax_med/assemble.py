@@ -47,19 +47,40 @@ def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Ar
     return optax.join_schedules([rise, main], [warmup_rounds])  # type: ignore[no-any-return]
 
 
-def _local_training(
-    experiment: Experiment, model: Model, class_counts: ArrayLike
-) -> local.LocalTraining:
+def _check_ranges(experiment: Experiment) -> None:
     loss, client = experiment.loss, experiment.client
     if not 0 <= loss.class_balance < 1:
         raise UserError(
             f"expected --config.loss.class_balance in [0, 1), got {loss.class_balance}."
+        )
+    if not 0 <= loss.label_smoothing < 1:
+        raise UserError(
+            f"expected --config.loss.label_smoothing in [0, 1), got {loss.label_smoothing}."
         )
     if client.epochs < 1 or client.batch_size < 0:
         raise UserError(
             "expected --config.client.epochs >= 1 and --config.client.batch_size >= 0, got "
             f"{client.epochs} and {client.batch_size}."
         )
+    for name, optimizer in (
+        ("client.optimizer", client.optimizer),
+        ("server_optimizer", experiment.server_optimizer),
+    ):
+        rate = optimizer.options.get("learning_rate", 0.0)
+        if isinstance(rate, int | float) and rate < 0:
+            raise UserError(f"expected --config.{name}.options.learning_rate >= 0, got {rate}.")
+    if experiment.checkpoint.every < 1 or experiment.checkpoint.keep_last < 1:
+        raise UserError(
+            "expected --config.checkpoint.every >= 1 and --config.checkpoint.keep_last >= 1, got "
+            f"{experiment.checkpoint.every} and {experiment.checkpoint.keep_last}."
+        )
+
+
+def _local_training(
+    experiment: Experiment, model: Model, class_counts: ArrayLike
+) -> local.LocalTraining:
+    loss, client = experiment.loss, experiment.client
+    _check_ranges(experiment)
     grad_fn = losses.cross_entropy(
         model,
         augment.build(experiment.augment),

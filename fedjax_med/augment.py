@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_med.config import Augment
+from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Key
 
 # Channel means and standard deviations of ImageNet (Russakovsky et al., 2015), on the scale 0 to 1:
@@ -120,7 +121,16 @@ def _mix(image: Array, matrix: Array) -> Array:
 
 
 def build(augment: Augment) -> Callable[[Array, Key], Array]:
-    """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch."""
+    """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
+
+    Raises:
+        UserError: A setting is out of its range.
+    """
+    if not 0 < augment.min_scale <= 1:
+        raise UserError(f"expected --config.augment.min_scale in (0, 1], got {augment.min_scale}.")
+    for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
+        if getattr(augment, name) < 0:
+            raise UserError(f"expected --config.augment.{name} >= 0, got {getattr(augment, name)}.")
 
     def prepare(image: Array, key: Key) -> Array:
         shape_key, colour_key = jax.random.split(key)

@@ -11,7 +11,7 @@ import jax
 from absl import flags as absl_flags
 from absl import logging
 
-from fedjax_med import __version__, commands, config
+from fedjax_med import __version__, commands, config, overrides
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.flags import without_config_path
 
@@ -81,6 +81,8 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
         ) from error
     except (absl_flags.Error, ValueError, TypeError) as error:
         raise UserError(f"{' '.join(str(error).split())}") from error
+    if "config" in flags:
+        overrides.check_finite(flags.config)
     if rest:
         raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
     return module, flags

@@ -48,7 +48,7 @@ def _shuffle(mask: Array, key: Key) -> Array:
 def _batches(mask: Array, batch_size: int, epochs: int, key: Key) -> tuple[Array, Array, Key]:
     """Indices [S, B], which of them are real [S, B] and a key [S] for each of the S steps."""
     examples = mask.shape[0]
-    size = batch_size or examples
+    size = min(batch_size or examples, examples)
     steps = -(-examples // size)
     fill = steps * size - examples
 

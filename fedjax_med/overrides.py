@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 from fedjax_med.config import Experiment, Spec
@@ -31,6 +32,25 @@ def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
             f"--config.{field}.options.{missing[0]}=... in the config file."
         )
     return Spec(spec.name, options)
+
+
+def check_finite(value: Any, path: str = "") -> None:
+    """Refuse NaN and infinity, which have no form in JSON and no use in training.
+
+    Args:
+        value: an experiment, or a part of it.
+        path: of the part.
+
+    Raises:
+        UserError: The message names the field.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            check_finite(item, f"{path.rstrip('.')}.{name}".lstrip("."))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"expected a finite number for --config.{path}, got {value}.")
 
 
 def complete(experiment: Any, prefix: str = "") -> Any:

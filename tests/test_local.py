@@ -89,6 +89,12 @@ def test_a_client_without_examples_stays_where_it_is():
     assert metrics["count"] == 0
 
 
+def test_batch_larger_than_the_client_is_all_of_it():
+    examples = toy.examples(6)
+    toy.assert_same_bits(train(examples, batch_size=1000), train(examples, batch_size=0))
+    assert [len(row) for row in seen(numbered(6, 6), batch_size=1000, epochs=1)] == [6]
+
+
 def test_gradient_offset_is_added_to_every_gradient():
     examples = toy.examples(8)
     offset = jax.tree.map(jnp.ones_like, toy.params())

@@ -159,6 +159,12 @@ def test_quantity_keeps_the_mix_of_classes():
     assert np.abs(2 * sizes[:, 0] - sizes[:, 1]).max() <= 3
 
 
+def test_quantity_by_hand():
+    # A third of 4 is 1.33: the examples, each 1 wide, go where their middles 0.5, 1.5, ... lie.
+    parts = divide("quantity", make_split([0] * 4), alpha=1e9, min_examples=1)
+    assert [part.size for part in parts] == [1, 2, 1]
+
+
 def test_labels_per_client_holds_k_classes_and_every_class_has_a_holder():
     split = make_split(np.repeat(np.arange(9), 12))
     parts = divide("labels_per_client", split, num_clients=5, k=2)

@@ -115,11 +115,12 @@ def test_files_are_copied_untouched_and_listed(images, tmp_path, capsys):
     sources = [entry["source"] for entry in manifest["files"]]
     assert len(sources) == len(set(sources)) == 60 + 60 + 8 + 6 + 6
     assert sum(source.startswith("TEST/") for source in sources) == 6
-    table = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
-    assert sorted(rows["mole"][:3]) == ["22", "23", "23"]
-    assert sorted(rows["wart"][:3]) == ["22", "22", "22"]
-    assert rows["mole"][3] == rows["wart"][3] == "3"
+    sizes = collections.Counter(tuple(entry["path"].split("/")[:2]) for entry in manifest["files"])
+    table = capsys.readouterr().out.splitlines()
+    for label, dealt in (("mole", [22, 23, 23]), ("wart", [22, 22, 22])):
+        row = [sizes[f"client_{client}", label] for client in range(3)]
+        assert sorted(row) == dealt
+        assert [label, *map(str, row), "3"] in [line.split() for line in table]
 
 
 def test_interrupted_run_leaves_nothing_half_written(images, tmp_path, monkeypatch, capsys):
@@ -151,6 +152,17 @@ def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeyp
     monkeypatch.setattr(shelves, "build", stale)
     assert run(images, tmp_path / "out", tmp_path / "cache") == 2
     assert "0.png has changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_that_cannot_be_read_is_named(images, tmp_path, monkeypatch, capsys):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    assert run(images, tmp_path / "first", tmp_path / "cache") == 0  # prepares the images
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    assert run(images, tmp_path / "out", tmp_path / "cache") == 2
+    assert ".png cannot be read: Permission denied." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -123,7 +123,7 @@ def _write(out: Path, manifest: dict[str, Any], source: class_folders.Source) ->
             entry["source"] = path.relative_to(source.root).as_posix() if path else None
         text = json.dumps(manifest, indent=1) + "\n"
         (partial / "manifest.json").write_text(text, "utf-8")
-        if out.exists():
+        if out.exists():  # and is empty; not every system renames onto a folder
             out.rmdir()
         partial.rename(out)
     except BaseException as error:
@@ -134,7 +134,10 @@ def _write(out: Path, manifest: dict[str, Any], source: class_folders.Source) ->
 
 
 def _copy(source: Path | None, target: Path, sha256: str) -> None:
-    data = source.read_bytes() if source else b""
+    try:
+        data = source.read_bytes() if source else b""
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{source or target.name} has changed while it was read: run this again.")
     target.parent.mkdir(parents=True, exist_ok=True)

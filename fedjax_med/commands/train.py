@@ -63,7 +63,7 @@ def _rounds(
         check_finite(client_metrics, number, checkpoints.last_good)
         scores = _validate(assembly, state, validation)
         progress.add(record(number, client_metrics, scores, time.monotonic() - began))
-        due = number % max(1, experiment.checkpoint.every) == 0 or number == experiment.rounds
+        due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
         if due or stop:
             checkpoints.save(state, tag, scores)
         if stop:

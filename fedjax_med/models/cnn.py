@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_med import ops
+from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import Array, Model
+from fedjax_med.types import Array, Key, Model, Params
 
 
 class Block(nnx.Module):
@@ -74,9 +75,30 @@ def build(
         widths: features of the blocks; each a multiple of `groups`.
         groups: groups of the group normalisation.
         dropout: probability that a feature is zeroed before the classifier, in training.
+
+    Raises:
+        UserError: The options do not fit each other or, in ``init``, the image is too small.
     """
+    if not widths or groups < 1 or any(width < 1 or width % groups for width in widths):
+        raise UserError(
+            "expected model cnn to have widths that are multiples of groups, got "
+            f"widths={tuple(widths)} and groups={groups}."
+        )
+    if not 0 <= dropout < 1:
+        raise UserError(f"expected model cnn to have dropout in [0, 1), got {dropout}.")
 
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return CNN(channels, num_classes, tuple(widths), groups, dropout, rngs)
 
-    return from_nnx(make)
+    model = from_nnx(make)
+
+    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
+        if min(image_shape[:2]) < 2 ** len(widths):
+            raise UserError(
+                f"model cnn halves the image {len(widths)} times: expected at least "
+                f"{2 ** len(widths)} pixels, got {min(image_shape[:2])}; raise --config.image_size "
+                "or shorten --config.model.options.widths."
+            )
+        return model.init(key, image_shape)
+
+    return model._replace(init=init)
