@@ -1,7 +1,11 @@
 """FedAdam on the embedded synthetic set: FedAvg with ``adam`` on the server.
 
 Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
+
 Run:     fedjax-med train --config=configs/fed_adam.py --evaluate
+Expect:  @@
+Change:  --config.server_optimizer.options.learning_rate=...;
+         eps is tau in the paper: how much the server adapts (smaller is more).
 """
 
 from pathlib import Path

@@ -1,7 +1,12 @@
 """FedAvgM on the embedded synthetic set: FedAvg with ``sgd`` on the server.
 
-Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution".
+Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated
+Visual Classification".
+
 Run:     fedjax-med train --config=configs/fed_avgm.py --evaluate
+Expect:  @@
+Change:  --config.server_optimizer.options.learning_rate=...;
+         learning_rate / (1 - momentum) is the size of the step that a steady direction gets.
 """
 
 from pathlib import Path

@@ -1,7 +1,11 @@
 """FedYogi on the embedded synthetic set: FedAvg with ``yogi`` on the server.
 
 Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
+
 Run:     fedjax-med train --config=configs/fed_yogi.py --evaluate
+Expect:  @@
+Change:  --config.server_optimizer.options.learning_rate=...;
+         eps is tau in the paper: how much the server adapts (smaller is more).
 """
 
 from pathlib import Path

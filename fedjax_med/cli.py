@@ -1,6 +1,7 @@
 """``fedjax-med COMMAND``: finds the command's file, parses its flags, tells mistakes in a line."""
 
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -91,6 +92,10 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` names and return the exit code (2: a mistake in the input)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Else an accelerator may add in an order that depends on timing, and no run repeats its bits.
+    if "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+        deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = deterministic.strip()
     logging.set_verbosity(logging.ERROR)
     if not arguments or arguments[0] in ("help", "--help", "--helpshort", "-h"):
         print(_usage())
