@@ -52,8 +52,8 @@ class Client:
     """How a client trains in one round."""
 
     epochs: int = 1
-    batch_size: int = 32  # 0 is the client's whole training part in one step
-    optimizer: Spec = _spec("optax", "sgd", learning_rate=0.05, momentum=0.9)
+    batch_size: int = 16  # 0 is the client's whole training part in one step
+    optimizer: Spec = _spec("optax", "adamw", learning_rate=0.002)
     # The learning rate's factor by round; client optimizers start anew each round.
     schedule: str = "cosine"  # constant | cosine (to 0 at `rounds`)
     warmup_rounds: int = 0
@@ -74,7 +74,7 @@ class Experiment:
 
     name: str = ""  # of the config file, unless it says another
     seed: int = 0
-    rounds: int = 20
+    rounds: int = 40
     dataset: Spec = _spec("datasets", "image_folder")
     image_size: int = 64  # pixels, square
     policy: str = "rarest"  # keep | drop | rarest: what to do with what the audit finds
@@ -86,7 +86,7 @@ class Experiment:
     loss: Loss = dataclasses.field(default_factory=Loss)
     client: Client = dataclasses.field(default_factory=Client)
     algorithm: Spec = _spec("algorithms", "fed_avg")
-    server_optimizer: Spec = _spec("optax", "sgd", learning_rate=1.0, momentum=0.0)
+    server_optimizer: Spec = _spec("optax", "sgd", learning_rate=1.0)
     transforms: list[Spec] = dataclasses.field(
         default_factory=list, metadata={"shelf": "transforms"}
     )

@@ -1,5 +1,6 @@
 """Checks an experiment's names, fills in its options, and makes it ready for overrides."""
 
+import ast
 import dataclasses
 import inspect
 import math
@@ -72,19 +73,43 @@ def complete(experiment: Any, prefix: str = "") -> Any:
     return dataclasses.replace(experiment, **changes)
 
 
-def _rename_spec(experiment: Experiment, path: str, name: str) -> None:
-    """Point the spec at `path` to `name`; keep the options that the new one also has."""
+def _holder(experiment: Experiment, path: str) -> tuple[Any, str, str]:
+    """The dataclass that holds the spec at `path`, the field's name in it, and the shelf."""
     holder: Any = experiment
     *parents, field = path.split(".")
     for parent in parents:
-        holder = getattr(holder, parent)
+        holder = getattr(holder, parent, None)
+    fields = dataclasses.fields(holder) if dataclasses.is_dataclass(holder) else ()
+    shelf = next((f.metadata.get("shelf", "") for f in fields if f.name == field), "")
+    return holder, field, shelf
+
+
+def _rename_spec(experiment: Experiment, path: str, name: str) -> None:
+    """Point the spec at `path` to `name`; keep the options that the new one also has."""
+    holder, field, shelf = _holder(experiment, path)
     spec = getattr(holder, field)
-    shelf = next(f.metadata["shelf"] for f in dataclasses.fields(holder) if f.name == field)
     if spec.name == name:
         return
     known = default_options(shelf, name)
     options = {option: value for option, value in spec.options.items() if option in known}
     setattr(holder, field, Spec(name, options))
+
+
+def _give_type(experiment: Experiment, path: str, value: str) -> None:
+    """Put the value of an option whose default is None in place, so that it has a type.
+
+    Optax has such options (the momentum of ``sgd``); ml-collections parses by the type it finds.
+    """
+    spec_path, _, option = path.rpartition(".options.")
+    holder, field, shelf = _holder(experiment, spec_path)
+    spec = getattr(holder, field, None)
+    if not shelf or not isinstance(spec, Spec) or option in spec.options:
+        return
+    if default_options(shelf, spec.name).get(option, inspect.Parameter.empty) is None:
+        try:
+            spec.options[option] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f"--config.{path}={value}: expected a number.") from error
 
 
 def _check_path(experiment: Experiment, path: str) -> None:
@@ -137,6 +162,8 @@ def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experimen
             _check_path(experiment, path)
             if "[" not in path:
                 _rename_spec(experiment, path.removesuffix(".name"), value)
+    for path, _, value in overrides:
+        _give_type(experiment, path, value)
     experiment = complete(experiment)
     for path, _, _ in overrides:
         _check_path(experiment, path)

@@ -22,6 +22,7 @@ def test_every_config_is_an_experiment_that_says_how_to_run_it(file):
     text = file.read_text()
     for word in ("Run:", "Expect:", "Change:", f"--config=configs/{file.name}"):
         assert word in text, f"{file.name} does not say {word}"
+    assert "@@" not in text
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -47,17 +48,28 @@ def test_overrides_are_typed_and_nested():
 
 def test_another_name_brings_its_own_options_and_keeps_those_it_shares():
     experiment = parsed(
-        "--config.client.optimizer.name=adamw",
-        "--config.client.optimizer.options.weight_decay=0.5",
+        "--config.client.optimizer.name=adam", "--config.client.optimizer.options.b1=0.5"
     )
     optimizer = experiment.client.optimizer
-    assert optimizer.name == "adamw"
+    assert optimizer.name == "adam"
     assert (
         optimizer.options["learning_rate"] == Experiment().client.optimizer.options["learning_rate"]
     )
-    assert optimizer.options["weight_decay"] == 0.5
-    assert optimizer.options["b1"] == 0.9
-    assert "momentum" not in optimizer.options
+    assert optimizer.options["b1"] == 0.5
+    assert optimizer.options["b2"] == 0.999
+    assert "weight_decay" not in optimizer.options
+
+
+def test_option_whose_default_is_none_can_be_given():
+    experiment = parsed(
+        "--config.client.optimizer.name=sgd",
+        "--config.client.optimizer.options.momentum=0.9",
+        "--config.server_optimizer.options.momentum=0.5",
+    )
+    assert experiment.client.optimizer.options["momentum"] == 0.9
+    assert experiment.server_optimizer.options["momentum"] == 0.5
+    with pytest.raises(UserError, match="expected a number"):
+        parsed("--config.server_optimizer.options.momentum=much")
 
 
 def test_entries_of_a_list_can_be_overridden(tmp_path):
@@ -77,7 +89,7 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
     ("argument", "hint"),
     [
         ("--config.rouds=3", "Did you mean 'rounds'"),
-        ("--config.client.optimizer.options.momentun=3", "Did you mean 'momentum'"),
+        ("--config.client.optimizer.options.weight_decai=3", "Did you mean 'weight_decay'"),
         ("--config.algorithm.name=fedavg", "Did you mean 'fed_avg'.*There are: fed_avg"),
         ("--config.client.optimizer.name=adm", "Did you mean 'adam'"),
         ("--config.partition.name=equl", "Did you mean 'equal'"),
