@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_med import augment
-from fedjax_med.types import Array, Examples, Model, Params
+from fedjax_med.types import Array, Model, Params
 
 _BATCH = 64
 
@@ -38,6 +38,6 @@ def probabilities(model: Model, params: Params, image: Array) -> Array:
     return result.reshape(steps * batch, classes)[:examples].reshape(*lead, classes)
 
 
-def predict(model: Model, params: Params, examples: Examples) -> np.ndarray:
-    """`probabilities` of `examples` as a NumPy array [*lead, K]."""
-    return np.asarray(probabilities(model, params, examples.image))
+def predict(model: Model, params: Params, image: Array) -> np.ndarray:
+    """`probabilities` as a NumPy array."""
+    return np.asarray(probabilities(model, params, image))

@@ -24,7 +24,7 @@ LAYERS = [
     {"overrides", "records", "audit", "partitions", "stack", "models"},
     {"datasets", "transforms", "reducers", "federated", "partition"},
     {"algorithms"},
-    {"evaluate", "checkpoint", "report", "progress", "federation", "assemble"},
+    {"evaluate", "checkpoint", "report", "progress", "clients", "assemble"},
     {"flags"},
     {"commands"},
     {"cli"},

@@ -22,10 +22,10 @@ def test_probabilities_are_the_softmax_whatever_the_number_of_images(lead):
 
 def test_predict_gives_what_the_model_says_of_every_client():
     data = toy.federation((4, 2))
-    predicted = predict(MODEL, toy.params(), data)
+    predicted = predict(MODEL, toy.params(), data.image)
     assert isinstance(predicted, np.ndarray)
     np.testing.assert_allclose(predicted.sum(-1), 1.0, rtol=1e-5)
-    alone = predict(MODEL, toy.params(), jax.tree.map(lambda leaf: leaf[1], data))
+    alone = predict(MODEL, toy.params(), data.image[1])
     np.testing.assert_allclose(predicted[1], alone, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, config, federation, metrics, overrides, report, stack
+from fedjax_med import assemble, clients, config, metrics, overrides, report, stack
 from fedjax_med.checkpoint import Checkpoints, identity, read_workdir
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import predict
@@ -44,7 +44,7 @@ def run(flags: absl_flags.FlagValues) -> int:
 def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
-    data = federation.load(experiment, flags.data_dir or saved["data_dir"], flags.cache_dir)
+    data = clients.load(experiment, flags.data_dir or saved["data_dir"], flags.cache_dir)
     if data.digest != saved["data"]:
         raise UserError(
             f"the images or their division differ from those that {workdir} was trained on. Give "
@@ -53,7 +53,7 @@ def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str,
     return evaluate_workdir(workdir, data, flags.checkpoint)
 
 
-def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> dict[str, Any]:
+def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dict[str, Any]:
     """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set.
 
     Args:
@@ -100,14 +100,12 @@ def evaluate_workdir(workdir: Path, data: federation.Federation, which: str) -> 
     return evaluation
 
 
-def _evaluate(
-    assembly: assemble.Assembly, state: Any, data: federation.Federation
-) -> dict[str, Any]:
+def _evaluate(assembly: assemble.Assembly, state: Any, data: clients.Federation) -> dict[str, Any]:
     params = state.server.params
-    test = predict(assembly.model, params, jax.device_put(federation.test_examples(data)))
+    test = predict(assembly.model, params, jax.device_put(data.test.image))
     evaluation = metrics.summarize(test, data.test.label, data.class_names)
     if np.any(data.validation.mask):
-        validation = predict(assembly.model, params, jax.device_put(data.validation))
+        validation = predict(assembly.model, params, jax.device_put(data.validation.image))
         pooled = metrics.validation_metrics(
             validation, np.asarray(data.validation.label), np.asarray(data.validation.mask)
         )

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, audit, config, federation, metrics, report, stack
+from fedjax_med import assemble, audit, clients, config, metrics, report, stack
 from fedjax_med.checkpoint import Checkpoints, code_version, identity
 from fedjax_med.commands import evaluate
 from fedjax_med.errors import UserError
@@ -38,7 +38,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 def _validate(assembly: assemble.Assembly, state: FedState, validation: Examples) -> dict[str, Any]:
     if not np.any(validation.mask):
         return {}
-    predicted = predict(assembly.model, state.server.params, validation)
+    predicted = predict(assembly.model, state.server.params, validation.image)
     return metrics.validation_metrics(
         predicted, np.asarray(validation.label), np.asarray(validation.mask)
     )
@@ -48,7 +48,7 @@ def _rounds(
     experiment: config.Experiment,
     assembly: assemble.Assembly,
     state: FedState,
-    data: federation.Federation,
+    data: clients.Federation,
     checkpoints: Checkpoints,
     progress: Progress,
     stop: list[int],
@@ -98,7 +98,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    data = federation.load(experiment, flags.data_dir, flags.cache_dir)
+    data = clients.load(experiment, flags.data_dir, flags.cache_dir)
     print(data.summary)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     assembly = assemble.assemble(experiment, len(data.class_names), counts)
@@ -136,7 +136,7 @@ def run(flags: absl_flags.FlagValues) -> int:
 def _say_start(
     experiment: config.Experiment,
     assembly: assemble.Assembly,
-    data: federation.Federation,
+    data: clients.Federation,
     start: int,
 ) -> None:
     sizes = " + ".join(str(int(size)) for size in np.asarray(data.train.mask).sum(axis=1))

@@ -71,9 +71,3 @@ def _digest(dataset: Dataset, parts: list[Any], image_size: int) -> str:
         total.update(np.ascontiguousarray(split.label).tobytes())
         total.update("".join(split.sha256.tolist()).encode())
     return total.hexdigest()
-
-
-def test_examples(federation: Federation) -> Examples:
-    """The test set as one unpadded batch ``[N]``."""
-    test = federation.test
-    return Examples(test.image, test.label, np.ones(test.num_examples, bool))  # type: ignore[arg-type]
