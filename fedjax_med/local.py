@@ -10,7 +10,7 @@ import optax
 from fedjax_med.types import Array, Examples, GradFn, Key, Metrics, Params
 
 
-def constant(round: Array) -> Array:  # noqa: A002 - the field's word
+def constant(round: Array) -> Array:
     """The schedule that leaves the learning rate as it is."""
     return jnp.ones_like(round, jnp.float32)
 
@@ -72,7 +72,7 @@ def train(
     params: Params,
     examples: Examples,
     key: Key,
-    round: Array,  # noqa: A002 - the field's word
+    round: Array,
     *,
     gradient_offset: Params | None = None,
 ) -> tuple[Params, Metrics]:

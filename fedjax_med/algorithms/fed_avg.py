@@ -39,7 +39,7 @@ def build(training: LocalTraining, server_optimizer: optax.GradientTransformatio
         server: ServerState,
         client: tuple[()],
         examples: Examples,
-        round: Array,  # noqa: A002 - the field's word
+        round: Array,
         key: Key,
     ) -> ClientResult:
         params, metrics = train(training, server.params, examples, key, round)
