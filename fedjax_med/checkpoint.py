@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import hashlib
-import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +93,22 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
+@functools.cache
+def _hide_late_writes() -> None:
+    """Keep quiet about writes that end when the save they belong to has already failed.
+
+    When a write fails, Orbax closes its event loop while tensorstore's other writes still report to
+    it, and Python would print a traceback for each beside our one line.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The checkpoints of one workdir: the last ones, and the best by validation."""
 
@@ -100,6 +116,7 @@ class Checkpoints:
         self.folder = workdir.absolute() / "checkpoints"
         self._options = options
         self.last_good = 0  # the latest round that is on disk
+        _hide_late_writes()
         # Orbax reports each save and each retry through logging; what matters is said here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         policies: list[Any] = [checkpoint_managers.LatestN(max(1, options.keep_last))]
@@ -267,20 +284,3 @@ class Checkpoints:
         for later in [step for step in self.rounds() if step > number]:
             with self._one_line("clear"):
                 self._manager.delete(later)
-
-
-def read_workdir(workdir: Path) -> dict[str, Any]:
-    """The ``experiment.json`` that `train` wrote in `workdir`.
-
-    Raises:
-        UserError: There is none, or it does not read.
-    """
-    file = workdir / "experiment.json"
-    try:
-        return dict(json.loads(file.read_text()))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"expected a workdir that `fedjax-med train` wrote, but there is no {file}."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from error

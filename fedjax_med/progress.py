@@ -3,7 +3,6 @@
 import contextlib
 import json
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from fedjax_med.errors import UserError
+from fedjax_med.workdir import writing
 
 ClientMetrics = dict[str, np.ndarray[Any, Any]]
 
@@ -75,18 +75,6 @@ def record(
     }
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell in one line that `path` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
-            "free space or choose another --workdir, then give the same command again."
-        ) from error
-
-
 class Progress:
     """Writes one run's records; on resume it goes on after round `start`."""
 
@@ -144,6 +132,6 @@ class Progress:
 
     def close(self) -> None:
         """Flush and close the files."""
-        with contextlib.suppress(OSError):
-            self._stream.close()
-            self._writer.close()
+        for file in (self._stream, self._writer):
+            with contextlib.suppress(OSError):  # a full disk, which was told already
+                file.close()

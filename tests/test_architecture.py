@@ -16,6 +16,7 @@ LAYERS = [
         "class_folders",
         "duplicates",
         "metrics",
+        "workdir",
         "augment",
         "losses",
         "local",

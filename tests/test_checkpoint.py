@@ -206,11 +206,3 @@ def test_digest_depends_on_every_leaf_its_type_and_its_place():
         one | {"a": -one["a"]},
     ]
     assert len({checkpoint.digest(tree) for tree in [one, *others]}) == 6
-
-
-def test_workdir_without_a_run_is_told(tmp_path):
-    with pytest.raises(UserError, match="fedjax-med train"):
-        checkpoint.read_workdir(tmp_path)
-    (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        checkpoint.read_workdir(tmp_path)

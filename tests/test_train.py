@@ -263,11 +263,12 @@ def test_mistakes_end_in_one_line_and_exit_code_two(tmp_path, capsys, arguments,
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 600 kB."""
+def small_disk(tmp_path, request):
+    """A file system of its own, of 600 kB or what the test asks for."""
+    size = getattr(request, "param", "600k")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     yield folder
@@ -288,6 +289,7 @@ def test_read_only_workdir_ends_with_one_line_and_the_checkpoint_intact(small_di
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("small_disk", ["450k", "600k"], indirect=True)
 def test_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(small_disk, capsys):
     workdir = small_disk / "run"
     keep_all = "--config.checkpoint.keep_last=99"

@@ -12,11 +12,11 @@ import numpy as np
 from absl import flags as absl_flags
 
 from fedjax_med import assemble, clients, config, metrics, overrides, report, stack
-from fedjax_med.checkpoint import Checkpoints, identity, read_workdir
+from fedjax_med.checkpoint import Checkpoints, identity
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import predict
 from fedjax_med.flags import define_data
-from fedjax_med.progress import writing
+from fedjax_med.workdir import read_workdir, writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:

@@ -19,8 +19,9 @@ from fedjax_med.evaluate import predict
 from fedjax_med.federated import FedState
 from fedjax_med.flags import define_config, define_data
 from fedjax_med.interrupt import stop_requests
-from fedjax_med.progress import Progress, check_finite, record, writing
+from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.types import Examples
+from fedjax_med.workdir import exclusive, writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -96,8 +97,11 @@ def run(flags: absl_flags.FlagValues) -> int:
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}")
     if experiment.rounds < 1:
         raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
+    with exclusive(workdir):
+        return _train(flags, experiment, workdir)
+
+
+def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir: Path) -> int:
     data = clients.load(experiment, flags.data_dir, flags.cache_dir)
     print(data.summary)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)

@@ -1,0 +1,64 @@
+"""The folder a run lives in: who may write it, what it says of itself, and what if it is full."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedjax_med.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps two runs apart
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one line that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
+            "free space or choose another --workdir, then give the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def exclusive(workdir: Path) -> Iterator[None]:
+    """Hold `workdir` (made if it is not there) for one process; a killed one lets go of it.
+
+    Raises:
+        UserError: The folder cannot be written, or another run holds it.
+    """
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        stream = (workdir / ".lock").open("w")
+    with stream:
+        try:
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another run is training in {workdir}: wait for it, or give another --workdir."
+            ) from error
+        yield
+
+
+def read_workdir(workdir: Path) -> dict[str, Any]:
+    """The ``experiment.json`` that `train` wrote in `workdir`.
+
+    Raises:
+        UserError: There is none, or it does not read.
+    """
+    file = workdir / "experiment.json"
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"expected a workdir that `fedjax-med train` wrote, but there is no {file}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from error

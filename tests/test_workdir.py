@@ -1,0 +1,33 @@
+import errno
+
+import pytest
+
+from fedjax_med.errors import UserError
+from fedjax_med.workdir import exclusive, read_workdir, writing
+
+
+def test_workdir_without_a_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="fedjax-med train"):
+        read_workdir(tmp_path)
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_workdir(tmp_path)
+
+
+def test_two_runs_do_not_train_in_one_workdir(tmp_path):
+    with exclusive(tmp_path / "run"):
+        with pytest.raises(UserError, match="another run"), exclusive(tmp_path / "run"):
+            pass
+        with exclusive(tmp_path / "other"):
+            pass
+    with exclusive(tmp_path / "run"):  # the first let go of it
+        pass
+
+
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="No space left") as caught, writing(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), exclusive(tmp_path / "file"):
+        pass
