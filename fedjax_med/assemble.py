@@ -49,6 +49,8 @@ def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Ar
 
 def _check_ranges(experiment: Experiment) -> None:
     loss, client = experiment.loss, experiment.client
+    if not 0 <= experiment.seed < 2**32:
+        raise UserError(f"expected 0 <= --config.seed < 2**32, got {experiment.seed}.")
     if not 0 <= loss.class_balance < 1:
         raise UserError(
             f"expected --config.loss.class_balance in [0, 1), got {loss.class_balance}."

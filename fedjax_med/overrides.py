@@ -107,9 +107,12 @@ def _give_type(experiment: Experiment, path: str, value: str) -> None:
         return
     if default_options(shelf, spec.name).get(option, inspect.Parameter.empty) is None:
         try:
-            spec.options[option] = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise UserError(f"--config.{path}={value}: expected a number.") from error
+            number = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            number = None
+        if not isinstance(number, int | float):
+            raise UserError(f"--config.{path}={value}: expected a number.")
+        spec.options[option] = number
 
 
 def _check_path(experiment: Experiment, path: str) -> None:

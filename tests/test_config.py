@@ -70,6 +70,8 @@ def test_option_whose_default_is_none_can_be_given():
     assert experiment.server_optimizer.options["momentum"] == 0.5
     with pytest.raises(UserError, match="expected a number"):
         parsed("--config.server_optimizer.options.momentum=much")
+    with pytest.raises(UserError, match="expected a number"):
+        parsed("--config.server_optimizer.options.momentum='x'")
 
 
 def test_entries_of_a_list_can_be_overridden(tmp_path):

@@ -240,6 +240,8 @@ def test_nan_stops_the_run_with_the_round_and_the_client(tmp_path, capsys):
         (["--config.client.epochs=0"], "epochs >= 1"),
         (["--config.client.optimizer.options.learning_rate=nan"], "finite number"),
         (["--config.client.optimizer.options.learning_rate=-0.1"], "learning_rate >= 0"),
+        (["--config.seed=99999999999999999999999"], "seed < 2**32"),
+        (["--config.model.options.widths=('a',)"], "multiples of groups"),
         (["--config.loss.label_smoothing=1.5"], "label_smoothing in"),
         (["--config.augment.min_scale=0.0"], "min_scale in"),
         (["--config.augment.hue=-1.0"], "hue >= 0"),

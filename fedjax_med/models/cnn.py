@@ -79,7 +79,8 @@ def build(
     Raises:
         UserError: The options do not fit each other or, in ``init``, the image is too small.
     """
-    if not widths or groups < 1 or any(width < 1 or width % groups for width in widths):
+    whole = all(isinstance(width, int) for width in widths)
+    if not (whole and widths) or groups < 1 or any(w < 1 or w % groups for w in widths):
         raise UserError(
             "expected model cnn to have widths that are multiples of groups, got "
             f"widths={tuple(widths)} and groups={groups}."
