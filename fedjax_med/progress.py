@@ -22,9 +22,10 @@ def read_records(file: Path, until: int) -> list[dict[str, Any]]:
         for line in file.read_text().splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:
+                late = record["round"] > until
+            except (ValueError, TypeError, KeyError):
                 break
-            if record["round"] > until:
+            if late:
                 break
             records.append(record)
     return records
@@ -112,7 +113,7 @@ class Progress:
     def _line(self, record: dict[str, Any]) -> str:
         done = record["round"]
         # The first round of a run also compiles, so it tells little about those to come.
-        seconds = [one["seconds"] for one in self.records[self._start :]]
+        seconds = [one["seconds"] for one in self.records if one["round"] > self._start]
         left = statistics.fmean(seconds[1:] or seconds) * (self._rounds - done)
         validation = record["validation"]
         scores = "".join(

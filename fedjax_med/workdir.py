@@ -55,7 +55,10 @@ def read_workdir(workdir: Path) -> dict[str, Any]:
     """
     file = workdir / "experiment.json"
     try:
-        return dict(json.loads(file.read_text()))
+        saved = json.loads(file.read_text())
+        if not isinstance(saved, dict) or not {"experiment", "data_dir", "data"} <= set(saved):
+            raise ValueError("it is not what `fedjax-med train` writes")
+        return saved
     except FileNotFoundError as error:
         raise UserError(
             f"expected a workdir that `fedjax-med train` wrote, but there is no {file}."

@@ -87,6 +87,14 @@ def test_resumed_run_cuts_later_rounds_and_a_broken_last_line(tmp_path):
     ]
 
 
+def test_resumed_run_goes_on_without_its_earlier_lines(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("[3]\n")
+    run = Progress(tmp_path, 2, 5)
+    run.add(record(3, {}, 4.0))
+    run.close()
+    assert capsys.readouterr().out.strip().endswith("left 0:08")
+
+
 def test_first_client_that_is_not_finite_is_named():
     progress.check_finite(CLIENTS, 1, 0)
     for name, value in (("finite", False), ("loss", np.nan)):

@@ -10,8 +10,10 @@ def test_workdir_without_a_run_is_told(tmp_path):
     with pytest.raises(UserError, match="fedjax-med train"):
         read_workdir(tmp_path)
     (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_workdir(tmp_path)
+    for text in ("{", "[1]", "{}"):
+        (tmp_path / "experiment.json").write_text(text)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_workdir(tmp_path)
 
 
 def test_two_runs_do_not_train_in_one_workdir(tmp_path):

@@ -126,8 +126,8 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
             progress.close()
     with writing(workdir):
         report.learning_curves_png(progress.records, workdir / "learning_curves.png")
-    done = len(progress.records)
-    if done < experiment.rounds:
+    done = progress.records[-1]["round"] if progress.records else start
+    if stop and done < experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return 128 + stop[0]
     minutes = sum(one["seconds"] for one in progress.records) / 60
