@@ -114,14 +114,29 @@ def read(path: str) -> Experiment:
         experiment = module.get_config()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--config={path} does not run: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(
             f"--config={path}: expected get_config() to return a fedjax_med.config.Experiment, "
             f"got {type(experiment).__name__}."
         )
+    _check_types(experiment, Experiment(), path)
     return dataclasses.replace(experiment, name=experiment.name or file.stem)
+
+
+def _check_types(value: Any, default: Any, path: str, field: str = "") -> None:
+    """Refuse a field that is of another type than its default."""
+    kind: Any = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, kind):
+        raise UserError(
+            f"--config={path}: expected {field} to be of type {type(default).__name__}, got "
+            f"{value!r}."
+        )
+    if dataclasses.is_dataclass(default) and not isinstance(default, Spec | type):
+        for item in dataclasses.fields(default):
+            name = f"{field}.{item.name}".lstrip(".")
+            _check_types(getattr(value, item.name), getattr(default, item.name), path, name)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

@@ -11,6 +11,9 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
+_EXPERIMENT = "from fedjax_med.config import *\ndef get_config():\n    return Experiment({})\n"
+
+
 def parsed(*arguments):
     return cli.parse("train", list(arguments))[1].config
 
@@ -116,6 +119,11 @@ def test_typo_names_the_nearest_right_one(argument, hint, monkeypatch):
     [
         ("def get_config():\n    return 3\n", "expected get_config"),
         ("x = 1\n", "does not run"),
+        ("raise SystemExit(3)\n", "does not run"),
+        (_EXPERIMENT.format("rounds='3'"), "expected rounds to be of type int, got '3'"),
+        (_EXPERIMENT.format("model='cnn'"), "expected model to be of type Spec"),
+        (_EXPERIMENT.format("client=None"), "expected client to be of type Client"),
+        (_EXPERIMENT.format("augment=Augment(hue='x')"), "expected augment.hue to be of type"),
         ("def get_config(:\n", "does not run"),
     ],
 )
