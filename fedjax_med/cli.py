@@ -115,5 +115,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fedjax-med: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("fedjax-med: interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 1

@@ -112,6 +112,11 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         template = assembly.init(data.train)
         tag = identity(config.to_dict(experiment), data.digest)
         restored = checkpoints.restore(lambda: template, tag, checkpoints.rounds()[::-1])
+        if restored is None and checkpoints.rounds():
+            raise UserError(
+                f"none of the checkpoints in {workdir} can be read, and nothing was removed: use "
+                "the code version that wrote them, or choose another --workdir."
+            )
         state = restored.state if restored else template
         start = int(state.round)
         checkpoints.remove_after(start)
