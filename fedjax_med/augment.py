@@ -89,7 +89,8 @@ def warp(image: Array, matrix: Array, shift: Array) -> Array:
 def _colour(augment: Augment, image: Array, key: Key) -> Array:
     """Brightness, contrast, saturation and hue of float [B, H, W, 3], each by its own draw."""
     batch = image.shape[0]
-    draws = jax.random.uniform(key, (4, batch, 1, 1, 1), minval=-1.0)
+    # Images lead, so that an image's draws are the same however many come after it.
+    draws = jax.random.uniform(key, (batch, 4), minval=-1.0).T[:, :, None, None, None]
     image = image + draws[0] * augment.brightness
     mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
     image = mean + (image - mean) * (1.0 + draws[1] * augment.contrast)

@@ -181,14 +181,20 @@ def _check(
     return p, y
 
 
-def _resamples(num_examples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each example is drawn in each resample, some resamples at a time: ``[R, N]``."""
+def _resamples(labels: Integers, num_resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each example is drawn in each resample, some resamples at a time: ``[R, N]``.
+
+    Each class is resampled by itself: a rare one would be missing from many a plain resample, whose
+    mean over classes would then be over other classes than the estimate's.
+    """
     generator = np.random.default_rng(seed)
-    chunk = max(1, _BOOTSTRAP_CHUNK // num_examples)
+    chunk = max(1, _BOOTSTRAP_CHUNK // len(labels))
+    members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        times = generator.multinomial(num_examples, [1 / num_examples] * num_examples, size=size)
-        yield times.astype(np.float64)
+        times = np.zeros((min(chunk, num_resamples - start), len(labels)))
+        for one in members:
+            times[:, one] = generator.multinomial(len(one), [1 / len(one)] * len(one), len(times))
+        yield times
 
 
 def _interval(draws: list[Floats]) -> list[float | None]:
@@ -230,7 +236,7 @@ def summarize(
 
     Returns:
         ``n``, the headlines (``accuracy`` to ``log_loss``), ``intervals`` (headline to
-        ``[low, high]``: the 95 % percentile bootstrap over examples, Efron 1979),
+        ``[low, high]``: the 95 % percentile bootstrap over each class's examples, Efron 1979),
         ``confusion_matrix`` (rows true, columns predicted), ``per_class`` (name to ``support``,
         the rates and ``auroc``) and ``absent_classes``, the names without examples.
 
@@ -251,7 +257,7 @@ def summarize(
         "log_loss": log_loss,
     }
     draws: dict[str, list[Floats]] = {name: [] for name in headlines}
-    for weights in _resamples(len(y), num_resamples, seed):
+    for weights in _resamples(y, num_resamples, seed):
         for name, metric in headlines.items():
             draws[name].append(metric(p, y, weights))
     per_class = _per_class(p, y, class_names)

@@ -81,6 +81,15 @@ def test_padding_changes_no_bit_under_augmentation():
     toy.assert_same_bits(train(toy.pad(examples, 5), grad_fn=grad_fn, epochs=2), expected)
 
 
+@pytest.mark.parametrize("batch_size", [0, 8, 64])
+@pytest.mark.parametrize("changes", [toy.STILL, Augment()], ids=["still", "augmented"])
+def test_padding_that_makes_the_batch_longer_changes_nothing(changes, batch_size):
+    examples = toy.examples(6)
+    arguments = {"grad_fn": toy.grad_fn(changes), "batch_size": batch_size, "epochs": 2}
+    # The sums over a batch are longer, so their last bits may differ.
+    toy.assert_close(train(toy.pad(examples, 5), **arguments), train(examples, **arguments))
+
+
 def test_a_client_without_examples_stays_where_it_is():
     examples = toy.examples(5, mask=np.zeros(5, bool))
     params, metrics = train(examples, optimizer=optax.adamw(0.1))

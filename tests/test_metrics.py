@@ -257,13 +257,23 @@ def test_intervals_contain_the_estimate_and_shrink_with_more_examples(seed):
 
 
 def test_interval_of_accuracy_is_that_of_the_binomial():
-    probabilities = np.tile([0.9, 0.1], (400, 1))
-    labels = (np.arange(400) >= 300).astype(int)
+    labels = np.arange(400) % 2
+    guess = labels ^ (np.arange(400) >= 300)  # three of four are right, in both classes
+    probabilities = np.eye(2)[guess] * 0.8 + 0.1
     summary = metrics.summarize(probabilities, labels, ["a", "b"], num_resamples=4000)
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
     np.testing.assert_allclose(
         summary["intervals"]["accuracy"], [0.75 - half, 0.75 + half], atol=0.006
     )
+
+
+def test_resamples_keep_the_size_of_every_class():
+    labels = np.repeat([0, 2, 3], [1, 3, 40])  # one example, none, a few and many
+    times = np.concatenate(list(metrics._resamples(labels, 500, seed=0)))
+    assert (times[:, 0] == 1).all()
+    assert (times[:, 1:4].sum(axis=1) == 3).all()
+    assert (times[:, 4:].sum(axis=1) == 40).all()
+    assert set(np.unique(times[:, 1])) == {0, 1, 2, 3}
 
 
 def test_same_seed_gives_the_same_intervals_and_another_seed_others():
@@ -284,7 +294,7 @@ def test_thousand_resamples_of_a_small_test_set_take_under_two_seconds():
 
 def test_memory_chunks_of_the_bootstrap_cover_every_resample(monkeypatch):
     monkeypatch.setattr(metrics, "_BOOTSTRAP_CHUNK", 70)
-    chunks = list(metrics._resamples(10, 25, seed=0))
+    chunks = list(metrics._resamples(np.arange(10) % 3, 25, seed=0))
     assert [chunk.shape for chunk in chunks] == [(7, 10), (7, 10), (7, 10), (4, 10)]
     assert all((chunk.sum(axis=1) == 10).all() for chunk in chunks)
 
