@@ -1,5 +1,6 @@
 """From an experiment to the parts it names: model, algorithm, reducer, map over clients."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class Assembly(NamedTuple):
     init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
     run_round: Callable[[federated.FedState, Examples], tuple[federated.FedState, Metrics]]
     map_clients: str  # the strategy that was picked
+    placement: federated.Placement  # of what `run_round` takes and gives
 
 
 def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:
@@ -126,6 +128,7 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     picked, map_clients = federated.choose_map_clients(experiment.map_clients)
+    placement = federated.placement(picked, experiment.num_clients)
     key = jax.random.key(experiment.seed)
     init_key, rounds_key = jax.random.split(key)
 
@@ -134,10 +137,12 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
         params = model.init(init_key, (height, width, channels))
         return federated.init(algorithm, reducer, params, data)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=(placement.state, placement.metrics))
     def run_round(
         state: federated.FedState, data: Examples, key: Key
     ) -> tuple[federated.FedState, Metrics]:
         return federated.run_round(algorithm, reducer, state, data, key, map_clients=map_clients)
 
-    return Assembly(model, init, lambda state, data: run_round(state, data, rounds_key), picked)
+    return Assembly(
+        model, init, lambda state, data: run_round(state, data, rounds_key), picked, placement
+    )

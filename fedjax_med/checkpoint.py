@@ -6,6 +6,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fedjax_med import __version__
+from fedjax_med import __version__, config, overrides
 from fedjax_med.config import Checkpoint
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
@@ -42,9 +43,23 @@ def code_version() -> str:
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
-def identity(experiment: dict[str, Any], data_digest: str) -> dict[str, Any]:
-    """What a checkpoint must agree with: the experiment's fields and the data."""
-    return {"experiment": experiment, "data": data_digest, "code": code_version()}
+def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> dict[str, Any]:
+    """What a checkpoint must agree with (experiment and data), and what its bits depend on.
+
+    Args:
+        experiment: `fedjax_med.config.to_dict` of it.
+        data_digest: of the clients' data.
+        map_clients: the strategy that was picked.
+    """
+    computed = {
+        "the code": code_version(),
+        "map_clients": map_clients,
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count() if map_clients == "sharded" else 1,
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+    }
+    return {"experiment": experiment, "data": data_digest, "computed by": computed}
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -65,11 +80,16 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     free = list(_FREE)
     if given["experiment"]["client"]["schedule"] == "constant":
         free.append("rounds")
-    old, new = _flat(saved["experiment"]), _flat(given["experiment"])
+    # A field that is newer than the checkpoint had its default; where a file lies is no matter,
+    # since what was read from it is in the data's digest.
+    completed = overrides.complete(config.from_dict(saved["experiment"]))
+    old, new = _flat(config.to_dict(completed)), _flat(given["experiment"])
     lines = [
         f"{field}: the checkpoint has {old.get(field)!r}, this run {new.get(field)!r}"
         for field in sorted(old.keys() | new.keys())
-        if field.partition(".")[0] not in free and old.get(field) != new.get(field)
+        if field.partition(".")[0] not in free
+        and not field.endswith(".options.path")
+        and old.get(field) != new.get(field)
     ]
     if saved["data"] != given["data"]:
         lines.append("the images, their labels or their division over the clients")
@@ -266,14 +286,19 @@ class Checkpoints:
     ) -> None:
         differing = differences(saved, given)
         if differing:
+            more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise UserError(
-                f"{self.folder.parent} holds another experiment; {'; '.join(differing)}. Choose "
-                "another --workdir, or give the command that this one was started with."
+                f"{self.folder.parent} holds another experiment: choose another --workdir, or give "
+                f"the command that this one was started with. {'; '.join(differing[:3])}{more}."
             )
-        if saved["code"] != given["code"]:
+        before, now = saved.get("computed by", {}), given["computed by"]
+        changed = [
+            f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+        ]
+        if changed:
             say(
-                f"The checkpoint of round {number} was written by code version {saved['code']}, "
-                f"this is {given['code']}: the bits may differ from a run in one go."
+                f"Since the checkpoint of round {number}: {', '.join(changed)}. The last bits may "
+                "differ from a run that was never stopped."
             )
 
     def _say_damaged(self, number: int, error: Exception, say: Callable[[str], None]) -> None:

@@ -83,7 +83,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     except (absl_flags.Error, ValueError, TypeError) as error:
         raise UserError(f"{' '.join(str(error).split())}") from error
     if "config" in flags:
-        overrides.check_finite(flags.config)
+        overrides.check_values(flags.config)
     if rest:
         raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
     return module, flags

@@ -159,7 +159,8 @@ def from_dict(values: dict[str, Any]) -> Experiment:
 
 def _from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     fields = {}
-    for field in dataclasses.fields(kind):
+    # Files of other versions are read too: a field they lack has its default, one more is ignored.
+    for field in [field for field in dataclasses.fields(kind) if field.name in values]:
         value = values[field.name]
         if "shelf" in field.metadata:
             fields[field.name] = (

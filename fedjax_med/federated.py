@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fedjax_med.aggregate import Reducer
 from fedjax_med.errors import check_name
@@ -57,6 +57,11 @@ def sequential(function: Callable[[Any, Any], Any], in_axes: Any) -> Callable[[A
     return lambda shared, clients: jax.lax.map(lambda one: function(shared, one), clients)
 
 
+def _clients_mesh() -> Mesh:
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), ("clients",), axis_types=auto)
+
+
 def sharded(
     function: Callable[[Any, Any], Any], in_axes: Any, within: MapClients = jax.vmap
 ) -> Callable[[Any, Any], Any]:
@@ -65,8 +70,7 @@ def sharded(
     Where the devices do not divide the clients, the last client is computed more than once and the
     repeats are dropped.
     """
-    devices = jax.device_count()
-    mesh = jax.make_mesh((devices,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh, devices = _clients_mesh(), jax.device_count()
     split, whole = PartitionSpec("clients"), PartitionSpec()
 
     def mapped(shared: Any, clients: Any) -> Any:
@@ -110,6 +114,33 @@ def choose_map_clients(name: str) -> tuple[str, MapClients]:
     return name, STRATEGIES[name]
 
 
+class Placement(NamedTuple):
+    """Where the arrays of a round live, as jit's shardings; the same before and after a round.
+
+    What is placed so once is neither copied nor compiled for again.
+    """
+
+    state: Any  # of a `FedState`
+    data: Any  # of the clients' examples
+    metrics: Any
+
+
+def placement(name: str, num_clients: int) -> Placement:
+    """The placement that suits the strategy `name` (not ``auto``) with `num_clients` clients.
+
+    Under ``sharded`` what belongs to a client lies on the client's device and the rest on all of
+    them; where the devices do not divide the clients, everything lies on all.
+    """
+    if name != "sharded":
+        one = SingleDeviceSharding(jax.devices()[0])
+        return Placement(one, one, one)
+    mesh = _clients_mesh()
+    whole = NamedSharding(mesh, PartitionSpec())
+    even = num_clients % jax.device_count() == 0
+    split = NamedSharding(mesh, PartitionSpec("clients")) if even else whole
+    return Placement(FedState(whole, whole, split, whole), split, whole)
+
+
 def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Examples) -> FedState:
     """The state before the first round.
 
@@ -132,9 +163,11 @@ def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Exampl
     return FedState(jnp.int32(0), server, stacked, reducer.init(message, num_clients))
 
 
-def _is_finite(tree: Any) -> Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
+def is_finite(tree: Any) -> Array:
+    """Whether all floating-point numbers in `tree` are neither NaN nor infinite: bool []."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
 
 
 def run_round(
@@ -178,7 +211,7 @@ def run_round(
         client, examples, client_id = one
         client_key = jax.random.fold_in(round_key, client_id)
         result = algorithm.client_update(server, client, examples, number, client_key)
-        finite = _is_finite(result.message)
+        finite = is_finite(result.message)
         return result._replace(metrics={**result.metrics, "finite": finite})
 
     shared = (state.server, state.round, clients_key)

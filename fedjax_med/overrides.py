@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 from fedjax_med.config import Experiment, Spec
@@ -32,11 +33,13 @@ def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
             f"{field} {spec.name!r} needs the option {missing[0]!r}: set "
             f"--config.{field}.options.{missing[0]}=... in the config file."
         )
+    if options.get("path"):  # a file, by convention: found from any folder the next command runs in
+        options["path"] = str(Path(options["path"]).expanduser().absolute())
     return Spec(spec.name, options)
 
 
-def check_finite(value: Any, path: str = "") -> None:
-    """Refuse NaN and infinity, which have no form in JSON and no use in training.
+def check_values(value: Any, path: str = "") -> None:
+    """Refuse what has no form in JSON: NaN and infinity, and objects such as functions.
 
     Args:
         value: an experiment, or a part of it.
@@ -49,9 +52,17 @@ def check_finite(value: Any, path: str = "") -> None:
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
         for name, item in value.items():
-            check_finite(item, f"{path.rstrip('.')}.{name}".lstrip("."))
+            check_values(item, f"{path.rstrip('.')}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_values(item, f"{path}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"expected a finite number for --config.{path}, got {value}.")
+    elif not isinstance(value, bool | int | float | str):
+        raise UserError(
+            f"expected a number, a text, or a list of them for --config.{path}, got "
+            f"{type(value).__name__} (--config.client.schedule chooses a learning-rate schedule)."
+        )
 
 
 def complete(experiment: Any, prefix: str = "") -> Any:

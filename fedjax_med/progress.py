@@ -6,9 +6,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from fedjax_med import federated
 from fedjax_med.errors import UserError
 from fedjax_med.workdir import writing
 
@@ -31,11 +33,22 @@ def read_records(file: Path, until: int) -> list[dict[str, Any]]:
     return records
 
 
-def check_finite(client_metrics: ClientMetrics, number: int, intact: int) -> None:
-    """Stop at the first client whose update or loss is not a number.
+_is_finite = jax.jit(federated.is_finite)
+
+
+def check_finite(
+    client_metrics: ClientMetrics, state: federated.FedState, number: int, intact: int
+) -> None:
+    """Stop at the first client whose update or loss is not a number, or at such a state.
+
+    Args:
+        client_metrics: [C] each, of the round.
+        state: after the round.
+        number: of the round.
+        intact: the round of the last good checkpoint.
 
     Raises:
-        UserError: The message names the round and the client.
+        UserError: The message names the round and the client, or what else is not a number.
     """
     good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
     if not good.all():
@@ -45,6 +58,13 @@ def check_finite(client_metrics: ClientMetrics, number: int, intact: int) -> Non
             f"{client_metrics['loss'][client]}). The checkpoint of round {intact} is intact; a "
             "lower --config.client.optimizer.options.learning_rate usually helps."
         )
+    for name in ("server", "clients", "reducer"):
+        if not _is_finite(getattr(state, name)):
+            raise UserError(
+                f"round {number}: the update of the {name}'s state gave NaN or infinity, though "
+                f"all clients sent numbers. The checkpoint of round {intact} is intact; a lower "
+                "--config.server_optimizer.options.learning_rate usually helps."
+            )
 
 
 def _train_loss(client_metrics: ClientMetrics) -> float:
@@ -112,9 +132,10 @@ class Progress:
 
     def _line(self, record: dict[str, Any]) -> str:
         done = record["round"]
-        # The first round of a run also compiles, so it tells little about those to come.
-        seconds = [one["seconds"] for one in self.records if one["round"] > self._start]
-        left = statistics.fmean(seconds[1:] or seconds) * (self._rounds - done)
+        # The first round of a process also compiles, so it tells nothing about those to come.
+        seconds = [one["seconds"] for one in self.records if one["round"] > self._start + 1]
+        left = int(statistics.fmean(seconds or [0.0]) * (self._rounds - done))
+        ahead = f"  left {left // 60}:{left % 60:02d}" if seconds or done == self._rounds else ""
         validation = record["validation"]
         scores = "".join(
             f"  {label} {validation[name]:.3f}"
@@ -128,7 +149,7 @@ class Progress:
         width = len(str(self._rounds))
         return (
             f"round {done:>{width}}/{self._rounds}  loss {record['train_loss']:.3f}{scores}"
-            f"  {record['seconds']:.1f} s  left {int(left) // 60}:{int(left) % 60:02d}"
+            f"  {record['seconds']:.1f} s{ahead}"
         )
 
     def close(self) -> None:

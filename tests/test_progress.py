@@ -1,12 +1,14 @@
 import json
 import struct
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from fedjax_med import progress
 from fedjax_med.errors import UserError
+from fedjax_med.federated import FedState
 from fedjax_med.progress import Progress
 
 CLIENTS = {
@@ -16,6 +18,7 @@ CLIENTS = {
     "steps": np.array([1.0, 1.0, 0.0]),
     "finite": np.array([True, True, True]),
 }
+STATE = FedState(jnp.int32(1), {"w": jnp.ones(2)}, (), {"steps": jnp.int32(3)})
 SCORES = {"loss": 0.5, "accuracy": 0.75, "balanced_accuracy": 0.6, "clients": {"n": [1]}}
 
 
@@ -55,10 +58,8 @@ def test_each_round_is_one_line_of_json_and_one_step_in_tensorboard(tmp_path, ca
     assert scalars["train/loss"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
     assert scalars["validation/accuracy"] == [(1, 0.75), (2, 0.75), (3, 0.75)]
     out = capsys.readouterr().out.splitlines()
-    assert (
-        out[0]
-        == "round 1/3  loss 1.000  val loss 0.500  acc 0.750  balanced 0.600  2.0 s  left 0:04"
-    )
+    assert out[0] == "round 1/3  loss 1.000  val loss 0.500  acc 0.750  balanced 0.600  2.0 s"
+    assert out[1].endswith("2.0 s  left 0:02")
 
 
 def test_time_left_does_not_count_the_round_that_compiles(tmp_path, capsys):
@@ -90,18 +91,28 @@ def test_resumed_run_cuts_later_rounds_and_a_broken_last_line(tmp_path):
 def test_resumed_run_goes_on_without_its_earlier_lines(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("[3]\n")
     run = Progress(tmp_path, 2, 5)
-    run.add(record(3, {}, 4.0))
+    run.add(record(3, {}, 40.0))  # compiles
+    run.add(record(4, {}, 4.0))
     run.close()
-    assert capsys.readouterr().out.strip().endswith("left 0:08")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("40.0 s")
+    assert second.endswith("4.0 s  left 0:04")
 
 
 def test_first_client_that_is_not_finite_is_named():
-    progress.check_finite(CLIENTS, 1, 0)
+    progress.check_finite(CLIENTS, STATE, 1, 0)
     for name, value in (("finite", False), ("loss", np.nan)):
         broken = {key: field.copy() for key, field in CLIENTS.items()}
         broken[name][1:] = value
         with pytest.raises(UserError, match=r"round 7: client 1 .* round 5 is intact"):
-            progress.check_finite(broken, 7, 5)
+            progress.check_finite(broken, STATE, 7, 5)
+
+
+@pytest.mark.parametrize("part", ["server", "clients", "reducer"])
+def test_state_that_is_not_finite_is_named(part):
+    broken = STATE._replace(**{part: {"a": jnp.ones(3), "b": jnp.array([1.0, jnp.inf])}})
+    with pytest.raises(UserError, match=rf"round 7: the update of the {part}'s state gave NaN"):
+        progress.check_finite(CLIENTS, broken, 7, 5)
 
 
 def test_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):

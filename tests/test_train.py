@@ -15,7 +15,9 @@ from PIL import Image
 
 from fedjax_med import cli, config, shelves
 from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.commands import train as command
 from fedjax_med.config import Checkpoint
+from fedjax_med.progress import record
 
 ROOT = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
@@ -230,6 +232,65 @@ def test_nan_stops_the_run_with_the_round_and_the_client(tmp_path, capsys):
     assert re.search(r"round \d: client \d sent NaN or infinity", message)
     assert "learning_rate" in message
     assert lines(tmp_path) < ROUNDS
+
+
+def test_server_step_to_infinity_stops_the_run_and_is_not_saved(tmp_path, capsys):
+    server = [
+        "--config.server_optimizer.name=adamw",
+        "--config.server_optimizer.options.learning_rate=1e38",
+        "--config.server_optimizer.options.weight_decay=1e10",
+    ]
+    assert train(tmp_path, *server, "--config.checkpoint.every=1") == 2
+    assert "round 1: the update of the server's state gave NaN or infinity" in one_line(capsys)
+    assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+def test_a_model_that_overflows_in_validation_is_told_with_the_round(tmp_path, capsys):
+    assert train(tmp_path, "--config.server_optimizer.options.learning_rate=1e38") == 2
+    assert re.search(r"round \d: .*(NaN or infinity)", one_line(capsys))
+
+
+def test_the_best_is_among_the_scheduled_rounds(tmp_path, monkeypatch):
+    saved = {}
+    save = Checkpoints.save
+
+    def watch(self, state, tag, validation):
+        saved[int(state.round)] = validation
+        save(self, state, tag, validation)
+
+    def stopped_in_round_three(*arguments):
+        one = record(*arguments)
+        if one["round"] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return one
+
+    monkeypatch.setattr(Checkpoints, "save", watch)
+    monkeypatch.setattr(command, "record", stopped_in_round_three)
+    assert train(tmp_path) == 128 + signal.SIGINT
+    assert list(saved) == [2, 3]
+    assert saved[2]["balanced_accuracy"] >= 0
+    assert saved[3] == {}
+
+
+def test_checkpoints_that_cannot_be_read_are_neither_removed_nor_restarted_over(tmp_path, capsys):
+    assert train(tmp_path, "--config.rounds=2") == 0
+    for file in (tmp_path / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train(tmp_path, "--config.rounds=2") == 2
+    assert "none of the checkpoints" in one_line(capsys)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.clients, "load", interrupted)
+    assert train(tmp_path) == 130
+    assert one_line(capsys) == "fedjax-med: interrupted."
 
 
 @pytest.mark.parametrize(

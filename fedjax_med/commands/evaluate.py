@@ -78,7 +78,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     try:
         order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
-        tag = identity(saved["experiment"], data.digest)
+        tag = identity(saved["experiment"], data.digest, assembly.map_clients)
         restored = checkpoints.restore(lambda: assembly.init(data.train), tag, order)
     finally:
         checkpoints.close()

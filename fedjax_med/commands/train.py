@@ -36,13 +36,18 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     )
 
 
-def _validate(assembly: assemble.Assembly, state: FedState, validation: Examples) -> dict[str, Any]:
+def _validate(
+    assembly: assemble.Assembly, state: FedState, validation: Examples, number: int
+) -> dict[str, Any]:
     if not np.any(validation.mask):
         return {}
     predicted = predict(assembly.model, state.server.params, validation.image)
-    return metrics.validation_metrics(
-        predicted, np.asarray(validation.label), np.asarray(validation.mask)
-    )
+    try:
+        return metrics.validation_metrics(
+            predicted, np.asarray(validation.label), np.asarray(validation.mask)
+        )
+    except UserError as error:
+        raise UserError(f"round {number}: {error}") from error
 
 
 def _rounds(
@@ -55,18 +60,21 @@ def _rounds(
     stop: list[int],
 ) -> None:
     """Run the rounds that are left, or until `stop` holds a signal."""
-    train, validation = jax.device_put((data.train, data.validation))
-    tag = identity(config.to_dict(experiment), data.digest)
+    state = jax.device_put(state, assembly.placement.state)
+    train = jax.device_put(data.train, assembly.placement.data)
+    validation = jax.device_put(data.validation)
+    tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
     for number in range(int(state.round) + 1, experiment.rounds + 1):
         began = time.monotonic()
         state, result = assembly.run_round(state, train)
         client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
-        check_finite(client_metrics, number, checkpoints.last_good)
-        scores = _validate(assembly, state, validation)
+        check_finite(client_metrics, state, number, checkpoints.last_good)
+        scores = _validate(assembly, state, validation, number)
         progress.add(record(number, client_metrics, scores, time.monotonic() - began))
         due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
         if due or stop:
-            checkpoints.save(state, tag, scores)
+            # The best is chosen among the scheduled ones, as in a run that was never stopped.
+            checkpoints.save(state, tag, scores if due else {})
         if stop:
             break
     checkpoints.wait()
@@ -110,7 +118,7 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     progress = None
     try:
         template = assembly.init(data.train)
-        tag = identity(config.to_dict(experiment), data.digest)
+        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
         restored = checkpoints.restore(lambda: template, tag, checkpoints.rounds()[::-1])
         if restored is None and checkpoints.rounds():
             raise UserError(
@@ -136,7 +144,8 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return 128 + stop[0]
     minutes = sum(one["seconds"] for one in progress.records) / 60
-    print(f"Trained {done} rounds in {minutes:.1f} minutes; everything is in {workdir}.")
+    rounds = f"{done} round{'s' * (done != 1)}"
+    print(f"Trained {rounds} in {minutes:.1f} minutes; everything is in {workdir}.")
     if flags.evaluate:
         evaluate.evaluate_workdir(workdir, data, "best")
     return 0
