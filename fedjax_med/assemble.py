@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -12,6 +12,8 @@ from fedjax_med import aggregate, augment, federated, local, losses, shelves
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
+
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "eps", "eps_root", "initial_accumulator_value")
 
 
 class Assembly(NamedTuple):
@@ -49,8 +51,15 @@ def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Ar
     return optax.join_schedules([rise, main], [warmup_rounds])  # type: ignore[no-any-return]
 
 
-def _check_ranges(experiment: Experiment) -> None:
+def check_ranges(experiment: Experiment) -> None:
+    """Refuse numbers that no part can work with, before any data is read.
+
+    Raises:
+        UserError: The message names the field.
+    """
     loss, client = experiment.loss, experiment.client
+    if experiment.rounds < 1:
+        raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
     if not 0 <= experiment.seed < 2**32:
         raise UserError(f"expected 0 <= --config.seed < 2**32, got {experiment.seed}.")
     if not 0 <= loss.class_balance < 1:
@@ -70,21 +79,34 @@ def _check_ranges(experiment: Experiment) -> None:
         ("client.optimizer", client.optimizer),
         ("server_optimizer", experiment.server_optimizer),
     ):
-        rate = optimizer.options.get("learning_rate", 0.0)
-        if isinstance(rate, int | float) and rate < 0:
-            raise UserError(f"expected --config.{name}.options.learning_rate >= 0, got {rate}.")
-    if experiment.checkpoint.every < 1 or experiment.checkpoint.keep_last < 1:
-        raise UserError(
-            "expected --config.checkpoint.every >= 1 and --config.checkpoint.keep_last >= 1, got "
-            f"{experiment.checkpoint.every} and {experiment.checkpoint.keep_last}."
-        )
+        _check_optimizer(name, optimizer.options)
+    saved = experiment.checkpoint
+    for name, value, least in (
+        ("every", saved.every, 1),
+        ("keep_last", saved.keep_last, 1),
+        ("keep_best", saved.keep_best, 0),
+    ):
+        if value < least:
+            raise UserError(f"expected --config.checkpoint.{name} >= {least}, got {value}.")
+    federated.choose_map_clients(experiment.map_clients)
+    schedule(client.schedule, experiment.rounds, client.warmup_rounds)
+
+
+def _check_optimizer(name: str, options: dict[str, Any]) -> None:
+    """What holds for all of optax; it checks little itself, and trains to NaN instead."""
+    for option, value in options.items():
+        decay = option in ("b1", "b2", "b3", "momentum", "decay")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
+            range_ = "in [0, 1)" if decay else ">= 0"
+            raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
 
 
 def _local_training(
     experiment: Experiment, model: Model, class_counts: ArrayLike
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
-    _check_ranges(experiment)
     grad_fn = losses.cross_entropy(
         model,
         augment.build(experiment.augment),
@@ -118,6 +140,7 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     Raises:
         UserError: A name does not exist or an option is out of its range.
     """
+    check_ranges(experiment)
     model = build_model(experiment, num_classes)
     algorithm = shelves.build(
         "algorithms",

@@ -6,9 +6,9 @@ Copies are proof, so `clean` settles labels by them; near-duplicates are strong 
 only ever guard: they keep out of Train what is in Test, and keep together what a split would part.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,18 @@ from fedjax_med.types import Dataset, Split, Unreadable
 
 POLICIES = ("keep", "drop", "rarest")
 
-FEW_TRAIN, FEW_TEST = 20, 10  # class sizes below these are worth a word
+# 12-bit levels in 16-bit files come out below it (4095 of 65535 is 16 of 255).
+DARK = 16
 
-_EXAMPLES = 10  # listed in the table per finding
+FINDINGS = (  # the fields of `Audit` that hold findings
+    "train_contradictions",
+    "train_copies",
+    "leaks_other_label",
+    "leaks_same_label",
+    "test_contradictions",
+    "test_copies",
+    "near_duplicates",
+)
 
 
 class SameImage(NamedTuple):
@@ -47,23 +56,14 @@ class Audit(NamedTuple):
     test_copies: tuple[SameImage, ...]
     near_duplicates: tuple[SameImage, ...]  # in and across both
     unreadable: tuple[Unreadable, ...]
+    ignored: tuple[tuple[str, int], ...]  # suffix and number of files that are no images
+    dark: tuple[str, ...]  # names of images without a pixel above `DARK`
     # Joint numbers: two examples of Train or Test have the same number exactly when they are the
     # same image. `near` counts near-duplicates as the same, `copy` does not.
     train_copy: Int32  # [N]
     test_copy: Int32  # [M]
     train_near: Int32  # [N]
     test_near: Int32  # [M]
-
-
-_TITLES = {
-    "train_contradictions": "images in Train under more than one label",
-    "train_copies": "images in Train more than once under one label",
-    "leaks_other_label": "images of Test that are also in Train, under another label",
-    "leaks_same_label": "images of Test that are also in Train, under the same label",
-    "test_contradictions": "images in Test under more than one label",
-    "test_copies": "images in Test more than once under one label",
-    "near_duplicates": "images that differ from another only in size, colour or encoding",
-}
 
 
 def find(dataset: Dataset) -> Audit:
@@ -90,6 +90,12 @@ def find(dataset: Dataset) -> Audit:
             _same(rows, same) for same in members(near) if np.ptp(copy[same]) > 0
         ),
         unreadable=dataset.unreadable,
+        ignored=dataset.ignored,
+        dark=tuple(
+            name
+            for name, image in zip(rows.name, itertools.chain(train.image, test.image), strict=True)
+            if image.max() <= DARK
+        ),
         train_copy=copy[:num_train],
         test_copy=copy[num_train:],
         train_near=near[:num_train],
@@ -121,7 +127,7 @@ def _same(rows: _Rows, images: Iterable[int]) -> SameImage:
 
 
 def _findings(rows: _Rows, copy: Int32) -> dict[str, tuple[SameImage, ...]]:
-    found: dict[str, list[SameImage]] = {key: [] for key in list(_TITLES)[:-1]}
+    found: dict[str, list[SameImage]] = {key: [] for key in FINDINGS[:-1]}
     for copies in members(copy):
         train = [int(i) for i in copies if i < rows.num_train]
         test = [int(i) for i in copies if i >= rows.num_train]
@@ -177,8 +183,10 @@ def clean(dataset: Dataset, audit: Audit, policy: str) -> tuple[Dataset, str]:
     train = dataset.train.take(keep)
     for label, name in enumerate(dataset.class_names):
         if not (train.label == label).any():
+            broken = [f for f in dataset.unreadable if f.name.startswith(f"{name}/")]
+            why = f" ({len(broken):,} unreadable: {broken[0].reason})" if broken else ""
             raise UserError(
-                f"policy {policy!r} leaves no train image in class {name!r}: "
+                f"policy {policy!r} leaves no train image in class {name!r}{why}: "
                 "choose another policy (keep, drop, rarest) or add images."
             )
     line = (
@@ -223,75 +231,3 @@ def _leavers(
         "under a contradicted label": contradicted,
         "further copies": further,
     }
-
-
-def to_json(audit: Audit) -> dict[str, Any]:
-    """Everything in `audit` as dictionaries and lists that JSON can hold."""
-    sizes = zip(audit.class_names, audit.train_sizes, audit.test_sizes, strict=True)
-    return {
-        "dataset": audit.dataset,
-        "num_train": sum(audit.train_sizes),
-        "num_test": sum(audit.test_sizes),
-        "classes": [
-            {"name": name, "train": train, "test": test, "remark": _remark(train, test)}
-            for name, train, test in sizes
-        ],
-        "findings": {
-            key: {
-                "meaning": title,
-                "count": len(getattr(audit, key)),
-                "by_classes": _by_classes(getattr(audit, key)),
-                "images": [image._asdict() for image in getattr(audit, key)],
-            }
-            for key, title in _TITLES.items()
-        },
-        "unreadable": [file._asdict() for file in audit.unreadable],
-    }
-
-
-def table(audit: Audit, more: str = "audit.json") -> str:
-    """`audit` for people; of each finding ten examples, and `more` says where the rest is."""
-    width = max(len(name) for name in ("class", *audit.class_names)) + 2
-    lines = [f"  {'class':<{width}}{'train':>7}{'test':>7}"]
-    for name, train, test in zip(
-        audit.class_names, audit.train_sizes, audit.test_sizes, strict=True
-    ):
-        remark = _remark(train, test)
-        lines.append(f"  {name:<{width}}{train:>7,}{test:>7,}{'  ' + remark if remark else ''}")
-    lines.append(f"  {'all':<{width}}{sum(audit.train_sizes):>7,}{sum(audit.test_sizes):>7,}")
-    for key, title in _TITLES.items():
-        images = getattr(audit, key)
-        lines += ["", f"{len(images):>5,}  {title}"]
-        lines += [f"{n:>9,}  {' / '.join(pair)}" for pair, n in _pairs(images)]
-        lines += _examples([" = ".join(_marked(image)) for image in images], more)
-    lines += ["", f"{len(audit.unreadable):>5,}  unreadable files"]
-    lines += _examples([f"{f.split}: {f.name}: {f.reason}" for f in audit.unreadable], more)
-    return "\n".join(lines)
-
-
-def _remark(train: int, test: int) -> str:
-    remarks = []
-    if train < FEW_TRAIN:
-        remarks.append("few train images" if train else "no train images")
-    if test < FEW_TEST:
-        remarks.append("few test images" if test else "no test images")
-    return ", ".join(remarks)
-
-
-def _pairs(images: Sequence[SameImage]) -> list[tuple[tuple[str, ...], int]]:
-    return Counter(image.classes for image in images).most_common()
-
-
-def _by_classes(images: Sequence[SameImage]) -> list[dict[str, Any]]:
-    return [{"classes": list(classes), "count": count} for classes, count in _pairs(images)]
-
-
-def _marked(image: SameImage) -> list[str]:
-    return [*image.train, *(f"test: {name}" for name in image.test)]
-
-
-def _examples(texts: list[str], more: str) -> list[str]:
-    lines = [f"           {text}" for text in texts[:_EXAMPLES]]
-    if len(texts) > _EXAMPLES:
-        lines.append(f"           ... and {len(texts) - _EXAMPLES:,} more, see {more}")
-    return lines

@@ -4,8 +4,10 @@ The folder is either the usual ``train/`` and ``test/`` (in any letter case; ``t
 absent) or what ``fedjax-med partition`` writes: ``client_0/``, ``client_1/``, ... and ``test/``.
 """
 
+import itertools
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ class Source(NamedTuple):
     root: Path
     class_names: tuple[str, ...]
     files: tuple[File, ...]  # sorted by (split, client, name)
+    ignored: tuple[tuple[str, int], ...]  # suffix (or "folder") and number of what is no image
 
 
 def scan(data_dir: str) -> Source:
@@ -51,25 +54,43 @@ def scan(data_dir: str) -> Source:
     classes: dict[str, list[tuple[str, int, Path]]] = {}
     for client, folder in train:
         for class_folder in _folders(folder):
-            found = classes.setdefault(class_folder.name, [])
+            found = classes.setdefault(_text(class_folder.name), [])
             found += [("train", client, path) for path in _image_files(class_folder)]
     _check_train(root, train[0][1], {name: len(found) for name, found in classes.items()})
     for class_folder in _folders(test) if test else []:
-        if class_folder.name not in classes:
+        name = _text(class_folder.name)
+        if name not in classes:
             raise UserError(
-                f"the test class {class_folder.name!r} is not among the train classes "
-                f"({', '.join(sorted(classes))}): rename or remove {class_folder}."
+                f"the test class {name!r} is not among the train classes "
+                f"({', '.join(sorted(classes))}): rename or remove {_text(str(class_folder))}."
             )
-        classes[class_folder.name] += [("test", -1, path) for path in _image_files(class_folder)]
+        classes[name] += [("test", -1, path) for path in _image_files(class_folder)]
     class_names = tuple(sorted(classes))
     files = [
         File(path, split, client, label, f"{name}/{_text(path.name)}")
         for label, name in enumerate(class_names)
         for split, client, path in classes[name]
     ]
+    split_folders = [folder for _, folder in train] + ([test] if test else [])
     return Source(
-        root, class_names, tuple(sorted(files, key=lambda f: (f.split, f.client, f.name)))
+        root,
+        class_names,
+        tuple(sorted(files, key=lambda f: (f.split, f.client, f.name))),
+        _ignored(split_folders),
     )
+
+
+def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
+    """What lies in class folders and is no image by its name, hidden files aside."""
+    found: Counter[str] = Counter()
+    for class_folder in itertools.chain.from_iterable(map(_folders, split_folders)):
+        images = set(_image_files(class_folder))
+        found.update(
+            "folder" if path.is_dir() else path.suffix.lower() or "no suffix"
+            for path in class_folder.iterdir()
+            if path not in images and not path.name.startswith(".")
+        )
+    return tuple(sorted(found.items()))
 
 
 def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:
@@ -112,10 +133,18 @@ def _split_folders(root: Path) -> tuple[list[tuple[int, Path]], Path | None]:
     train = [(-1, folder) for folder in folders if folder.name.lower() == "train"]
     test = [folder for folder in folders if folder.name.lower() == "test"]
     if not train and not clients:
-        content = ", ".join(folder.name for folder in folders[:10]) or "no folder"
+        content = ", ".join(_text(folder.name) for folder in folders[:10]) or "no folder"
+        inside = root.name.lower() in ("train", "test") or _CLIENT.fullmatch(root.name)
+        hint = f" Did you mean --data_dir={root.parent}?" if inside else ""
         raise UserError(
             f"{root} has no train folder: expected train/<class>/<image> or "
-            f"client_0/<class>/<image>, found {content}."
+            f"client_0/<class>/<image>, found {content}.{hint}"
+        )
+    missing = sorted(set(range(len(clients))) - {number for number, _ in clients})
+    if missing:
+        raise UserError(
+            f"{root} has {len(clients)} client folders, but no client_{missing[0]}: expected "
+            f"client_0 to client_{len(clients) - 1}."
         )
     for rivals in (train + clients[:1], [(-1, folder) for folder in test]):
         if len(rivals) > 1:

@@ -16,6 +16,11 @@ from fedjax_med import __version__, commands, config, overrides
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.flags import without_config_path
 
+_OUT_OF_MEMORY = (
+    "out of memory: lower --config.client.batch_size or --config.image_size, or set "
+    "--config.map_clients=sequential, which trains one client at a time."
+)
+
 
 def _commands() -> dict[str, ModuleType]:
     return {
@@ -61,6 +66,18 @@ def _fields(values: dict[str, Any], prefix: str = "--config.") -> list[str]:
     return lines
 
 
+def _plainly(message: str) -> str:
+    """What a parser said of a flag's value, in words for people."""
+    for said, meant in (
+        ("invalid literal for int", "a whole number"),
+        ("could not convert string to float", "a number"),
+        ("Non-boolean argument", "true or false"),
+    ):
+        if said in message and message.startswith("flag "):
+            return f"{message.removeprefix('flag ').partition(': ')[0]}: expected {meant}."
+    return " ".join(message.split())
+
+
 def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagValues]:
     """The command `name` and its flags, parsed from `arguments`.
 
@@ -75,13 +92,15 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     absl_flags.DEFINE_boolean("helpshort", False, "show this help", flag_values=flags)
     try:
         module.define_flags(flags, arguments)
+        if "config" not in flags and len(without_config_path(arguments)) < len(arguments):
+            raise UserError(f"{name} takes no --config: the workdir knows its experiment.")
         rest = flags(["fedjax-med", *without_config_path(arguments)])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise UserError(
             f"{str(error).replace(' ?', '?')} See fedjax-med {name} --helpshort."
         ) from error
     except (absl_flags.Error, ValueError, TypeError) as error:
-        raise UserError(f"{' '.join(str(error).split())}") from error
+        raise UserError(_plainly(str(error))) from error
     if "config" in flags:
         overrides.check_values(flags.config)
     if rest:
@@ -97,21 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = deterministic.strip()
     logging.set_verbosity(logging.ERROR)
-    if not arguments or arguments[0] in ("help", "--help", "--helpshort", "-h"):
-        print(_usage())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
     try:
-        module, flags = parse(arguments[0], arguments[1:])
-        if flags.help or flags.helpshort:
-            print(_help(arguments[0], module, flags))
-            return 0
-        if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
-            folder = Path(flags.cache_dir).expanduser() / "compiled"
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-        return int(module.run(flags) or 0)
+        return _run(arguments)
     except UserError as error:
         print(f"fedjax-med: {error}", file=sys.stderr)
         return 2
@@ -120,3 +126,25 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            print(f"fedjax-med: {_OUT_OF_MEMORY}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("help", "--help", "--helpshort", "-h"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    module, flags = parse(arguments[0], arguments[1:])
+    if flags.help or flags.helpshort:
+        print(_help(arguments[0], module, flags))
+        return 0
+    if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
+        folder = Path(flags.cache_dir).expanduser() / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    return int(module.run(flags) or 0)

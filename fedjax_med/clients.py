@@ -4,6 +4,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedjax_med import audit, duplicates, partition, shelves, stack
 from fedjax_med.config import Experiment
@@ -23,8 +24,42 @@ class Federation(NamedTuple):
     summary: str  # what the audit and its policy did, in one line
 
 
+class Division(NamedTuple):
+    """A cleaned data set, and who holds what of its train split."""
+
+    dataset: Dataset
+    groups: npt.NDArray[np.int32]  # [N], duplicates share a number
+    parts: list[npt.NDArray[np.int64]]  # C arrays of positions
+    findings: audit.Audit
+    summary: str  # what the audit and its policy did, in one line
+
+
+def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
+    """Read the data set, apply the audit's policy and divide it among the clients.
+
+    Args:
+        experiment: names the data set, the policy, the partition and the seed.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Raises:
+        UserError: The data or the division is not usable.
+    """
+    dataset: Dataset = shelves.build(
+        "datasets", experiment.dataset, data_dir, cache_dir, experiment.image_size
+    )
+    findings = audit.find(dataset)
+    dataset, summary = audit.clean(dataset, findings, experiment.policy)
+    split, spec = dataset.train, experiment.partition
+    groups = duplicates.duplicate_groups(split)
+    parts = partition.partition(split, groups, spec, experiment.num_clients, experiment.seed)
+    if (split.client >= 0).any():
+        summary += " Divided by their client folders, not by --config.partition."
+    return Division(dataset, groups, parts, findings, summary)
+
+
 def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
-    """Read the data set, apply the audit's policy, divide it, and stack the clients.
+    """`divide` the data set, hold out each client's validation part, and stack the clients.
 
     Args:
         experiment: names the data set, the policy, the partition and the seed.
@@ -39,14 +74,8 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
             "expected --config.validation_fraction in [0, 1), got "
             f"{experiment.validation_fraction}."
         )
-    dataset: Dataset = shelves.build(
-        "datasets", experiment.dataset, data_dir, cache_dir, experiment.image_size
-    )
-    findings = audit.find(dataset)
-    dataset, summary = audit.clean(dataset, findings, experiment.policy)
+    dataset, groups, clients, findings, summary = divide(experiment, data_dir, cache_dir)
     split, seed = dataset.train, experiment.seed
-    groups = duplicates.duplicate_groups(split)
-    clients = partition.partition(split, groups, experiment.partition, experiment.num_clients, seed)
     parts = [
         partition.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
         for client, index in enumerate(clients)

@@ -102,6 +102,9 @@ def read(path: str) -> Experiment:
         UserError: There is no such file, it does not run, or it returns no `Experiment`.
     """
     file = Path(path)
+    if file.is_dir():
+        names = ", ".join(other.name for other in sorted(file.glob("*.py"))) or "no Python file"
+        raise UserError(f"--config={path} is a folder: give one file of it ({names}).")
     if not file.is_file():
         near = [str(other) for other in sorted(file.parent.glob("*.py"))]
         check_name(str(file), near, "the config files")

@@ -135,7 +135,7 @@ def placement(name: str, num_clients: int) -> Placement:
         one = SingleDeviceSharding(jax.devices()[0])
         return Placement(one, one, one)
     mesh = _clients_mesh()
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole: Any = NamedSharding(mesh, PartitionSpec())
     even = num_clients % jax.device_count() == 0
     split = NamedSharding(mesh, PartitionSpec("clients")) if even else whole
     return Placement(FedState(whole, whole, split, whole), split, whole)

@@ -1,6 +1,7 @@
 """Ctrl-C and termination signals, collected so that a run can stop between two rounds."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -15,7 +16,8 @@ def stop_requests() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print("Stopping after this round ...", flush=True)
+        # Not print: the signal may come while print holds the buffer.
+        os.write(1, b"Stopping after this round ...\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

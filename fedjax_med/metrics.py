@@ -10,19 +10,18 @@ are over the classes that have examples; `summarize` lists the others as ``absen
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med import bootstrap
 from fedjax_med.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Weights = Floats | None
-
-_BOOTSTRAP_CHUNK = 2**21  # weights held at a time: bounds the memory whatever N is
 
 
 def _sum(values: npt.NDArray[Any], weights: Weights) -> Floats:
@@ -181,29 +180,6 @@ def _check(
     return p, y
 
 
-def _resamples(labels: Integers, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each example is drawn in each resample, some resamples at a time: ``[R, N]``.
-
-    Each class is resampled by itself: a rare one would be missing from many a plain resample, whose
-    mean over classes would then be over other classes than the estimate's.
-    """
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _BOOTSTRAP_CHUNK // len(labels))
-    members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    for start in range(0, num_resamples, chunk):
-        times = np.zeros((min(chunk, num_resamples - start), len(labels)))
-        for one in members:
-            times[:, one] = generator.multinomial(len(one), [1 / len(one)] * len(one), len(times))
-        yield times
-
-
-def _interval(draws: list[Floats]) -> list[float | None]:
-    """The middle 95 % of the draws, leaving out resamples where the metric is undefined."""
-    values = np.concatenate([np.empty(0), *draws])
-    defined = values[np.isfinite(values)]
-    return np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else [None, None]
-
-
 def _per_class(
     probabilities: Floats, labels: Integers, class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -257,14 +233,14 @@ def summarize(
         "log_loss": log_loss,
     }
     draws: dict[str, list[Floats]] = {name: [] for name in headlines}
-    for weights in _resamples(y, num_resamples, seed):
+    for weights in bootstrap.resamples(y, num_resamples, seed):
         for name, metric in headlines.items():
             draws[name].append(metric(p, y, weights))
     per_class = _per_class(p, y, class_names)
     return {
         "n": len(y),
         **{name: _number(metric(p, y)) for name, metric in headlines.items()},
-        "intervals": {name: _interval(draws[name]) for name in headlines},
+        "intervals": {name: bootstrap.interval(draws[name]) for name in headlines},
         "confusion_matrix": confusion_matrix(p, y).tolist(),
         "per_class": per_class,
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],

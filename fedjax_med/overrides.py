@@ -126,6 +126,18 @@ def _give_type(experiment: Experiment, path: str, value: str) -> None:
         spec.options[option] = number
 
 
+def _paths(holder: Any, prefix: str) -> list[str]:
+    """The dotted names of all fields inside `holder`."""
+    if dataclasses.is_dataclass(holder) and not isinstance(holder, type):
+        holder = {field.name: getattr(holder, field.name) for field in dataclasses.fields(holder)}
+    if not isinstance(holder, dict):
+        return []
+    paths = [f"{prefix}.{name}" for name in holder]
+    return paths + [
+        path for name, value in holder.items() for path in _paths(value, f"{prefix}.{name}")
+    ]
+
+
 def _check_path(experiment: Experiment, path: str) -> None:
     """Refuse an override of a field that does not exist, and name the nearest one."""
     holder: Any = experiment
@@ -138,6 +150,9 @@ def _check_path(experiment: Experiment, path: str) -> None:
             fields = [field.name for field in dataclasses.fields(holder)]
         else:
             raise UserError(f"{seen} is a single value and has no field {step!r}.")
+        inner = [path for path in _paths(holder, seen) if path.endswith(f".{name}")]
+        if name not in fields and inner:
+            raise UserError(f"There is no {name!r} in {seen}. Did you mean {' or '.join(inner)}?")
         check_name(name, fields, seen)
         holder = holder[name] if isinstance(holder, dict) else getattr(holder, name)
         seen += "." + step

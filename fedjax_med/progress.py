@@ -21,7 +21,7 @@ def read_records(file: Path, until: int) -> list[dict[str, Any]]:
     """The records of ``metrics.jsonl`` for the rounds up to `until`; a broken last line is cut."""
     records = []
     if file.exists():
-        for line in file.read_text().splitlines():
+        for line in file.read_text("utf-8").splitlines():
             try:
                 record = json.loads(line)
                 late = record["round"] > until

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fedjax_med import images
+from fedjax_med import images, manifest
 from fedjax_med.class_folders import File, Source
 from fedjax_med.errors import UserError
 from fedjax_med.types import Dataset, Split, Unreadable
@@ -41,8 +41,8 @@ def load(name: str, source: Source, cache_dir: str, image_size: int) -> Dataset:
         `Dataset.unreadable`.
 
     Raises:
-        UserError: `cache_dir` cannot be written, is full or was damaged, or `image_size` is no
-            size.
+        UserError: `cache_dir` cannot be written, is full or was damaged, `image_size` is no size,
+            or the images are not those of their ``manifest.json``.
     """
     if image_size < 1:
         raise UserError(f"image_size: expected at least 1 pixel, got {image_size}.")
@@ -56,7 +56,10 @@ def load(name: str, source: Source, cache_dir: str, image_size: int) -> Dataset:
             f"the prepared images in {builder.data_path} could not be read and were removed: "
             f"run again to prepare them anew ({' '.join(str(error).split())})."
         ) from error
-    return Dataset(name, source.class_names, train, test, broken_train + broken_test)
+    unreadable = broken_train + broken_test
+    dataset = Dataset(name, source.class_names, train, test, unreadable, source.ignored)
+    manifest.check(source.root, dataset)
+    return dataset
 
 
 class ClassFolders(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import statistics
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,12 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
 def _write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     # The canvas is used directly: pyplot would keep the figure in a global list.
     FigureCanvasAgg(figure)
-    with _replacing(Path(path)) as temporary, temporary.open("wb") as file:
+    with (
+        _replacing(Path(path)) as temporary,
+        temporary.open("wb") as file,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box; the JSON has it
         figure.savefig(file, format="png")
 
 
@@ -189,9 +195,11 @@ def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     _write_cells(axes, counts, share)
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor")
+    # A `$` in a class name is a `$`, not the begin of a formula.
+    plain = {"parse_math": False}
+    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", **plain)
     sizes = [str(n) if n else "absent" for n in support]
-    axes.set_yticks(ticks, [f"{name} ({n})" for name, n in zip(names, sizes, strict=True)])
+    axes.set_yticks(ticks, [f"{name} ({n})" for name, n in zip(names, sizes, strict=True)], **plain)
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)

@@ -69,6 +69,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split  # may have no examples
     unreadable: tuple[Unreadable, ...] = ()
+    ignored: tuple[tuple[str, int], ...] = ()  # suffix and number of files that are no images
 
 
 class Model(NamedTuple):

@@ -33,6 +33,8 @@ def exclusive(workdir: Path) -> Iterator[None]:
     Raises:
         UserError: The folder cannot be written, or another run holds it.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: expected a folder, or a new name.")
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         stream = (workdir / ".lock").open("w")
@@ -55,7 +57,7 @@ def read_workdir(workdir: Path) -> dict[str, Any]:
     """
     file = workdir / "experiment.json"
     try:
-        saved = json.loads(file.read_text())
+        saved = json.loads(file.read_text("utf-8"))
         if not isinstance(saved, dict) or not {"experiment", "data_dir", "data"} <= set(saved):
             raise ValueError("it is not what `fedjax-med train` writes")
         return saved

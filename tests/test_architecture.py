@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
     {"errors", "types", "interrupt", "__init__"},
-    {"config", "images", "draw_lesion", "dermatoscope", "ops"},
+    {"config", "images", "draw_lesion", "dermatoscope", "ops", "bootstrap"},
     {
         "shelves",
         "class_folders",
+        "manifest",
         "duplicates",
         "metrics",
         "workdir",
@@ -23,7 +24,7 @@ LAYERS = [
         "aggregate",
     },
     {"overrides", "records", "audit", "partitions", "stack", "models"},
-    {"datasets", "transforms", "reducers", "federated", "partition"},
+    {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
     {"algorithms"},
     {"evaluate", "checkpoint", "report", "progress", "clients", "assemble"},
     {"flags"},

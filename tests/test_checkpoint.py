@@ -6,7 +6,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import checkpoint, config, federated, overrides
+from fedjax_med import checkpoint, config, federated, identity, overrides
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.config import Checkpoint, Experiment
@@ -20,7 +20,7 @@ def experiment(**changes):
     return values | changes
 
 
-TAG = checkpoint.identity(experiment(), "data", "vmap")
+TAG = identity.identity(experiment(), "data", "vmap")
 
 
 def state(number=0, scale=1.0):
@@ -142,7 +142,7 @@ def test_every_checkpoint_damaged_restores_nothing(five):
 def test_another_experiment_is_refused_and_its_fields_are_named(five):
     other = experiment(seed=3, algorithm={"name": "scaffold", "options": {}})
     with pytest.raises(UserError) as caught:
-        restore(five, tag=checkpoint.identity(other, "data", "vmap"))
+        restore(five, tag=identity.identity(other, "data", "vmap"))
     message = str(caught.value)
     assert "seed: the checkpoint has 0, this run 3" in message
     assert "algorithm.name: the checkpoint has 'fed_avg', this run 'scaffold'" in message
@@ -151,21 +151,21 @@ def test_another_experiment_is_refused_and_its_fields_are_named(five):
 
 def test_other_data_is_refused(five):
     with pytest.raises(UserError, match="images"):
-        restore(five, tag=checkpoint.identity(experiment(), "other data", "vmap"))
+        restore(five, tag=identity.identity(experiment(), "other data", "vmap"))
 
 
 def test_what_does_not_touch_the_numbers_may_change(five):
     free = experiment(
         name="x", map_clients="vmap", checkpoint={"every": 1, "keep_last": 9, "keep_best": 0}
     )
-    assert restore(five, tag=checkpoint.identity(free, "data", "vmap")) is not None
+    assert restore(five, tag=identity.identity(free, "data", "vmap")) is not None
 
 
 @pytest.mark.parametrize(("schedule", "refused"), [("constant", False), ("cosine", True)])
 def test_rounds_may_change_unless_the_schedule_depends_on_them(tmp_path, schedule, refused):
     client = experiment()["client"] | {"schedule": schedule}
     old, new = (
-        checkpoint.identity(experiment(client=client, rounds=rounds), "data", "vmap")
+        identity.identity(experiment(client=client, rounds=rounds), "data", "vmap")
         for rounds in (20, 30)
     )
     checkpoints = opened(tmp_path)
@@ -193,26 +193,26 @@ def test_what_the_last_bits_depend_on_is_told_when_it_changes(five, key):
 def test_long_lists_of_differences_are_cut(five):
     other = experiment(seed=3, rounds=7, num_clients=2, image_size=9, policy="keep")
     with pytest.raises(UserError, match=r"choose another --workdir.*; and 2 more\.$"):
-        restore(five, tag=checkpoint.identity(other, "data", "vmap"))
+        restore(five, tag=identity.identity(other, "data", "vmap"))
 
 
 def test_a_field_newer_than_the_checkpoint_had_its_default(tmp_path):
     values = experiment()
     old = {key: value for key, value in values.items() if key != "policy"} | {"gone": 1}
     for given in (values, experiment(policy="keep")):
-        tags = [checkpoint.identity(one, "data", "vmap") for one in (old, given)]
+        tags = [identity.identity(one, "data", "vmap") for one in (old, given)]
         expected = (
             [] if given is values else ["policy: the checkpoint has 'rarest', this run 'keep'"]
         )
-        assert checkpoint.differences(*tags) == expected
+        assert identity.differences(*tags) == expected
 
 
 def test_where_a_table_of_sites_lies_may_change():
     tags = []
     for path in ("/here/sites.csv", "/there/sites.csv"):
         partition = {"name": "by_column", "options": {"path": path}}
-        tags.append(checkpoint.identity(experiment(partition=partition), "data", "vmap"))
-    assert not any("path" in line for line in checkpoint.differences(*tags))
+        tags.append(identity.identity(experiment(partition=partition), "data", "vmap"))
+    assert not any("path" in line for line in identity.differences(*tags))
 
 
 def test_remove_after_makes_room_for_a_resumed_run(five):

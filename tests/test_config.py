@@ -98,7 +98,11 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
         ("--config.algorithm.name=fedavg", "Did you mean 'fed_avg'.*There are: fed_avg"),
         ("--config.client.optimizer.name=adm", "Did you mean 'adam'"),
         ("--config.partition.name=equl", "Did you mean 'equal'"),
-        ("--config.rounds=abc", "abc"),
+        ("--config.rounds=abc", "--config.rounds=abc: expected a whole number"),
+        ("--config.augment.hue=x", "--config.augment.hue=x: expected a number"),
+        ("--config.augment.flip=maybe", "flip=maybe: expected true or false"),
+        ("--config.batch_size=3", r"Did you mean --config.client.batch_size\?"),
+        ("--config.client.beta=3", "There are: batch_size"),
         ("--config.rounds", "expected a value"),
         ("--config.client=3", "group of fields"),
         ("--config.rounds.more=3", "single value"),
@@ -132,6 +136,30 @@ def test_broken_config_file_is_told_in_one_line(tmp_path, text, hint):
     file.write_text(text)
     with pytest.raises(UserError, match=hint):
         config.read(str(file))
+
+
+def test_option_that_json_cannot_hold_is_told_in_one_line(tmp_path, capsys):
+    file = tmp_path / "scheduled.py"
+    file.write_text(
+        "import optax\n"
+        "from fedjax_med.config import Experiment, Spec\n"
+        "def get_config():\n"
+        "    rate = {'learning_rate': optax.constant_schedule(0.1)}\n"
+        "    return Experiment(server_optimizer=Spec('sgd', rate))\n"
+    )
+    assert cli.main(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--config.server_optimizer.options.learning_rate, got function" in line
+    assert "client.schedule" in line
+
+
+def test_files_that_options_name_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = Spec("by_column", {"path": "sites.csv"})
+    complete = overrides.complete(dataclasses.replace(Experiment(), partition=spec))
+    assert complete.partition.options["path"] == str(tmp_path / "sites.csv")
+    unset = overrides.complete(dataclasses.replace(Experiment(), partition=Spec("by_column")))
+    assert unset.partition.options["path"] == ""
 
 
 def test_option_without_default_has_to_be_given():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import images, records
+from fedjax_med import audit, audit_report, images, records
 from fedjax_med.class_folders import scan
 from fedjax_med.datasets import image_folder, isic9
 from fedjax_med.errors import UserError
@@ -95,6 +95,40 @@ def test_hidden_files_and_other_files_are_ignored(folder):
     assert dataset.unreadable == ()
 
 
+def test_files_that_are_no_images_are_counted(folder):
+    for name in ("Train/a/1.dcm", "Train/b/2.DCM", "Test/a/notes", "Train/a/.hidden"):
+        (folder / name).write_text("no image")
+    (folder / "Train/a/deeper").mkdir()
+    found = audit.find(build(folder))
+    assert found.ignored == ((".dcm", 2), ("folder", 1), ("no suffix", 1))
+    assert "    4  ignored in class folders" in audit_report.table(found)
+
+
+@pytest.mark.parametrize("inside", ["Train", "Test"])
+def test_a_folder_too_deep_names_the_one_above(folder, inside):
+    with pytest.raises(UserError, match=rf"Did you mean --data_dir={folder}\?"):
+        scan(str(folder / inside))
+
+
+def test_class_folder_that_is_not_utf_8_is_readable_and_printable(folder):
+    for split in ("Train", "Test"):
+        (folder / split / "b").rename(folder / split / os.fsdecode(b"caf\xe9"))
+    dataset = build(folder)
+    assert dataset.class_names == ("a", "caf\\xe9")
+    assert "\\xe9/1.png" in dataset.train.name[2].encode().decode()
+    assert dataset.test.label.tolist() == [0, 1]
+
+
+def test_a_class_of_unreadable_images_alone_says_why(folder):
+    for path in (folder / "Train/b").iterdir():
+        write_image(path, side=4)
+    dataset = build(folder)
+    with pytest.raises(
+        UserError, match=r"no train image in class 'b' \(3 unreadable: 4 x 4 pixels"
+    ):
+        audit.clean(dataset, audit.find(dataset), "rarest")
+
+
 def test_unreadable_files_are_reported_with_their_reason(folder):
     whole = (folder / "Train/b/1.png").read_bytes()
     (folder / "Train/b/4.png").write_bytes(whole[: len(whole) // 2])
@@ -116,13 +150,12 @@ def test_unreadable_files_are_reported_with_their_reason(folder):
 def test_client_folders_are_read_with_their_number(tmp_path):
     root = tmp_path / "data"
     for seed, name in enumerate(
-        ["client_10/a/1.png", "client_0/b/1.png", "client_2/a/1.png", "test/b/7.png"]
+        ["client_2/a/1.png", "client_0/b/1.png", "client_1/a/1.png", "test/b/7.png"]
     ):
         write_image(root / name, seed)
-    (root / "manifest.json").write_text("{}")
     dataset = build(root)
     assert dataset.class_names == ("a", "b")
-    assert dataset.train.client.tolist() == [0, 2, 10]
+    assert dataset.train.client.tolist() == [0, 1, 2]
     assert dataset.train.name.tolist() == ["b/1.png", "a/1.png", "a/1.png"]
     assert dataset.train.label.tolist() == [1, 0, 0]
     assert dataset.test.client.tolist() == [-1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from fedjax_med import losses, metrics
+from fedjax_med import bootstrap, losses, metrics
 from fedjax_med.errors import UserError
 
 
@@ -269,7 +269,7 @@ def test_interval_of_accuracy_is_that_of_the_binomial():
 
 def test_resamples_keep_the_size_of_every_class():
     labels = np.repeat([0, 2, 3], [1, 3, 40])  # one example, none, a few and many
-    times = np.concatenate(list(metrics._resamples(labels, 500, seed=0)))
+    times = np.concatenate(list(bootstrap.resamples(labels, 500, seed=0)))
     assert (times[:, 0] == 1).all()
     assert (times[:, 1:4].sum(axis=1) == 3).all()
     assert (times[:, 4:].sum(axis=1) == 40).all()
@@ -293,8 +293,8 @@ def test_thousand_resamples_of_a_small_test_set_take_under_two_seconds():
 
 
 def test_memory_chunks_of_the_bootstrap_cover_every_resample(monkeypatch):
-    monkeypatch.setattr(metrics, "_BOOTSTRAP_CHUNK", 70)
-    chunks = list(metrics._resamples(np.arange(10) % 3, 25, seed=0))
+    monkeypatch.setattr(bootstrap, "_CHUNK", 70)
+    chunks = list(bootstrap.resamples(np.arange(10) % 3, 25, seed=0))
     assert [chunk.shape for chunk in chunks] == [(7, 10), (7, 10), (7, 10), (4, 10)]
     assert all((chunk.sum(axis=1) == 10).all() for chunk in chunks)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fedjax_med import audit, cli, duplicates, shelves
 from fedjax_med.config import Experiment, Spec
+from fedjax_med.errors import UserError
 from fedjax_med.partition import hold_out, partition
 from fedjax_med.stack import stack
 
@@ -217,3 +218,68 @@ def test_equal_divides_each_class_of_the_real_set_within_one(isic9_dir, tmp_path
     for entry in manifest["files"]:
         data = (out / entry["path"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+
+
+@pytest.fixture
+def divided(images, tmp_path):
+    """Client folders with their manifest."""
+    assert run(images, tmp_path / "out", tmp_path / "cache", "--config.num_clients=3") == 0
+    return tmp_path / "out"
+
+
+def read(root):
+    return shelves.build(
+        "datasets", Spec("image_folder"), str(root), str(root.parent / "cache"), SIZE
+    )
+
+
+def first(root):
+    return min((root / "client_0" / "mole").iterdir())
+
+
+def remove(root):
+    first(root).unlink()
+
+
+def add(root):
+    (root / "client_1" / "wart" / "new.png").write_bytes(first(root).read_bytes())
+
+
+def change(root):
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    Image.fromarray(pixels).save(first(root))
+
+
+def move(root):
+    first(root).rename(root / "client_1" / "mole" / first(root).name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (remove, "is missing"),
+        (add, "new.png is not listed"),
+        (change, "has other bytes"),
+        (move, r"\(and 1 more faults\)"),
+    ],
+)
+def test_client_folders_that_differ_from_their_manifest_are_refused(divided, damage, fault):
+    assert read(divided).train.num_examples > 0
+    damage(divided)
+    with pytest.raises(UserError, match=rf"is not what its manifest.json lists.*{fault}"):
+        read(divided)
+    (divided / "manifest.json").unlink()
+    assert read(divided).train.num_examples > 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "files": []}', '{"format": 1}'])
+def test_manifest_that_does_not_read_is_told(divided, text):
+    (divided / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest.json cannot be read"):
+        read(divided)
+
+
+def test_missing_client_folder_is_named(divided):
+    (divided / "client_0").rename(divided / "hidden")
+    with pytest.raises(UserError, match="no client_0: expected client_0 to client_1"):
+        read(divided)

@@ -111,6 +111,15 @@ def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
     assert (first != other).any()
 
 
+def test_class_names_are_drawn_as_they_are_written(tmp_path, recwarn):
+    evaluation = _evaluation()
+    names = ["cost $x", "a_b^c", "$\\frac{", "母斑", *evaluation["per_class"]]
+    rows = dict(zip(names, evaluation["per_class"].values(), strict=False))
+    report.confusion_matrix_png(evaluation | {"per_class": rows}, tmp_path / "a.png")
+    assert min(_pixels(tmp_path / "a.png").shape[:2]) > 300
+    assert not recwarn.list
+
+
 def _train_loss(record):
     record["train_loss"] = 1.4
 

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -311,6 +313,10 @@ def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch
         (["--config.model.options.dropout=1.0"], "dropout in"),
         (["--config.model.options.widths=(4, 4, 4, 4, 4)"], "at least 32 pixels"),
         (["--config.checkpoint.every=0"], "checkpoint.every >= 1"),
+        (["--config.checkpoint.keep_best=-1"], "checkpoint.keep_best >= 0"),
+        (["--config.client.optimizer.options.weight_decay=-1.0"], "weight_decay >= 0"),
+        (["--config.client.optimizer.options.b1=1.5"], "b1 in [0, 1)"),
+        (["--config.partition.name=dirichlet", "--config.partition.options.alpha=1e308"], "1e9"),
         (["--config.loss.class_balance=1.0"], "class_balance in"),
         (["--config.validation_fraction=1.0"], "validation_fraction in"),
         (["--config.map_clients=pmap"], "Did you mean 'vmap'"),
@@ -323,6 +329,26 @@ def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch
 def test_mistakes_end_in_one_line_and_exit_code_two(tmp_path, capsys, arguments, hint):
     assert train(tmp_path / "run", *arguments) == 2
     assert hint in one_line(capsys)
+
+
+def test_a_workdir_that_is_a_file_and_a_config_that_is_a_folder_are_told(tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert train(tmp_path / "run") == 2
+    assert "is a file: expected a folder" in one_line(capsys)
+    assert (tmp_path / "run").read_text() == "mine"
+    assert cli.main(["train", f"--config={ROOT / 'configs'}"]) == 2
+    assert "isic9.py" in one_line(capsys)
+
+
+def test_out_of_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")):
+
+        def fail(*arguments, error=error):
+            raise error
+
+        monkeypatch.setattr(command.clients, "load", fail)
+        assert train(tmp_path) == 2
+        assert "batch_size" in one_line(capsys)
 
 
 @pytest.fixture
@@ -424,6 +450,14 @@ def test_evaluate_takes_the_best_or_the_last_checkpoint(whole):
     assert found["best"]["validation"] == records(workdir)[found["best"]["round"] - 1]["validation"]
 
 
+def test_evaluation_without_a_test_set_is_refused_before_training(pictures, tmp_path, capsys):
+    shutil.copytree(pictures / "Train", tmp_path / "images" / "Train")
+    own = ["--config.dataset.name=image_folder", f"--data_dir={tmp_path / 'images'}"]
+    assert train(tmp_path / "run", *own, f"--cache_dir={tmp_path / 'cache'}", "--evaluate") == 2
+    assert "no test images" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_train_evaluates_at_the_end_if_asked(tmp_path):
     assert train(tmp_path, "--config.rounds=1", "--evaluate") == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 1
@@ -435,6 +469,7 @@ def test_train_evaluates_at_the_end_if_asked(tmp_path):
         ([], "--workdir=FOLDER"),
         (["--workdir=/does/not/exist"], "experiment.json"),
         (["--workdir=x", "--checkpoint=first"], "best, last"),
+        (["--workdir=x", "--config=configs/isic9.py"], "evaluate takes no --config"),
     ],
 )
 def test_evaluate_tells_mistakes_in_one_line(capsys, arguments, hint):

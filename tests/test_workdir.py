@@ -31,5 +31,5 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "\n" not in str(caught.value)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"), exclusive(tmp_path / "file"):
+    with pytest.raises(UserError, match="is a file"), exclusive(tmp_path / "file"):
         pass

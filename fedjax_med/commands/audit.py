@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
-from fedjax_med import audit, report, shelves
+from fedjax_med import audit, audit_report, report, shelves
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError
 from fedjax_med.flags import define_config, define_data
@@ -27,12 +27,12 @@ def run(flags: absl_flags.FlagValues) -> int:
     )
     found = audit.find(dataset)
     out = Path(flags.out).expanduser()
-    print(audit.table(found, more=str(out)), end="\n\n")
+    print(audit_report.table(found, more=str(out)), end="\n\n")
     for policy in audit.POLICIES:
         try:
             print(audit.clean(dataset, found, policy)[1])
         except UserError as error:
             print(f"Policy {policy}: not possible: {error}")
-    report.write_json(audit.to_json(found), out)
+    report.write_json(audit_report.to_json(found), out)
     print(f"\nWritten: {out}")
     return 0

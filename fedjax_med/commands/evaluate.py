@@ -12,10 +12,11 @@ import numpy as np
 from absl import flags as absl_flags
 
 from fedjax_med import assemble, clients, config, metrics, overrides, report, stack
-from fedjax_med.checkpoint import Checkpoints, identity
+from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import predict
 from fedjax_med.flags import define_data
+from fedjax_med.identity import identity
 from fedjax_med.workdir import read_workdir, writing
 
 
@@ -53,6 +54,19 @@ def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str,
     return evaluate_workdir(workdir, data, flags.checkpoint)
 
 
+def check_test(data: clients.Federation) -> None:
+    """Refuse to evaluate without a test set.
+
+    Raises:
+        UserError: There are no test images.
+    """
+    if not data.test.num_examples:
+        raise UserError(
+            "the data set has no test images to evaluate on: expected a folder Test/<class>/ "
+            "beside Train/ (train without --evaluate needs none)."
+        )
+
+
 def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dict[str, Any]:
     """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set.
 
@@ -69,10 +83,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     """
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
-    if not data.test.num_examples:
-        raise UserError(
-            "the data set has no test images: expected a folder Test/<class>/ beside Train/."
-        )
+    check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     assembly = assemble.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)

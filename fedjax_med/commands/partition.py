@@ -17,13 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags as absl_flags
 
-from fedjax_med import audit, class_folders, config, duplicates, shelves
+from fedjax_med import class_folders, clients, config, manifest
 from fedjax_med.errors import UserError
 from fedjax_med.flags import define_config, define_data
-from fedjax_med.partition import partition
-from fedjax_med.types import Dataset, Split
-
-_FORMAT = 1  # of the manifest
+from fedjax_med.types import Dataset
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -41,32 +38,27 @@ def run(flags: absl_flags.FlagValues) -> None:
     """
     experiment: config.Experiment = flags.config
     out = _check_folders(flags.data_dir, flags.out)
-    dataset: Dataset = shelves.build(
-        "datasets", experiment.dataset, flags.data_dir, flags.cache_dir, experiment.image_size
-    )
+    division = clients.divide(experiment, flags.data_dir, flags.cache_dir)
+    dataset, parts = division.dataset, division.parts
     if (dataset.train.client >= 0).any():
         raise UserError(f"{flags.data_dir} is already divided into client folders.")
-    dataset, note = audit.clean(dataset, audit.find(dataset), experiment.policy)
-    print(note)
-    groups = duplicates.duplicate_groups(dataset.train)
-    num_clients, seed = experiment.num_clients, experiment.seed
-    parts = partition(dataset.train, groups, experiment.partition, num_clients, seed)
-    manifest: dict[str, Any] = {
-        "format": _FORMAT,
+    print(division.summary)
+    listing: dict[str, Any] = {
+        "format": manifest.FORMAT,
         "dataset": dataset.name,
         "policy": experiment.policy,
         "partition": {
             "name": experiment.partition.name,
             "options": dict(experiment.partition.options),
         },
-        "num_clients": num_clients,
-        "seed": seed,
+        "num_clients": experiment.num_clients,
+        "seed": experiment.seed,
         "class_names": list(dataset.class_names),
-        "files": _files(dataset, parts),
+        "files": manifest.entries(dataset, parts),
     }
-    _write(out, manifest, class_folders.scan(flags.data_dir))
+    _write(out, listing, class_folders.scan(flags.data_dir))
     print("\n".join(_table(dataset, parts)))
-    print(f"Wrote {len(manifest['files']):,} images and manifest.json to {out}.")
+    print(f"Wrote {len(listing['files']):,} images and {manifest.NAME} to {out}.")
 
 
 def _check_folders(data_dir: str, out: str) -> Path:
@@ -87,29 +79,7 @@ def _check_folders(data_dir: str, out: str) -> Path:
     return folder
 
 
-def _files(
-    dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]
-) -> list[dict[str, str | int | None]]:
-    """One entry of the manifest for each file to write, without its source."""
-    folders: list[tuple[str, int | None, Split]] = [
-        (f"client_{client}", client, dataset.train.take(part)) for client, part in enumerate(parts)
-    ]
-    folders.append(("test", None, dataset.test))
-    return [
-        {
-            "path": f"{folder}/{name}",
-            "split": "test" if client is None else "train",
-            "client": client,
-            "label": dataset.class_names[label],
-            "sha256": str(sha256),
-            "name": str(name),
-        }
-        for folder, client, split in folders
-        for name, label, sha256 in zip(split.name, split.label, split.sha256, strict=True)
-    ]
-
-
-def _write(out: Path, manifest: dict[str, Any], source: class_folders.Source) -> None:
+def _write(out: Path, listing: dict[str, Any], source: class_folders.Source) -> None:
     """Write everything beside `out`, then put it in place: `out` is complete or not there."""
     paths = {(file.split, file.name): file.path for file in source.files}
     partial = out.with_name(f".{out.name}.partial")
@@ -117,12 +87,12 @@ def _write(out: Path, manifest: dict[str, Any], source: class_folders.Source) ->
         if partial.exists():  # an earlier run was killed
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        for entry in manifest["files"]:
+        for entry in listing["files"]:
             path = paths.get((entry["split"], entry.pop("name")))
             _copy(path, partial / entry["path"], entry["sha256"])
             entry["source"] = path.relative_to(source.root).as_posix() if path else None
-        text = json.dumps(manifest, indent=1) + "\n"
-        (partial / "manifest.json").write_text(text, "utf-8")
+        text = json.dumps(listing, indent=1) + "\n"
+        (partial / manifest.NAME).write_text(text, "utf-8")
         if out.exists():  # and is empty; not every system renames onto a folder
             out.rmdir()
         partial.rename(out)

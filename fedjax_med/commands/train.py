@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, audit, clients, config, metrics, report, stack
-from fedjax_med.checkpoint import Checkpoints, code_version, identity
+from fedjax_med import assemble, audit_report, clients, config, metrics, report, stack
+from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
 from fedjax_med.errors import UserError
 from fedjax_med.evaluate import predict
 from fedjax_med.federated import FedState
 from fedjax_med.flags import define_config, define_data
+from fedjax_med.identity import code_version, identity
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.types import Examples
@@ -96,15 +97,14 @@ def _write_experiment(
             },
             workdir / "experiment.json",
         )
-        report.write_json(audit.to_json(data.findings), workdir / "audit.json")
+        report.write_json(audit_report.to_json(data.findings), workdir / "audit.json")
 
 
 def run(flags: absl_flags.FlagValues) -> int:
     """Read, audit, partition, stack, then round after round; returns the exit code."""
     experiment: config.Experiment = flags.config
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}")
-    if experiment.rounds < 1:
-        raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
+    assemble.check_ranges(experiment)
     with exclusive(workdir):
         return _train(flags, experiment, workdir)
 
@@ -112,6 +112,8 @@ def run(flags: absl_flags.FlagValues) -> int:
 def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir: Path) -> int:
     data = clients.load(experiment, flags.data_dir, flags.cache_dir)
     print(data.summary)
+    if flags.evaluate:
+        evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     assembly = assemble.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint)

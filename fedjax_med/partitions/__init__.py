@@ -109,7 +109,7 @@ def repair(units: list[Index], client: Index, num_clients: int, min_examples: in
 
 
 def check_positive(**options: float) -> None:
-    """Refuse an option that is not a positive number."""
+    """Refuse an option that is not a positive number of a size that one can compute with."""
     for name, value in options.items():
-        if not 0 < value < np.inf:
-            raise UserError(f"expected {name} > 0, got {value}: set {OPTIONS}.{name}.")
+        if not 0 < value <= 1e9:
+            raise UserError(f"expected 0 < {name} <= 1e9, got {value}: set {OPTIONS}.{name}.")

@@ -1,0 +1,77 @@
+"""Which experiment a checkpoint is of, and what computed its bits."""
+
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fedjax_med import __version__, config, overrides
+
+# These may differ between a run and its continuation: they do not touch the numbers.
+_FREE = ("name", "map_clients", "checkpoint")
+
+
+@functools.cache
+def code_version() -> str:
+    """The version of the package and a short digest of its source."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> dict[str, Any]:
+    """What a checkpoint must agree with (experiment and data), and what its bits depend on.
+
+    Args:
+        experiment: `fedjax_med.config.to_dict` of it.
+        data_digest: of the clients' data.
+        map_clients: the strategy that was picked.
+    """
+    computed = {
+        "the code": code_version(),
+        "map_clients": map_clients,
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count() if map_clients == "sharded" else 1,
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+    }
+    return {"experiment": experiment, "data": data_digest, "computed by": computed}
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What keeps a run from going on with a checkpoint: one line for each field that differs.
+
+    The name, `map_clients` and the checkpoint settings are free to change, and so are the rounds
+    unless the learning rate's schedule depends on them.
+    """
+    free = list(_FREE)
+    if given["experiment"]["client"]["schedule"] == "constant":
+        free.append("rounds")
+    # A field that is newer than the checkpoint had its default; where a file lies is no matter,
+    # since what was read from it is in the data's digest.
+    completed = overrides.complete(config.from_dict(saved["experiment"]))
+    old, new = _flat(config.to_dict(completed)), _flat(given["experiment"])
+    lines = [
+        f"{field}: the checkpoint has {old.get(field)!r}, this run {new.get(field)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if field.partition(".")[0] not in free
+        and not field.endswith(".options.path")
+        and old.get(field) != new.get(field)
+    ]
+    if saved["data"] != given["data"]:
+        lines.append("the images, their labels or their division over the clients")
+    return lines
