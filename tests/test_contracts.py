@@ -52,7 +52,8 @@ def rows(shelf):
 @pytest.mark.parametrize("shelf", ROWS)
 def test_every_file_has_a_row_and_every_row_a_file(shelf):
     files, known = set(shelves.names(shelf)), set(ROWS[shelf])
-    assert files - known == set(), f"add these files of {shelf}/ to ROWS in {Path(__file__).name}"
+    missing = ", ".join(f'"{name}": {{}}' for name in sorted(files - known))
+    assert not missing, f"add {missing} to ROWS[{shelf!r}] in {Path(__file__).name}"
     assert known - files == set(), f"these rows of {shelf} have no file"
 
 
