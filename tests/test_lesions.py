@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-from fedjax_med import config, overrides
+from fedjax_med import cli, config, overrides
 from fedjax_med.datasets import lesions
 from fedjax_med.dermatoscope import photograph
 from fedjax_med.draw_lesion import PATTERNS, draw
@@ -146,3 +148,12 @@ def test_the_shelf_finds_the_set_and_its_options():
     experiment = dataclasses.replace(config.Experiment(), dataset=config.Spec("lesions"))
     options = overrides.complete(experiment).dataset.options
     assert options == {"seed": 0, "train_size": 1800, "test_size": 315}
+
+
+@pytest.mark.slow
+def test_the_small_network_passes_what_no_linear_model_does(tmp_path):
+    config_file = Path(__file__).parent.parent / "configs" / "lesions.py"
+    arguments = [f"--config={config_file}", "--config.rounds=14", "--evaluate"]
+    assert cli.main(["train", *arguments, f"--workdir={tmp_path}"]) == 0
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation["balanced_accuracy"] > 0.8  # the linear models stay below 0.6
