@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from fedjax_med import aggregate, augment, federated, local, losses, shelves
+from fedjax_med import aggregate, augment, federated, local, losses, ops, shelves
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
@@ -112,6 +112,7 @@ def _local_training(
         augment.build(experiment.augment),
         losses.class_balanced_weights(class_counts, loss.class_balance),
         loss.label_smoothing,
+        ops.micro_batch(),
     )
     return local.LocalTraining(
         grad_fn,

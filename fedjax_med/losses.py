@@ -1,6 +1,7 @@
 """Masked losses and the gradient functions made of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ def cross_entropy(
     prepare: Callable[[Array, Key], Array],
     class_weights: Array,
     label_smoothing: float = 0.0,
+    micro_batch: int = 0,
 ) -> GradFn:
     """The gradient of the mean weighted cross-entropy over a batch's real examples.
 
@@ -63,6 +65,9 @@ def cross_entropy(
         prepare: uint8 images and a key to what the model takes (`fedjax_med.augment`).
         class_weights: float [K], the factor of each class's examples.
         label_smoothing: the probability mass spread evenly over all classes (Szegedy et al., 2016).
+        micro_batch: images that the model sees at a time; 0 is all. The gradients of the parts are
+            added, which gives the whole batch's, since no layer mixes images; what a part needs
+            may stay in a CPU's cache (`fedjax_med.ops.micro_batch`).
 
     Returns:
         A `GradFn` whose sums are those of `counts`: the plain cross-entropy,
@@ -70,13 +75,48 @@ def cross_entropy(
         gradient zero.
     """
 
-    def objective(params: Params, batch: Examples, key: Key) -> tuple[Array, Metrics]:
-        prepare_key, model_key = jax.random.split(key)
-        logits = model.apply(params, prepare(batch.image, prepare_key), model_key)
-        target = jax.nn.one_hot(batch.label, logits.shape[-1])
+    def objective(
+        params: Params, image: Array, label: Array, mask: Array, key: Key
+    ) -> tuple[Array, Metrics]:
+        """The summed loss of images that are prepared."""
+        logits = model.apply(params, image, key)
+        target = jax.nn.one_hot(label, logits.shape[-1])
         target = optax.smooth_labels(target, label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, target) * class_weights[batch.label]
-        mean = jnp.sum(jnp.where(batch.mask, loss, 0.0)) / jnp.maximum(jnp.sum(batch.mask), 1)
-        return mean, counts(logits, batch.label, batch.mask)
+        loss = optax.softmax_cross_entropy(logits, target) * class_weights[label]
+        return jnp.sum(jnp.where(mask, loss, 0.0)), counts(logits, label, mask)
 
-    return jax.grad(objective, has_aux=True)
+    def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
+        prepare_key, model_key = jax.random.split(key)
+        whole = (prepare(batch.image, prepare_key), batch.label, batch.mask)
+        sums = _in_parts(jax.grad(objective, has_aux=True), micro_batch)(params, whole, model_key)
+        return jax.tree.map(lambda leaf: leaf / jnp.maximum(sums[1]["count"], 1), sums[0]), sums[1]
+
+    return gradient
+
+
+def _in_parts(
+    function: Callable[..., tuple[Params, Metrics]], size: int
+) -> Callable[[Params, tuple[Array, Array, Array], Key], tuple[Params, Metrics]]:
+    """`function`, whose results are sums over examples, on `size` examples at a time, added up."""
+
+    def added(params: Params, whole: tuple[Array, ...], key: Key) -> tuple[Params, Metrics]:
+        examples = whole[0].shape[0]
+        if not 0 < size < examples:
+            return function(params, *whole, key)
+        number = -(-examples // size)
+
+        def cut(leaf: Array) -> Array:  # the padding at the end is masked
+            fill = ((0, number * size - examples), *[(0, 0)] * (leaf.ndim - 1))
+            return jnp.pad(leaf, fill).reshape(number, size, *leaf.shape[1:])
+
+        def step(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
+            new = function(params, *part[0], jax.random.fold_in(key, part[1]))
+            return jax.tree.map(jnp.add, sums, new), None
+
+        parts = jax.tree.map(cut, whole)
+        shape = jax.eval_shape(function, params, *jax.tree.map(lambda leaf: leaf[0], parts), key)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        sums: tuple[Params, Metrics] = jax.lax.scan(step, zero, (parts, jnp.arange(number)))[0]
+        return sums
+
+    return added

@@ -15,6 +15,15 @@ from jax import lax
 from fedjax_med.types import Array
 
 
+def micro_batch() -> int:
+    """How many images a network had best see at a time; 0 is all of a batch.
+
+    Training a small network on a CPU is bound by its memory: what a few images need stays in the
+    cache. An accelerator wants all that it can get.
+    """
+    return 4 if jax.default_backend() == "cpu" else 0
+
+
 def _patches(
     image: Array, window: tuple[int, int], strides: tuple[int, int], padding: Any
 ) -> Array:

@@ -5,6 +5,7 @@ import pytest
 import toy
 
 from fedjax_med import augment, losses
+from fedjax_med.config import Augment
 
 KEY = jax.random.key(1)
 
@@ -71,3 +72,42 @@ def test_label_smoothing_moves_the_optimum_to_the_smoothed_target():
     examples = toy.examples(4)._replace(label=jnp.zeros(4, jnp.int32))
     gradient, _ = grad_fn(params, examples, KEY)
     np.testing.assert_allclose(gradient["b"], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 9])
+def test_the_gradient_in_parts_is_that_of_the_whole_batch(micro_batch):
+    batch = toy.examples(10, mask=[True] * 7 + [False] * 3)
+    weights = jnp.array([1.0, 2.0, 0.5])
+    whole, parts = (
+        losses.cross_entropy(toy.model(), augment.build(Augment()), weights, 0.1, size)
+        for size in (0, micro_batch)
+    )
+    toy.assert_close(parts(toy.params(), batch, KEY), whole(toy.params(), batch, KEY))
+
+
+def test_padding_changes_no_bit_of_the_gradient_in_parts():
+    batch = toy.examples(7)
+    gradient = losses.cross_entropy(
+        toy.model(), augment.build(Augment()), jnp.ones(toy.CLASSES), micro_batch=4
+    )
+    expected = gradient(toy.params(), batch, KEY)
+    for more in (1, 6):
+        toy.assert_same_bits(gradient(toy.params(), toy.pad(batch, more), KEY), expected)
+
+
+def test_each_part_drops_its_own_features():
+    def apply(params, images, key):
+        return toy.model().apply(params, images, key) + jax.random.normal(key, (1, toy.CLASSES))
+
+    gradient = losses.cross_entropy(
+        toy.model()._replace(apply=apply),
+        augment.build(toy.STILL),
+        jnp.ones(toy.CLASSES),
+        micro_batch=1,
+    )
+
+    def mean_loss(copies):
+        batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), toy.examples(1))
+        return float(gradient(toy.params(), batch, KEY)[1]["loss"]) / copies
+
+    assert mean_loss(2) != pytest.approx(mean_loss(3), rel=1e-3)
