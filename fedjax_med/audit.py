@@ -56,7 +56,7 @@ class Audit(NamedTuple):
     test_copies: tuple[SameImage, ...]
     near_duplicates: tuple[SameImage, ...]  # in and across both
     unreadable: tuple[Unreadable, ...]
-    ignored: tuple[tuple[str, int], ...]  # suffix and number of files that are no images
+    ignored: tuple[tuple[str, int], ...]  # what was left aside, and how much of it
     dark: tuple[str, ...]  # names of images without a pixel above `DARK`
     # Joint numbers: two examples of Train or Test have the same number exactly when they are the
     # same image. `near` counts near-duplicates as the same, `copy` does not.

@@ -67,7 +67,7 @@ def table(audit: Audit, more: str = "audit.json") -> str:
     lines += ["", f"{len(audit.dark):>5,}  nearly black images: 12-bit levels in 16-bit files?"]
     lines += _examples(list(audit.dark), more)
     count = sum(number for _, number in audit.ignored)
-    lines += ["", f"{count:>5,}  ignored in class folders: no images by their names"]
+    lines += ["", f"{count:>5,}  ignored: no images by their names, or outside of train and test"]
     lines += [f"{number:>9,}  {suffix}" for suffix, number in audit.ignored]
     return "\n".join(lines)
 

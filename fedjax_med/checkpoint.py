@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 from fedjax_med.config import Checkpoint
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
-from fedjax_med.identity import differences
+from fedjax_med.identity import refuse_other
 
 _METRIC = "balanced_accuracy"
 
@@ -108,8 +108,9 @@ class Checkpoints:
                 else "no checkpoint was written before"
             )
             raise UserError(
-                f"cannot {action} checkpoints in {self.folder} ({_reason(error)}); {kept}. Free "
-                "space or choose another --workdir, then give the same command again."
+                f"cannot {action} checkpoints in {self.folder} ({_reason(error)}); {kept}. If the "
+                "disk is full or may not be written, free space or choose another --workdir, then "
+                "give the same command again."
             ) from error
 
     def save(self, state: FedState, identity: dict[str, Any], validation: dict[str, Any]) -> None:
@@ -218,13 +219,7 @@ class Checkpoints:
         given: dict[str, Any],
         say: Callable[[str], None],
     ) -> None:
-        differing = differences(saved, given)
-        if differing:
-            more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-            raise UserError(
-                f"{self.folder.parent} holds another experiment: choose another --workdir, or give "
-                f"the command that this one was started with. {'; '.join(differing[:3])}{more}."
-            )
+        refuse_other(self.folder.parent, saved, given)
         before, now = saved.get("computed by", {}), given["computed by"]
         changed = [
             f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]

@@ -34,7 +34,9 @@ class Source(NamedTuple):
     root: Path
     class_names: tuple[str, ...]
     files: tuple[File, ...]  # sorted by (split, client, name)
-    ignored: tuple[tuple[str, int], ...]  # suffix (or "folder") and number of what is no image
+    # What was left aside, and how much of it: a suffix or "folder" in class folders (no images by
+    # their names), "name/" for the images of a folder beside train and test.
+    ignored: tuple[tuple[str, int], ...]
 
 
 def scan(data_dir: str) -> Source:
@@ -72,11 +74,12 @@ def scan(data_dir: str) -> Source:
         for split, client, path in classes[name]
     ]
     split_folders = [folder for _, folder in train] + ([test] if test else [])
+    others = [folder for folder in _folders(root) if folder not in split_folders]
     return Source(
         root,
         class_names,
         tuple(sorted(files, key=lambda f: (f.split, f.client, f.name))),
-        _ignored(split_folders),
+        _ignored(split_folders) + _elsewhere(others),
     )
 
 
@@ -91,6 +94,15 @@ def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
             if path not in images and not path.name.startswith(".")
         )
     return tuple(sorted(found.items()))
+
+
+def _elsewhere(folders: list[Path]) -> tuple[tuple[str, int], ...]:
+    """Which folders beside train and test hold images, and how many."""
+    counts = {
+        f"{_text(folder.name)}/": sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+        for folder in folders
+    }
+    return tuple((name, count) for name, count in counts.items() if count)
 
 
 def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """``fedjax-med COMMAND``: finds the command's file, parses its flags, tells mistakes in a line."""
 
+import dataclasses
 import importlib
 import os
 import pkgutil
@@ -12,9 +13,9 @@ import jax
 from absl import flags as absl_flags
 from absl import logging
 
-from fedjax_med import __version__, commands, config, overrides
+from fedjax_med import __version__, commands, config, overrides, shelves
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.flags import without_config_path
+from fedjax_med.flags import config_path_given, for_absl
 
 _OUT_OF_MEMORY = (
     "out of memory: lower --config.client.batch_size or --config.image_size, or set "
@@ -52,18 +53,45 @@ def _help(name: str, module: ModuleType, flags: absl_flags.FlagValues) -> str:
         lines.append(f"  --{key}{default}: {flag.help}")
     if "config" in flags:
         lines += ["", "Fields of the config, with their values (--config.FIELD=VALUE):"]
-        lines += [f"  {line}" for line in _fields(config.to_dict(flags.config))]
+        lines += [f"  {line}" for line in _fields(flags.config)]
     return "\n".join(lines)
 
 
-def _fields(values: dict[str, Any], prefix: str = "--config.") -> list[str]:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += _fields(value, f"{prefix}{key}.")
+def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
+    """A line for each field, with its value and, where they are few, what else it may be."""
+    lines: list[str] = []
+    for field in dataclasses.fields(holder):
+        value, shelf = getattr(holder, field.name), field.metadata.get("shelf", "")
+        path = f"{prefix}{field.name}"
+        if isinstance(value, config.Spec):
+            lines += _spec_lines(path, value, shelf)
+        elif shelf:
+            lines.append(f"{path}={','.join(spec.name for spec in value)}  ({_names(shelf)})")
+            for index, spec in enumerate(value):
+                lines += _spec_lines(f"{path}[{index}]", spec, shelf)
+        elif dataclasses.is_dataclass(value):
+            lines += _fields(value, f"{path}.")
         else:
-            lines.append(f"{prefix}{key}={value}")
+            choices = " | ".join(field.metadata.get("choices", ()))
+            lines.append(f"{path}={value}" + (f"  ({choices})" if choices else ""))
     return lines
+
+
+def _names(shelf: str) -> str:
+    """What a spec of `shelf` may name."""
+    return "any optimizer of optax" if shelf == "optax" else " | ".join(shelves.names(shelf))
+
+
+def _spec_lines(path: str, spec: config.Spec, shelf: str) -> list[str]:
+    unset = [
+        f"{path}.options.{option}=  (a number; not set)"
+        for option, default in shelves.default_options(shelf, spec.name).items()
+        if default is None
+        and option not in spec.options
+        and not {"dtype", "mask"} & set(option.split("_"))
+    ]
+    given = [f"{path}.options.{option}={value}" for option, value in spec.options.items()]
+    return [f"{path}.name={spec.name}  ({_names(shelf)})", *given, *unset]
 
 
 def _plainly(message: str) -> str:
@@ -92,13 +120,18 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     absl_flags.DEFINE_boolean("helpshort", False, "show this help", flag_values=flags)
     try:
         module.define_flags(flags, arguments)
-        if "config" not in flags and len(without_config_path(arguments)) < len(arguments):
+        if "config" not in flags and config_path_given(arguments):
             raise UserError(f"{name} takes no --config: the workdir knows its experiment.")
-        rest = flags(["fedjax-med", *without_config_path(arguments)])[1:]
+        rest = flags(["fedjax-med", *for_absl(arguments)])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        raise UserError(
-            f"{str(error).replace(' ?', '?')} See fedjax-med {name} --helpshort."
-        ) from error
+        hint = ""
+        if "config" in flags:
+            paths = overrides.paths(flags["config"].value, "--config")
+            near = [path for path in paths if path.endswith(f".{error.flagname}")]
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        said = str(error).replace(" ?", "?")
+        said += "" if said.endswith("?") else "."
+        raise UserError(f"{said}{hint} See fedjax-med {name} --helpshort.") from error
     except (absl_flags.Error, ValueError, TypeError) as error:
         raise UserError(_plainly(str(error))) from error
     if "config" in flags:

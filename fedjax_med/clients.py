@@ -1,7 +1,8 @@
 """From an experiment to its data: read, audit, partition, hold out, stack."""
 
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,11 @@ class Federation(NamedTuple):
     train: Examples  # [C, N]
     validation: Examples  # [C, M]
     test: Split
-    digest: str  # of all that is in it
+    digest: str  # of what the clients train on and validate with
+    test_digest: str  # of the test images and their labels
     findings: audit.Audit
     summary: str  # what the audit and its policy did, in one line
+    names: tuple[str, ...]  # C, of the sites; () where the clients have none
 
 
 class Division(NamedTuple):
@@ -32,6 +35,7 @@ class Division(NamedTuple):
     parts: list[npt.NDArray[np.int64]]  # C arrays of positions
     findings: audit.Audit
     summary: str  # what the audit and its policy did, in one line
+    names: tuple[str, ...]  # C, of the sites; () where the clients have none
 
 
 def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
@@ -53,9 +57,15 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     split, spec = dataset.train, experiment.partition
     groups = duplicates.duplicate_groups(split)
     parts = partition.partition(split, groups, spec, experiment.num_clients, experiment.seed)
+    names: tuple[str, ...] = ()
     if (split.client >= 0).any():
         summary += " Divided by their client folders, not by --config.partition."
-    return Division(dataset, groups, parts, findings, summary)
+    else:
+        names = partition.client_names(split, spec)
+    if names:
+        named = ", ".join(f"{client} is {name}" for client, name in enumerate(names))
+        summary += f" Clients: {named}."
+    return Division(dataset, groups, parts, findings, summary, names)
 
 
 def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
@@ -74,28 +84,30 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
             "expected --config.validation_fraction in [0, 1), got "
             f"{experiment.validation_fraction}."
         )
-    dataset, groups, clients, findings, summary = divide(experiment, data_dir, cache_dir)
+    dataset, groups, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
     split, seed = dataset.train, experiment.seed
     parts = [
         partition.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
         for client, index in enumerate(clients)
     ]
+    of = f"{experiment.image_size} {dataset.class_names}"
     return Federation(
         dataset.class_names,
         stack.stack(split, [train for train, _ in parts]),
         stack.stack(split, [validation for _, validation in parts]),
         dataset.test,
-        _digest(dataset, parts, experiment.image_size),
+        _digest((split.take(index) for pair in parts for index in pair), of),
+        _digest([dataset.test], of),
         findings,
         summary,
+        names,
     )
 
 
-def _digest(dataset: Dataset, parts: list[Any], image_size: int) -> str:
-    """SHA-256 over what each client trains and validates on, and over the test set."""
-    total = hashlib.sha256(f"{image_size} {dataset.class_names}".encode())
-    chosen = [dataset.train.take(index) for pair in parts for index in pair]
-    for split in (*chosen, dataset.test):
+def _digest(splits: Iterable[Split], of: str) -> str:
+    """SHA-256 over the images and labels of `splits`, and over what they are part `of`."""
+    total = hashlib.sha256(of.encode())
+    for split in splits:
         total.update(f"{split.num_examples};".encode())
         total.update(np.ascontiguousarray(split.label).tobytes())
         total.update("".join(split.sha256.tolist()).encode())

@@ -23,6 +23,11 @@ def _spec(shelf: str, name: str, **options: Any) -> Any:
     )
 
 
+def _choice(default: str, *others: str) -> Any:
+    """A dataclass field that is one of a few words; whoever uses it checks it."""
+    return dataclasses.field(default=default, metadata={"choices": (default, *others)})
+
+
 @dataclasses.dataclass
 class Augment:
     """Random changes of a training image, drawn anew at every step; all off is the image itself."""
@@ -55,7 +60,7 @@ class Client:
     batch_size: int = 16  # 0 is the client's whole training part in one step
     optimizer: Spec = _spec("optax", "adamw", learning_rate=0.002)
     # The learning rate's factor by round; client optimizers start anew each round.
-    schedule: str = "cosine"  # constant | cosine (to 0 at `rounds`)
+    schedule: str = _choice("cosine", "constant")  # cosine: to 0 at `rounds`
     warmup_rounds: int = 0
 
 
@@ -77,7 +82,7 @@ class Experiment:
     rounds: int = 40
     dataset: Spec = _spec("datasets", "image_folder")
     image_size: int = 64  # pixels, square
-    policy: str = "rarest"  # keep | drop | rarest: what to do with what the audit finds
+    policy: str = _choice("rarest", "keep", "drop")  # what to do with what the audit finds
     num_clients: int = 5
     partition: Spec = _spec("partitions", "equal")
     validation_fraction: float = 0.15  # of each client's examples
@@ -91,7 +96,7 @@ class Experiment:
         default_factory=list, metadata={"shelf": "transforms"}
     )
     reducer: Spec = _spec("reducers", "mean")
-    map_clients: str = "auto"  # auto | vmap | sequential | sharded
+    map_clients: str = _choice("auto", "vmap", "sequential", "sharded")
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 
@@ -101,7 +106,7 @@ def read(path: str) -> Experiment:
     Raises:
         UserError: There is no such file, it does not run, or it returns no `Experiment`.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.is_dir():
         names = ", ".join(other.name for other in sorted(file.glob("*.py"))) or "no Python file"
         raise UserError(f"--config={path} is a folder: give one file of it ({names}).")

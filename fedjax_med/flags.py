@@ -17,8 +17,14 @@ def _config_path(arguments: list[str]) -> str:
     return path
 
 
-def without_config_path(arguments: list[str]) -> list[str]:
-    """`arguments` without ``--config=FILE``, which `define_config` has taken."""
+def config_path_given(arguments: list[str]) -> bool:
+    """Whether `arguments` name a config file."""
+    return any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments)
+
+
+def for_absl(arguments: list[str]) -> list[str]:
+    """`arguments` without what `define_config` has taken: ``--config=FILE`` and lists of names."""
+    taken = ("config", *(f"config.{name}" for name in overrides.LISTS))
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -26,7 +32,7 @@ def without_config_path(arguments: list[str]) -> list[str]:
             skip = False
         elif argument in ("--config", "-config"):
             skip = True
-        elif not argument.startswith(("--config=", "-config=")):
+        elif not (argument.startswith("-") and argument.lstrip("-").partition("=")[0] in taken):
             kept.append(argument)
     return kept
 
@@ -41,7 +47,7 @@ def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         experiment,
         "the experiment's file, such as configs/isic9.py",
         flag_values=flags,
-        sys_argv=["fedjax-med", *without_config_path(arguments)],
+        sys_argv=["fedjax-med", *for_absl(arguments)],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from fedjax_med import __version__, config, overrides
+from fedjax_med.errors import UserError
 
 # These may differ between a run and its continuation: they do not touch the numbers.
 _FREE = ("name", "map_clients", "checkpoint")
@@ -73,5 +74,25 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
         and old.get(field) != new.get(field)
     ]
     if saved["data"] != given["data"]:
-        lines.append("the images, their labels or their division over the clients")
+        lines.append("the train images, their labels or their division over the clients")
     return lines
+
+
+def refuse_other(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse to go on in the `workdir` of another experiment.
+
+    Args:
+        workdir: for the message.
+        saved: the `identity` of what is there ("experiment" and "data" suffice).
+        given: that of this run.
+
+    Raises:
+        UserError: The message names the fields that differ.
+    """
+    differing = differences(saved, given)
+    if differing:
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"{workdir} holds another experiment: choose another --workdir, or give the command "
+            f"that this one was started with. {'; '.join(differing[:3])}{more}."
+        )

@@ -17,7 +17,7 @@ def stop_requests() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
         # Not print: the signal may come while print holds the buffer.
-        os.write(1, b"Stopping after this round ...\n")
+        os.write(1, b"Stopping after this round (once more: at once, without it) ...\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

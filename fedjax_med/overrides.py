@@ -11,6 +11,13 @@ from fedjax_med.config import Experiment, Spec
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.shelves import default_options
 
+# The fields that are lists of specs; on the command line, names with commas.
+LISTS = tuple(
+    field.name
+    for field in dataclasses.fields(Experiment)
+    if "shelf" in field.metadata and field.default_factory is list
+)
+
 
 def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
     defaults = default_options(shelf, spec.name)
@@ -126,15 +133,15 @@ def _give_type(experiment: Experiment, path: str, value: str) -> None:
         spec.options[option] = number
 
 
-def _paths(holder: Any, prefix: str) -> list[str]:
+def paths(holder: Any, prefix: str) -> list[str]:
     """The dotted names of all fields inside `holder`."""
     if dataclasses.is_dataclass(holder) and not isinstance(holder, type):
         holder = {field.name: getattr(holder, field.name) for field in dataclasses.fields(holder)}
     if not isinstance(holder, dict):
         return []
-    paths = [f"{prefix}.{name}" for name in holder]
-    return paths + [
-        path for name, value in holder.items() for path in _paths(value, f"{prefix}.{name}")
+    here = [f"{prefix}.{name}" for name in holder]
+    return here + [
+        path for name, value in holder.items() for path in paths(value, f"{prefix}.{name}")
     ]
 
 
@@ -150,7 +157,7 @@ def _check_path(experiment: Experiment, path: str) -> None:
             fields = [field.name for field in dataclasses.fields(holder)]
         else:
             raise UserError(f"{seen} is a single value and has no field {step!r}.")
-        inner = [path for path in _paths(holder, seen) if path.endswith(f".{name}")]
+        inner = [path for path in paths(holder, seen) if path.endswith(f".{name}")]
         if name not in fields and inner:
             raise UserError(f"There is no {name!r} in {seen}. Did you mean {' or '.join(inner)}?")
         check_name(name, fields, seen)
@@ -166,11 +173,21 @@ def _check_path(experiment: Experiment, path: str) -> None:
         raise UserError(f"{seen} is a group of fields: set one of {', '.join(fields)} in it.")
 
 
+def _take_names(experiment: Experiment, path: str, value: str) -> None:
+    """Put the spec or the specs that an override names in place."""
+    if path in LISTS:
+        setattr(experiment, path, [Spec(name) for name in value.split(",") if name])
+    if path.endswith(".name"):
+        _check_path(experiment, path)
+        if "[" not in path:
+            _rename_spec(experiment, path.removesuffix(".name"), value)
+
+
 def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experiment:
     """Complete `experiment` so that ml-collections can apply the overrides in `arguments`.
 
-    A changed name (``--config.algorithm.name=...``) takes effect first, since it decides which
-    options there are.
+    A changed name (``--config.algorithm.name=...``) or list of names (``--config.transforms=...``)
+    takes effect here, since it decides which options there are.
 
     Args:
         experiment: What the config file gave.
@@ -187,13 +204,11 @@ def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experimen
     for path, equals, value in overrides:
         if not equals:
             raise UserError(f"--config.{path}: expected a value, as in --config.{path}=...")
-        if path.endswith(".name"):
-            _check_path(experiment, path)
-            if "[" not in path:
-                _rename_spec(experiment, path.removesuffix(".name"), value)
+        _take_names(experiment, path, value)
     for path, _, value in overrides:
         _give_type(experiment, path, value)
     experiment = complete(experiment)
     for path, _, _ in overrides:
-        _check_path(experiment, path)
+        if path not in LISTS:
+            _check_path(experiment, path)
     return experiment

@@ -74,6 +74,12 @@ def partition(
     return parts
 
 
+def client_names(split: Split, spec: config.Spec) -> tuple[str, ...]:
+    """What the strategy calls its clients, in their order; () if it only numbers them."""
+    name = shelves.module("partitions", spec.name).__dict__.get("client_names")
+    return tuple(name(split, **spec.options)) if name else ()
+
+
 def hold_out(
     split: Split, groups: Groups, index: Index, fraction: float, seed: int, client: int
 ) -> tuple[Index, Index]:

@@ -45,24 +45,25 @@ def check_finite(
         client_metrics: [C] each, of the round.
         state: after the round.
         number: of the round.
-        intact: the round of the last good checkpoint.
+        intact: the round of the last good checkpoint; 0 if there is none.
 
     Raises:
         UserError: The message names the round and the client, or what else is not a number.
     """
+    kept = f"The checkpoint of round {intact} is intact" if intact else "No checkpoint was written"
     good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
     if not good.all():
         client = int(np.argmin(good))
         raise UserError(
             f"round {number}: client {client} sent NaN or infinity (loss "
-            f"{client_metrics['loss'][client]}). The checkpoint of round {intact} is intact; a "
-            "lower --config.client.optimizer.options.learning_rate usually helps."
+            f"{client_metrics['loss'][client]}). {kept}; a lower "
+            "--config.client.optimizer.options.learning_rate usually helps."
         )
     for name in ("server", "clients", "reducer"):
         if not _is_finite(getattr(state, name)):
             raise UserError(
                 f"round {number}: the update of the {name}'s state gave NaN or infinity, though "
-                f"all clients sent numbers. The checkpoint of round {intact} is intact; a lower "
+                f"all clients sent numbers. {kept}; a lower "
                 "--config.server_optimizer.options.learning_rate usually helps."
             )
 

@@ -74,11 +74,12 @@ def _class_lines(evaluation: dict[str, Any]) -> list[str]:
     return _columns(["class", "examples", "sensitivity", "specificity", "AUROC"], rows)
 
 
-def _client_lines(clients: dict[str, Any]) -> list[str]:
+def _client_lines(clients: dict[str, Any], names: Sequence[str]) -> list[str]:
     rows = []
     for index, count in enumerate(clients["n"]):
         values = [clients[key][index] for key in ("accuracy", "balanced_accuracy", "loss")]
-        rows.append([f"client {index}", str(count), *map(_number, values)])
+        name = _short(f"client {index}" + (f" ({names[index]})" if names else ""))
+        rows.append([name, str(count), *map(_number, values)])
     header = ["validation", "examples", "accuracy", "balanced accuracy", "loss"]
     return _columns(header, rows)
 
@@ -88,7 +89,8 @@ def table(evaluation: dict[str, Any]) -> str:
 
     Args:
         evaluation: What `metrics.summarize` returns; if it has the key ``clients`` (per-client
-            lists as in `metrics.validation_metrics`), the table ends with one row per client.
+            lists as in `metrics.validation_metrics`), the table ends with one row per client,
+            named by ``client_names`` if they have names.
     """
     absent = evaluation["absent_classes"]
     present = len(evaluation["per_class"]) - len(absent)
@@ -97,7 +99,7 @@ def table(evaluation: dict[str, Any]) -> str:
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "clients" in evaluation:
-        lines += ["", *_client_lines(evaluation["clients"])]
+        lines += ["", *_client_lines(evaluation["clients"], evaluation.get("client_names", ()))]
     return "\n".join(lines)
 
 

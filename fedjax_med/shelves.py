@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import optax
@@ -20,7 +21,8 @@ def names(shelf: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, value in sorted(vars(optax).items())
-        if not name.startswith(("_", "scale_by_", "lbfgs"))  # lbfgs wants the loss itself
+        # lbfgs wants the loss itself; noisy_sgd keeps a random key, and randomness is never state.
+        if not name.startswith(("_", "scale_by_", "lbfgs", "noisy_sgd"))
         and inspect.isfunction(value)
         and "learning_rate" in inspect.signature(value).parameters
     )
@@ -36,7 +38,12 @@ def find(shelf: str, name: str) -> Callable[..., Any]:
     check_name(name, names(shelf), place)
     if shelf == "optax":
         return getattr(optax, name)  # type: ignore[no-any-return]
-    return importlib.import_module(f"fedjax_med.{shelf}.{name}").build  # type: ignore[no-any-return]
+    return module(shelf, name).build  # type: ignore[no-any-return]
+
+
+def module(shelf: str, name: str) -> ModuleType:
+    """The file `name` of `shelf`, which is there."""
+    return importlib.import_module(f"fedjax_med.{shelf}.{name}")
 
 
 def default_options(shelf: str, name: str) -> dict[str, Any]:

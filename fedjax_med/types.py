@@ -69,7 +69,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split  # may have no examples
     unreadable: tuple[Unreadable, ...] = ()
-    ignored: tuple[tuple[str, int], ...] = ()  # suffix and number of files that are no images
+    ignored: tuple[tuple[str, int], ...] = ()  # what was left aside, and how much of it
 
 
 class Model(NamedTuple):

@@ -30,6 +30,8 @@ def writing(path: Path) -> Iterator[None]:
 def exclusive(workdir: Path) -> Iterator[None]:
     """Hold `workdir` (made if it is not there) for one process; a killed one lets go of it.
 
+    A folder in which nothing else was written is removed again.
+
     Raises:
         UserError: The folder cannot be written, or another run holds it.
     """
@@ -46,7 +48,13 @@ def exclusive(workdir: Path) -> Iterator[None]:
             raise UserError(
                 f"another run is training in {workdir}: wait for it, or give another --workdir."
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in workdir.iterdir()] == [".lock"]:
+                with contextlib.suppress(OSError):
+                    (workdir / ".lock").unlink()
+                    workdir.rmdir()
 
 
 def read_workdir(workdir: Path) -> dict[str, Any]:

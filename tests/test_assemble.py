@@ -1,11 +1,19 @@
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 
-from fedjax_med import assemble, federated
-from fedjax_med.config import Client, Experiment, Spec
+from fedjax_med import aggregate, assemble, augment, federated, losses, shelves
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
+from fedjax_med.local import LocalTraining
 from fedjax_med.overrides import complete
+from fedjax_med.reducers import mean
+from fedjax_med.transforms import clip
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -61,3 +69,102 @@ def test_a_real_network_learns_the_same_under_every_strategy(strategy):
             state, metrics = assembly.run_round(state, data)
         results.append(jax.tree.map(np.asarray, (state.server.params, metrics["loss"])))
     toy.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+COUNTS = [6, 2, 9]
+CNN = Spec("cnn", {"widths": (4,), "groups": 2})
+PLAIN = {
+    "model": CNN,
+    "augment": toy.STILL,
+    "server_optimizer": Spec("sgd", {"learning_rate": 1.0}),
+    "client": Client(1, 4, Spec("sgd", {"learning_rate": 0.1}), "constant"),
+}
+
+
+def client(**changes):
+    return dataclasses.replace(PLAIN["client"], **changes)
+
+
+def two_rounds_as_assembled(**changes):
+    experiment = complete(Experiment(rounds=4, num_clients=3, **(PLAIN | changes)))
+    assembly = assemble.assemble(experiment, toy.CLASSES, COUNTS)
+    data = toy.federation((5, 3, 6))
+    state = assembly.init(data)
+    for _ in range(2):
+        state, _ = assembly.run_round(state, data)
+    return state.server.params
+
+
+def two_rounds_by_hand(
+    changes=toy.STILL,
+    weights=(1.0, 1.0, 1.0),
+    smoothing=0.0,
+    reducer=None,
+    optimizer=None,
+    server=None,
+    epochs=1,
+    batch_size=4,
+    schedule=None,
+):
+    """The same without any configuration; in parts of four images, as on every CPU."""
+    model = shelves.build("models", CNN, toy.CLASSES)
+    grad_fn = losses.cross_entropy(
+        model, augment.build(changes), jnp.array(weights, jnp.float32), smoothing, 4
+    )
+    training = LocalTraining(grad_fn, optimizer or optax.sgd(0.1), epochs, batch_size)
+    training = training._replace(schedule=schedule or training.schedule)
+    algorithm, reducer = fed_avg.build(training, server or optax.sgd(1.0)), reducer or mean.build()
+    init_key, rounds_key = jax.random.split(jax.random.key(0))
+    data = toy.federation((5, 3, 6))
+    state = federated.init(algorithm, reducer, model.init(init_key, toy.IMAGE), data)
+    for _ in range(2):
+        state, _ = federated.run_round(algorithm, reducer, state, data, rounds_key)
+    return state.server.params
+
+
+def balanced(beta):
+    effective = np.array([(1 - beta**count) / (1 - beta) for count in COUNTS])
+    return 1 / effective * sum(COUNTS) / sum(COUNTS / effective)
+
+
+@pytest.mark.parametrize(
+    ("field", "by_hand"),
+    [
+        ({}, {}),
+        ({"loss": Loss(class_balance=0.9)}, {"weights": balanced(0.9)}),
+        ({"loss": Loss(label_smoothing=0.3)}, {"smoothing": 0.3}),
+        ({"augment": Augment()}, {"changes": Augment()}),
+        (
+            {"transforms": [Spec("clip", {"norm": 0.01})]},
+            {"reducer": aggregate.chain(clip.build(norm=0.01), reducer=mean.build())},
+        ),
+        (
+            {"reducer": Spec("mean", {"weighting": "uniform"})},
+            {"reducer": mean.build(weighting="uniform")},
+        ),
+        (
+            {"client": client(schedule="cosine")},
+            {"schedule": lambda number: (1 + jnp.cos(jnp.pi * number / 4)) / 2},
+        ),
+        ({"client": client(epochs=2)}, {"epochs": 2}),
+        ({"client": client(batch_size=2)}, {"batch_size": 2}),
+        (
+            {"client": client(optimizer=Spec("adam", {"learning_rate": 0.02}))},
+            {"optimizer": optax.adam(0.02)},
+        ),
+        (
+            {"server_optimizer": Spec("adam", {"learning_rate": 0.02})},
+            {"server": optax.adam(0.02)},
+        ),
+    ],
+    ids=lambda value: "-".join(value) or "plain",
+)
+def test_every_field_reaches_the_training(field, by_hand):
+    assembled = two_rounds_as_assembled(**field)
+    toy.assert_close(assembled, two_rounds_by_hand(**by_hand), rtol=1e-4, atol=1e-5)
+    if field:
+        plain = jax.tree.leaves(two_rounds_by_hand())
+        moved = [
+            np.abs(a - b).max() for a, b in zip(jax.tree.leaves(assembled), plain, strict=True)
+        ]
+        assert max(moved) > 1e-3

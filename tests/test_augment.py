@@ -111,3 +111,17 @@ def test_an_image_is_changed_the_same_whatever_stands_beside_it():
     batch = image(4)
     other = batch.at[1:].set(0)
     np.testing.assert_allclose(prepare(batch, KEY)[0], prepare(other, KEY)[0], rtol=1e-6)
+
+
+def test_every_change_has_a_draw_of_its_own():
+    grey = jnp.full((64, 6, 6, 3), 128, jnp.uint8)
+    ramp = grey.at[..., 0].add(40).at[:, :3].add(-30)
+    effects = {}
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        changes = dataclasses.replace(toy.STILL, **{name: 0.1})
+        difference = pixels(augment.build(changes)(ramp, KEY)) - np.asarray(ramp)
+        effects[name] = difference[:, 0, 0, 0]
+    turned = augment.build(dataclasses.replace(toy.STILL, rotation=20.0))(ramp, KEY)
+    effects["rotation"] = np.asarray(turned)[:, 0, 0, 0]
+    correlation = np.corrcoef(list(effects.values()))
+    assert np.abs(correlation - np.eye(5)).max() < 0.5

@@ -1,6 +1,9 @@
 import dataclasses
+import inspect
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from fedjax_med import cli, config, overrides, shelves
@@ -90,6 +93,32 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
         parsed(f"--config={file}", "--config.transforms[1].options.norm=0.5")
 
 
+def test_lists_are_given_by_name():
+    named = parsed("--config.transforms=clip", "--config.transforms[0].options.norm=0.5")
+    assert named.transforms == [Spec("clip", {"norm": 0.5})]
+    assert [spec.name for spec in parsed("--config.transforms=clip,clip").transforms] == [
+        "clip"
+    ] * 2
+    assert parsed("--config.transforms=").transforms == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    assert len(shelves.names("optax")) > 20
+    for name in shelves.names("optax"):
+        defaults = shelves.default_options("optax", name)
+        rate = (
+            {"learning_rate": 0.1} if defaults["learning_rate"] is inspect.Parameter.empty else {}
+        )
+        optimizer = shelves.build("optax", Spec(name, rate))
+        state = optimizer.init(params)
+        _, after = optimizer.update(params, state, params)
+        assert jax.tree.structure(state) == jax.tree.structure(after), name
+        for leaf in jax.tree.leaves(state):
+            assert not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), name
+
+
 @pytest.mark.parametrize(
     ("argument", "hint"),
     [
@@ -108,6 +137,8 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
         ("--config.rounds.more=3", "single value"),
         ("--config=configs/isic.py", "Did you mean 'configs/isic9.py'"),
         ("--wrkdir=x", "Did you mean: workdir"),
+        ("--rounds=3", r"'rounds'\. Did you mean --config.rounds\?"),
+        ("--config.transforms=clp", "Did you mean 'clip'"),
         ("extra", "only flags"),
     ],
 )

@@ -101,7 +101,29 @@ def test_files_that_are_no_images_are_counted(folder):
     (folder / "Train/a/deeper").mkdir()
     found = audit.find(build(folder))
     assert found.ignored == ((".dcm", 2), ("folder", 1), ("no suffix", 1))
-    assert "    4  ignored in class folders" in audit_report.table(found)
+    assert "    4  ignored: no images" in audit_report.table(found)
+
+
+def test_folders_beside_train_and_test_that_hold_images_are_named(folder):
+    write_image(folder / "Val" / "a" / "1.png")
+    write_image(folder / "Val" / "a" / "2.png")
+    (folder / "notes").mkdir()
+    assert scan(str(folder)).ignored == (("Val/", 2),)
+
+
+def test_files_that_were_swapped_are_noticed(folder):
+    names = [folder / "Train/a/8.png", folder / "Train/b/1.png"]
+    contents = [name.read_bytes() for name in names]
+    size = max(map(len, contents))
+    for name, content in zip(names, contents, strict=True):
+        name.write_bytes(content.ljust(size, b"\0"))
+        os.utime(name, (1, 1))  # as an archive or rsync leaves them
+    before = build(folder).train
+    names[0].rename(folder / "aside")
+    names[1].rename(names[0])
+    (folder / "aside").rename(names[1])
+    after = build(folder).train
+    assert after.sha256[[0, 2]].tolist() == before.sha256[[2, 0]].tolist()
 
 
 @pytest.mark.parametrize("inside", ["Train", "Test"])

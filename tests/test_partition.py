@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fedjax_med import config, overrides, shelves
 from fedjax_med.config import Spec
 from fedjax_med.errors import UserError
-from fedjax_med.partition import hold_out, partition
+from fedjax_med.partition import client_names, hold_out, partition
 from fedjax_med.types import Split
 
 DRAWN = [name for name in shelves.names("partitions") if name != "by_column"]
@@ -367,3 +367,21 @@ def test_hold_out_does_not_see_other_clients_examples():
         strict=True,
     ):
         assert np.array_equal(split.name[whole], alone.name[part])
+
+
+def test_by_column_reads_what_spreadsheets_and_people_write(tmp_path):
+    text = "image;site\nTrain/a/000.jpg;Zürich\na/001;Bern\n002;Bern\nb/003.jpg;Zürich\n"
+    assert [part.tolist() for part in by_column(tmp_path, text)] == [[1, 2], [0, 3]]
+
+
+def test_by_column_names_its_clients(tmp_path):
+    by_column(tmp_path, GOOD)
+    spec = Spec("by_column", {"path": str(tmp_path / "sites.csv")})
+    assert client_names(make_split([0, 0, 1, 1]), spec) == ("Bern", "Zürich")
+    assert client_names(make_split([0, 0, 1, 1]), Spec("equal")) == ()
+
+
+def test_by_column_counts_what_is_missing(tmp_path):
+    text = "image,site\na/000.jpg,x\n"
+    with pytest.raises(UserError, match=r"'a/001.jpg' on one line, found it nowhere \(2 more"):
+        by_column(tmp_path, text)

@@ -119,3 +119,21 @@ def test_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         Progress(tmp_path / "file", 0, 1)
+
+
+def test_tensorboard_drops_what_a_resumed_run_does_again(tmp_path):
+    for start, numbers in ((0, (1, 2, 3)), (1, (2, 3))):
+        run = Progress(tmp_path, start, 3)
+        for number in numbers:
+            run.add(record(number))
+        run.close()
+    starts = []
+    for file in sorted((tmp_path / "tensorboard").iterdir()):
+        data, position = file.read_bytes(), 0
+        while position < len(data):
+            (length,) = struct.unpack("<Q", data[position : position + 8])
+            event = event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
+            if event.session_log.status == event_pb2.SessionLog.START:
+                starts.append(event.step)
+            position += 12 + length + 4
+    assert max(starts) == 2  # the first round that is done again

@@ -80,6 +80,16 @@ def test_table_ends_with_a_row_for_each_client():
     assert "client" not in report.table(_evaluation())
 
 
+def test_clients_with_names_are_called_by_them():
+    named = _evaluation() | {
+        "clients": {"n": [1, 2], "accuracy": [0, 1], "balanced_accuracy": [0, 1], "loss": [1, 2]},
+        "client_names": ["Bern", "Zürich"],
+    }
+    lines = report.table(named).splitlines()
+    assert lines[-2].startswith("client 0 (Bern) ")
+    assert lines[-1].startswith("client 1 (Zürich) ")
+
+
 def test_markdown_gives_mean_and_sample_standard_deviation():
     evaluations = [_evaluation() | {"accuracy": value} for value in (0.5, 0.6, 0.7)]
     text = report.markdown(evaluations)

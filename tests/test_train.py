@@ -1,5 +1,6 @@
 """The commands `train` and `evaluate`, end to end on a tiny experiment."""
 
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from fedjax_med.progress import record
 
 ROOT = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
-ROUNDS = 8
+ROUNDS = 16  # enough for a kill to come in time, however fast they are
 
 
 def train(workdir, *arguments):
@@ -94,7 +95,7 @@ def test_a_run_leaves_all_that_it_promises(whole):
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
     assert "Policy rarest" in out
-    assert re.search(r"round 8/8  loss \d\.\d+  val loss .* \d+\.\d s  left 0:00", out)
+    assert re.search(r"round 16/16  loss \d\.\d+  val loss .* \d+\.\d s  left 0:00", out)
 
 
 @pytest.mark.slow
@@ -114,7 +115,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(whole, tmp_
     assert digest(workdir) == digest(whole[0])
     assert records(workdir) == records(whole[0])
     if moment.startswith("checkpoints"):
-        assert re.search(r"Going on after round [2468]", out)
+        assert re.search(r"Going on after round \d+", out)
 
 
 # The commit of a checkpoint is the renaming of its temporary folder: the process dies just before.
@@ -173,13 +174,13 @@ def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_
     workdir = tmp_path / "run"
     assert train(workdir) == 0
     expected = digest(workdir)
-    for file in (workdir / "checkpoints" / "8" / "state").rglob("*"):
+    for file in (workdir / "checkpoints" / "16" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     capsys.readouterr()
     assert train(workdir) == 0
     out = capsys.readouterr().out
-    assert "checkpoint of round 8 is damaged" in out
+    assert "checkpoint of round 16 is damaged" in out
     assert "Going on after round" in out
     assert digest(workdir) == expected
 
@@ -205,7 +206,7 @@ def test_complete_run_is_left_alone(tmp_path, capsys):
     assert train(tmp_path, "--config.rounds=2") == 0
     before = digest(tmp_path, 2), records(tmp_path)
     assert train(tmp_path, "--config.rounds=2") == 0
-    assert "All 2 rounds are done already" in capsys.readouterr().out
+    assert "All is done already: 2 rounds." in capsys.readouterr().out
     assert (digest(tmp_path, 2), records(tmp_path)) == before
 
 
@@ -437,17 +438,109 @@ def test_evaluate_writes_the_report_from_the_checkpoint(whole, capsys):
     assert (workdir / "confusion_matrix.png").stat().st_size > 0
 
 
-def test_evaluate_takes_the_best_or_the_last_checkpoint(whole):
+SCORES = [0.2, 0.9, 0.4, 0.3, 0.5]
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Five rounds whose best by validation is neither the first nor the last that is kept."""
+    count = iter(SCORES)
+    scores = {"n": 1, "loss": 1.0, "accuracy": 0.5}
+    monkeypatch.setattr(
+        command, "_validate", lambda *_: {**scores, "balanced_accuracy": next(count)}
+    )
+    kept = ["--config.checkpoint.every=1", "--config.checkpoint.keep_best=2"]
+    assert train(tmp_path, "--config.rounds=5", *kept) == 0
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+    return tmp_path
+
+
+@pytest.mark.parametrize(("which", "number"), [("best", 2), ("last", 5)])
+def test_evaluate_takes_the_best_or_the_last_checkpoint(scored, which, number, capsys):
+    assert evaluate(scored, f"--checkpoint={which}") == 0
+    assert json.loads((scored / "evaluation.json").read_text())["round"] == number
+    assert f"the model of round {number}" in capsys.readouterr().out
+
+
+def test_evaluation_of_the_validation_part_is_that_of_the_round(whole):
     workdir, _ = whole
-    found = {}
-    for which in ("best", "last"):
-        assert evaluate(workdir, f"--checkpoint={which}") == 0
-        found[which] = json.loads((workdir / "evaluation.json").read_text())
-    saved = {r["round"]: r["validation"]["balanced_accuracy"] for r in records(workdir)}
-    assert found["last"]["round"] == ROUNDS
-    kept = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    assert saved[found["best"]["round"]] == max(saved[number] for number in kept)
-    assert found["best"]["validation"] == records(workdir)[found["best"]["round"] - 1]["validation"]
+    assert evaluate(workdir) == 0
+    found = json.loads((workdir / "evaluation.json").read_text())
+    assert found["validation"] == records(workdir)[found["round"] - 1]["validation"]
+
+
+def test_evaluation_of_a_run_that_is_not_complete_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "stop_requests", lambda: contextlib.nullcontext([signal.SIGINT]))
+    assert train(tmp_path) == 128 + signal.SIGINT
+    assert evaluate(tmp_path) == 0
+    assert f"not complete: 1 of {ROUNDS} rounds" in capsys.readouterr().out
+
+
+def test_test_images_that_come_later_are_evaluated_on(pictures, tmp_path, capsys):
+    images, workdir = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(pictures / "Train", images / "Train")
+    own = ["--config.dataset.name=image_folder", f"--data_dir={images}", "--config.rounds=1"]
+    assert train(workdir, *own, f"--cache_dir={tmp_path / 'cache'}") == 0
+    assert evaluate(workdir) == 2
+    assert "no test images" in capsys.readouterr().err
+    shutil.copytree(pictures / "test", images / "Test")
+    assert evaluate(workdir) == 0  # in the run's own cache
+    assert "test images are not those" in capsys.readouterr().out
+    assert json.loads((workdir / "evaluation.json").read_text())["n"] == 18
+    shutil.rmtree(next((images / "Train").iterdir()))
+    shutil.rmtree(next((images / "Test").iterdir()))
+    assert evaluate(workdir) == 2
+    assert "train images or their division differ" in capsys.readouterr().err
+
+
+def test_more_rounds_than_asked_for_are_not_passed_off_as_fewer(tmp_path, capsys):
+    constant = "--config.client.schedule=constant"
+    assert train(tmp_path, constant, "--config.rounds=3") == 0
+    capsys.readouterr()
+    assert train(tmp_path, constant, "--config.rounds=2") == 2
+    assert "has done 3 rounds already, more than --config.rounds=2" in one_line(capsys)
+    assert json.loads((tmp_path / "experiment.json").read_text())["experiment"]["rounds"] == 3
+
+
+def test_complete_run_without_its_records_can_still_be_evaluated(tmp_path):
+    assert train(tmp_path, "--config.rounds=2") == 0
+    (tmp_path / "metrics.jsonl").unlink()
+    assert train(tmp_path, "--config.rounds=2", "--evaluate") == 0
+    assert (tmp_path / "evaluation.json").exists()
+
+
+def test_another_experiment_without_a_checkpoint_is_refused_too(tmp_path, capsys):
+    late = ["--config.rounds=3", "--config.checkpoint.every=99"]
+    assert train(tmp_path, *late) == 0
+    shutil.rmtree(tmp_path / "checkpoints")
+    capsys.readouterr()
+    assert train(tmp_path, *late, "--config.seed=5") == 2
+    assert "seed: the checkpoint has 0, this run 5" in one_line(capsys)
+    assert lines(tmp_path) == 3
+    assert train(tmp_path, *late) == 0
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path):
+    assert train(tmp_path / "run", "--config.num_clients=5000") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train("~/run", "--config.rounds=1") == 0
+    assert evaluate("~/run") == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.5])
+def test_interrupt_at_the_start_ends_in_one_line(tmp_path, seconds):
+    process = start(tmp_path / "run", "--config.rounds=100000")
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "Traceback" not in err
 
 
 def test_evaluation_without_a_test_set_is_refused_before_training(pictures, tmp_path, capsys):

@@ -5,7 +5,7 @@ from fedjax_med.config import Checkpoint, Client, Experiment, Spec
 
 def get_config() -> Experiment:
     return Experiment(
-        rounds=8,
+        rounds=16,
         dataset=Spec("lesions", {"train_size": 90, "test_size": 27}),
         image_size=16,
         num_clients=3,

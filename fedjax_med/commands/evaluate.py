@@ -36,7 +36,9 @@ def run(flags: absl_flags.FlagValues) -> int:
     if not flags.workdir:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
     check_name(flags.checkpoint, ("best", "last"), "the checkpoints to evaluate")
-    evaluations = [_load_and_evaluate(Path(workdir), flags) for workdir in flags.workdir]
+    evaluations = [
+        _load_and_evaluate(Path(workdir).expanduser(), flags) for workdir in flags.workdir
+    ]
     if len(evaluations) > 1:
         print(f"\nAll {len(evaluations)} runs:\n\n{report.markdown(evaluations)}")
     return 0
@@ -45,12 +47,26 @@ def run(flags: absl_flags.FlagValues) -> int:
 def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
-    data = clients.load(experiment, flags.data_dir or saved["data_dir"], flags.cache_dir)
+    cache_dir = flags.cache_dir
+    if not flags["cache_dir"].present:
+        cache_dir = saved.get("cache_dir", cache_dir)
+    try:
+        data = clients.load(experiment, flags.data_dir or saved["data_dir"], cache_dir)
+    except UserError as error:
+        if not experiment.partition.options.get("path"):
+            raise
+        raise UserError(
+            f"{error} (If the table has moved: give the `train` command once more, with its new "
+            "place.)"
+        ) from error
     if data.digest != saved["data"]:
         raise UserError(
-            f"the images or their division differ from those that {workdir} was trained on. Give "
-            "--data_dir=FOLDER with the same data."
+            f"the train images or their division differ from those that {workdir} was trained on "
+            "(by most policies train images that are also in Test leave). Give --data_dir=FOLDER "
+            "with the same data."
         )
+    if saved.get("test", data.test_digest) != data.test_digest:
+        print(f"The test images are not those that were there when {workdir} was trained.")
     return evaluate_workdir(workdir, data, flags.checkpoint)
 
 
@@ -91,6 +107,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
         tag = identity(saved["experiment"], data.digest, assembly.map_clients)
         restored = checkpoints.restore(lambda: assembly.init(data.train), tag, order)
+        done = max(checkpoints.rounds(), default=0)
     finally:
         checkpoints.close()
     if restored is None:
@@ -103,7 +120,11 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         "seed": experiment.seed,
         **evaluation,
     }
-    print(report.table(evaluation))
+    chosen = "the best of those kept, by validation" if which == "best" else "the last one kept"
+    print(f"{workdir}: the model of round {evaluation['round']}, {chosen}.")
+    if done < experiment.rounds:
+        print(f"The run is not complete: {done} of {experiment.rounds} rounds are saved.")
+    print(f"\n{report.table(evaluation)}")
     with writing(workdir):
         report.write_json(evaluation, workdir / "evaluation.json")
         report.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
@@ -122,4 +143,5 @@ def _evaluate(assembly: assemble.Assembly, state: Any, data: clients.Federation)
         )
         evaluation["validation"] = pooled
         evaluation["clients"] = pooled.get("clients")
+        evaluation["client_names"] = list(data.names)
     return evaluation

@@ -52,6 +52,7 @@ def run(flags: absl_flags.FlagValues) -> None:
             "options": dict(experiment.partition.options),
         },
         "num_clients": experiment.num_clients,
+        "client_names": list(division.names),
         "seed": experiment.seed,
         "class_names": list(dataset.class_names),
         "files": manifest.entries(dataset, parts),

@@ -18,11 +18,11 @@ from fedjax_med.errors import UserError
 from fedjax_med.evaluate import predict
 from fedjax_med.federated import FedState
 from fedjax_med.flags import define_config, define_data
-from fedjax_med.identity import code_version, identity
+from fedjax_med.identity import code_version, identity, refuse_other
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.types import Examples
-from fedjax_med.workdir import exclusive, writing
+from fedjax_med.workdir import exclusive, read_workdir, writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -91,8 +91,10 @@ def _write_experiment(
                 "data_dir": str(Path(flags.data_dir).expanduser().absolute())
                 if flags.data_dir
                 else "",
+                "cache_dir": str(Path(flags.cache_dir).expanduser().absolute()),
                 "code": code_version(),
                 "data": data.digest,
+                "test": data.test_digest,
                 "class_names": list(data.class_names),
             },
             workdir / "experiment.json",
@@ -103,10 +105,41 @@ def _write_experiment(
 def run(flags: absl_flags.FlagValues) -> int:
     """Read, audit, partition, stack, then round after round; returns the exit code."""
     experiment: config.Experiment = flags.config
-    workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}")
+    workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
     assemble.check_ranges(experiment)
     with exclusive(workdir):
         return _train(flags, experiment, workdir)
+
+
+def _start_state(
+    workdir: Path, checkpoints: Checkpoints, template: FedState, tag: dict[str, Any]
+) -> FedState:
+    """Where the run goes on: the last sound checkpoint, or `template`.
+
+    Raises:
+        UserError: The workdir holds another experiment, more rounds, or nothing that can be read.
+    """
+    saved = checkpoints.rounds()
+    if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
+        refuse_other(workdir, read_workdir(workdir), tag)
+    restored = checkpoints.restore(lambda: template, tag, saved[::-1])
+    if restored is None and saved:
+        raise UserError(
+            f"none of the checkpoints in {workdir} can be read, and nothing was removed: use "
+            "the code version that wrote them, or choose another --workdir."
+        )
+    state = restored.state if restored else template
+    if int(state.round) > tag["experiment"]["rounds"]:
+        raise UserError(
+            f"{workdir} has done {int(state.round)} rounds already, more than --config.rounds="
+            f"{tag['experiment']['rounds']}: ask for at least as many, or choose another --workdir."
+        )
+    return state
+
+
+def _has_records(workdir: Path) -> bool:
+    file = workdir / "metrics.jsonl"
+    return file.exists() and file.stat().st_size > 0
 
 
 def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir: Path) -> int:
@@ -119,15 +152,8 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     checkpoints = Checkpoints(workdir, experiment.checkpoint)
     progress = None
     try:
-        template = assembly.init(data.train)
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
-        restored = checkpoints.restore(lambda: template, tag, checkpoints.rounds()[::-1])
-        if restored is None and checkpoints.rounds():
-            raise UserError(
-                f"none of the checkpoints in {workdir} can be read, and nothing was removed: use "
-                "the code version that wrote them, or choose another --workdir."
-            )
-        state = restored.state if restored else template
+        state = _start_state(workdir, checkpoints, assembly.init(data.train), tag)
         start = int(state.round)
         checkpoints.remove_after(start)
         _write_experiment(workdir, flags, experiment, data)
@@ -139,18 +165,23 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         checkpoints.close()
         if progress is not None:
             progress.close()
-    with writing(workdir):
-        report.learning_curves_png(progress.records, workdir / "learning_curves.png")
     done = progress.records[-1]["round"] if progress.records else start
+    if progress.records:
+        with writing(workdir):
+            report.learning_curves_png(progress.records, workdir / "learning_curves.png")
     if stop and done < experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return 128 + stop[0]
     minutes = sum(one["seconds"] for one in progress.records) / 60
-    rounds = f"{done} round{'s' * (done != 1)}"
-    print(f"Trained {rounds} in {minutes:.1f} minutes; everything is in {workdir}.")
+    spent = f"{_rounds_in_words(done)} in {minutes:.1f} minutes"
+    print(f"Trained {spent}; everything is in {workdir}.")
     if flags.evaluate:
         evaluate.evaluate_workdir(workdir, data, "best")
     return 0
+
+
+def _rounds_in_words(number: int) -> str:
+    return f"{number} round{'s' * (number != 1)}"
 
 
 def _say_start(
@@ -166,6 +197,6 @@ def _say_start(
         f"clients run {assembly.map_clients} on {devices}."
     )
     if start >= experiment.rounds:
-        print(f"All {experiment.rounds} rounds are done already.")
+        print(f"All is done already: {_rounds_in_words(start)}.")
     elif start:
         print(f"Going on after round {start}.")

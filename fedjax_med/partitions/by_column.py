@@ -17,18 +17,55 @@ def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
     sites: dict[str, str] = {}
     try:
         # utf-8-sig: spreadsheets begin a CSV with a byte order mark.
-        rows = csv.DictReader(Path(path).read_text("utf-8-sig").splitlines())
-        for name in (image, column):
-            check_name(name, rows.fieldnames or (), f"the columns of {path}")
+        lines = Path(path).read_text("utf-8-sig").splitlines()
+        first = lines[0] if lines else ""
+        # European spreadsheets separate by semicolons.
+        rows = csv.DictReader(lines, delimiter=";" if ";" in first and "," not in first else ",")
+        for name, option in ((image, "image"), (column, "column")):
+            if name not in (rows.fieldnames or ()):
+                where = f"the columns of {path} (set {OPTIONS}.{option} to the right one)"
+                check_name(name, rows.fieldnames or (), where)
         for row in rows:
             key, site = (row[image] or "").strip(), (row[column] or "").strip()
+            key = key[6:] if key.lower().startswith("train/") else key
             if not (key and site) or key in sites:
-                fault = "is listed twice" if key in sites else "lacks its name or its site"
+                fault = "lacks its name or its site"
+                if key in sites:
+                    fault = "is listed twice (where two classes have it, write '<class>/<file>')"
                 raise UserError(f"{path}, line {rows.line_num}: the image {key!r} {fault}.")
             sites[key] = site
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"by_column cannot read {OPTIONS}.path={path!r}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"by_column cannot read {OPTIONS}.path={path}: {reason}.") from error
     return sites
+
+
+def _sites(split: Split, path: str, column: str, image: str) -> tuple[list[str], list[str]]:
+    """The site of each example, and the line that says so."""
+    sites = _read_sites(path, column, image)
+    found: list[list[str]] = []
+    for name in split.name.tolist():
+        file = PurePosixPath(name)
+        forms = (name, str(file.with_suffix("")), file.name, file.stem)
+        found.append([form for form in dict.fromkeys(forms) if form in sites])
+    faulty = [position for position, keys in enumerate(found) if len(keys) != 1]
+    if faulty:
+        keys = found[faulty[0]]
+        where = f"as {keys[0]!r} and as {keys[1]!r}" if keys else "nowhere"
+        more = f" ({len(faulty) - 1} more images are like this)" if len(faulty) > 1 else ""
+        raise UserError(
+            f"{path}: expected the image {str(split.name[faulty[0]])!r} on one line, found it "
+            f"{where}{more}."
+        )
+    keys = [one[0] for one in found]
+    return [sites[key] for key in keys], keys
+
+
+def client_names(
+    split: Split, *, path: str = "", column: str = "site", image: str = "image"
+) -> list[str]:
+    """The sites, sorted by name: the clients in their order."""
+    return sorted(set(_sites(split, path, column, image)[0]))
 
 
 def build(
@@ -43,28 +80,23 @@ def build(
 ) -> list[Index]:
     """Follow a CSV that names each image's site; the sites, sorted by name, are the clients.
 
-    The column `image` has "<class>/<file>", the file name or its stem. Lines for images that are
-    not among the examples (test images, cleaned ones) are ignored; `seed` is not used.
+    The column `image` has "<class>/<file>" or "<file>", with or without the suffix. Lines for
+    images that are not among the examples (test images, cleaned ones) are ignored; `seed` is not
+    used.
 
     Raises:
         UserError: The CSV cannot be read, lacks a column or an image, lists an image twice or
             ambiguously, or has another number of sites.
     """
-    sites = _read_sites(path, column, image)
+    site, keys = _sites(split, path, column, image)
     named: dict[str, int] = {}  # the example that a line was first used for
-    site = []
-    for position, name in enumerate(split.name.tolist()):
-        file = PurePosixPath(name)
-        keys = [key for key in dict.fromkeys((name, file.name, file.stem)) if key in sites]
-        if len(keys) != 1:
-            found = f"as {keys[0]!r} and as {keys[1]!r}" if keys else "nowhere"
-            raise UserError(f"{path}: expected the image {name!r} on one line, found it {found}.")
-        other = named.setdefault(keys[0], position)
+    for position, key in enumerate(keys):
+        other = named.setdefault(key, position)
         if groups[other] != groups[position]:
             raise UserError(
-                f"{path}: {keys[0]!r} may be {split.name[other]} or {name}: write '<class>/<file>'."
+                f"{path}: {key!r} may be {split.name[other]} or {split.name[position]}: write "
+                "'<class>/<file>'."
             )
-        site.append(sites[keys[0]])
     names = sorted(set(site))
     if len(names) != num_clients:
         raise UserError(
