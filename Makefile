@@ -1,15 +1,18 @@
 # Two commands do everything, from nothing but python3 (3.11 or later) and make:
 #   make train [ARGS="--config=configs/isic9.py --data_dir=..."]   trains and evaluates
 #   make test                                                      formats, lints, checks, tests
+# And one that takes longer, and installs other frameworks in folders of their own:
+#   make bench [BENCH_ARGS="--peers=pytorch,pfl"]                  a round beside other frameworks'
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= --config=configs/lesions.py
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # In CI a badly formatted file is an error; elsewhere it is formatted.
 FORMAT = $(if $(CI),--check,)
 BIN = $(VENV)/bin
 
-.PHONY: train test format lint types pytest clean
+.PHONY: train test bench format lint types pytest clean
 
 train: $(VENV)/installed
 	$(BIN)/fedjax-med train --evaluate $(ARGS)
@@ -42,6 +45,9 @@ $(VENV)/installed-dev: $(BIN)/python requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/installed
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/rounds.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
