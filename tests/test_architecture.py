@@ -26,7 +26,7 @@ LAYERS = [
     {"overrides", "records", "audit", "partitions", "stack", "models"},
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
     {"algorithms"},
-    {"evaluate", "checkpoint", "report", "progress", "clients", "assemble"},
+    {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},
     {"flags"},
     {"commands"},
     {"cli"},

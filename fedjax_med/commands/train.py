@@ -20,6 +20,7 @@ from fedjax_med.federated import FedState
 from fedjax_med.flags import define_config, define_data
 from fedjax_med.identity import code_version, identity, refuse_other
 from fedjax_med.interrupt import stop_requests
+from fedjax_med.profiling import Profile, parse_rounds
 from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.types import Examples
 from fedjax_med.workdir import exclusive, read_workdir, writing
@@ -34,6 +35,12 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     )
     absl_flags.DEFINE_boolean(
         "evaluate", False, "evaluate on the test set when training is complete", flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "profile_rounds",
+        "",
+        "trace these rounds, such as 3-5, into WORKDIR/profile",
+        flag_values=flags,
     )
 
 
@@ -58,6 +65,7 @@ def _rounds(
     data: clients.Federation,
     checkpoints: Checkpoints,
     progress: Progress,
+    profile: Profile,
     stop: list[int],
 ) -> None:
     """Run the rounds that are left, or until `stop` holds a signal."""
@@ -67,15 +75,20 @@ def _rounds(
     tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
     for number in range(int(state.round) + 1, experiment.rounds + 1):
         began = time.monotonic()
-        state, result = assembly.run_round(state, train)
-        client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
-        check_finite(client_metrics, state, number, checkpoints.last_good)
-        scores = _validate(assembly, state, validation, number)
+        profile.begin(number)
+        with profile.part("training"):
+            state, result = assembly.run_round(state, train)
+            client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
+            check_finite(client_metrics, state, number, checkpoints.last_good)
+        with profile.part("validation"):
+            scores = _validate(assembly, state, validation, number)
         progress.add(record(number, client_metrics, scores, time.monotonic() - began))
         due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
-        if due or stop:
-            # The best is chosen among the scheduled ones, as in a run that was never stopped.
-            checkpoints.save(state, tag, scores if due else {})
+        with profile.part("checkpoint"):
+            if due or stop:
+                # The best is chosen among the scheduled ones, as in a run never stopped.
+                checkpoints.save(state, tag, scores if due else {})
+        profile.end(number)
         if stop:
             break
     checkpoints.wait()
@@ -107,6 +120,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     experiment: config.Experiment = flags.config
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
     assemble.check_ranges(experiment)
+    parse_rounds(flags.profile_rounds)
     with exclusive(workdir):
         return _train(flags, experiment, workdir)
 
@@ -150,6 +164,7 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     assembly = assemble.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint)
+    profile = Profile(workdir, parse_rounds(flags.profile_rounds))
     progress = None
     try:
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
@@ -160,8 +175,9 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         _say_start(experiment, assembly, data, start)
         progress = Progress(workdir, start, experiment.rounds)
         with stop_requests() as stop:
-            _rounds(experiment, assembly, state, data, checkpoints, progress, stop)
+            _rounds(experiment, assembly, state, data, checkpoints, progress, profile, stop)
     finally:
+        profile.close()
         checkpoints.close()
         if progress is not None:
             progress.close()

@@ -1,0 +1,73 @@
+"""Where a round's time goes: a line for each profiled round, and a trace for a viewer."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from fedjax_med.errors import UserError
+from fedjax_med.workdir import writing
+
+
+def parse_rounds(text: str) -> range:
+    """The rounds that ``3`` or ``3-5`` names; none for an empty text.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if last < first:
+        raise UserError(f"expected --profile_rounds=FIRST-LAST, such as 3-5, got {text!r}.")
+    return range(first, last + 1)
+
+
+class Profile:
+    """Traces `rounds` into ``workdir/profile``, and says where the time of each of them went.
+
+    The trace opens in TensorBoard (with its profile plugin) and, as ``perfetto_trace.json.gz``, on
+    https://ui.perfetto.dev. Tracing costs time itself; the first round of a process also compiles.
+    """
+
+    def __init__(self, workdir: Path, rounds: range) -> None:
+        self._folder, self._rounds = workdir / "profile", rounds
+        self._seconds: dict[str, float] = {}
+        self._tracing = False
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time in here as the round's `name`."""
+        began = time.perf_counter()
+        with jax.profiler.TraceAnnotation(name):
+            yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def begin(self, number: int) -> None:
+        """Start the round `number`."""
+        self._seconds.clear()
+        if number in self._rounds and not self._tracing:
+            with writing(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._tracing = True
+
+    def end(self, number: int) -> None:
+        """End the round `number`."""
+        if number in self._rounds:
+            parts = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._seconds.items())
+            print(f"round {number}: {parts}", flush=True)
+        if self._tracing and number + 1 not in self._rounds:
+            self.close()
+            print(f"The trace is in {self._folder}.", flush=True)
+
+    def close(self) -> None:
+        """End the trace, if one is running."""
+        if self._tracing:
+            self._tracing = False
+            with writing(self._folder):
+                jax.profiler.stop_trace()

@@ -1,0 +1,47 @@
+import gzip
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fedjax_med.errors import UserError
+from fedjax_med.profiling import Profile, parse_rounds
+
+
+def test_rounds_are_one_or_a_range():
+    assert list(parse_rounds("")) == []
+    assert list(parse_rounds("3")) == [3]
+    assert list(parse_rounds("3-5")) == [3, 4, 5]
+    for wrong in ("x", "0", "5-3", "3:5", "-2"):
+        with pytest.raises(UserError, match="such as 3-5"):
+            parse_rounds(wrong)
+
+
+def test_profiled_rounds_are_traced_and_told(tmp_path, capsys):
+    profile = Profile(tmp_path, range(2, 4))
+    for number in range(1, 6):
+        profile.begin(number)
+        with profile.part("training"):
+            jax.jit(jnp.sin)(jnp.ones(3)).block_until_ready()
+        with profile.part("checkpoint"):
+            pass
+        profile.end(number)
+    profile.close()
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines()[:2]] == ["round 2", "round 3"]
+    assert "training 0." in out
+    assert "checkpoint 0.000 s" in out
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert sum(event.get("name") == "training" for event in events) == 2
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_without_rounds_nothing_is_written(tmp_path, capsys):
+    profile = Profile(tmp_path, range(0))
+    profile.begin(1)
+    profile.end(1)
+    profile.close()
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "profile").exists()
