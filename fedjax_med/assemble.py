@@ -153,19 +153,24 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     picked, map_clients = federated.choose_map_clients(experiment.map_clients)
     placement = federated.placement(picked, experiment.num_clients)
+    cohort = None
+    if experiment.cohort.name != "everyone":
+        cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
     key = jax.random.key(experiment.seed)
     init_key, rounds_key = jax.random.split(key)
 
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
         params = model.init(init_key, (height, width, channels))
-        return federated.init(algorithm, reducer, params, data)
+        return federated.init(algorithm, reducer, params, data, cohort)
 
     @functools.partial(jax.jit, out_shardings=(placement.state, placement.metrics))
     def run_round(
         state: federated.FedState, data: Examples, key: Key
     ) -> tuple[federated.FedState, Metrics]:
-        return federated.run_round(algorithm, reducer, state, data, key, map_clients=map_clients)
+        return federated.run_round(
+            algorithm, reducer, state, data, key, map_clients=map_clients, cohort=cohort
+        )
 
     return Assembly(
         model, init, lambda state, data: run_round(state, data, rounds_key), picked, placement

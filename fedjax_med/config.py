@@ -90,6 +90,7 @@ class Experiment:
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)
     client: Client = dataclasses.field(default_factory=Client)
+    cohort: Spec = _spec("cohorts", "everyone")  # who takes part in a round
     algorithm: Spec = _spec("algorithms", "fed_avg")
     server_optimizer: Spec = _spec("optax", "sgd", learning_rate=1.0)
     transforms: list[Spec] = dataclasses.field(

@@ -46,6 +46,11 @@ class FedState(NamedTuple):
     reducer: Any
 
 
+# Who takes part in a round: `(key, examples of each client int [C]) -> places int32 [S]`, all
+# different and in ascending order.
+Cohort = Callable[[Key, Array], Array]
+_COHORT = 2  # the round's key is split into 0 and 1 already
+
 # Called as `map_clients(function, in_axes=(None, 0))`, like `jax.vmap`: all clients share the
 # function's first argument, and its second has a leading client axis in every leaf.
 MapClients = Callable[..., Callable[[Any, Any], Any]]
@@ -141,7 +146,13 @@ def placement(name: str, num_clients: int) -> Placement:
     return Placement(FedState(whole, whole, split, whole), split, whole)
 
 
-def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Examples) -> FedState:
+def init(
+    algorithm: FedAlgorithm,
+    reducer: Reducer,
+    params: Params,
+    data: Examples,
+    cohort: Cohort | None = None,
+) -> FedState:
     """The state before the first round.
 
     Args:
@@ -149,6 +160,7 @@ def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Exampl
         reducer: the reducer.
         params: the first global parameters.
         data: the clients' training examples, ``[C, N]``.
+        cohort: as in `run_round`.
     """
     server, client = algorithm.init(params)
     num_clients = data.label.shape[0]
@@ -160,7 +172,11 @@ def init(algorithm: FedAlgorithm, reducer: Reducer, params: Params, data: Exampl
     stacked = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
     )
-    return FedState(jnp.int32(0), server, stacked, reducer.init(message, num_clients))
+    senders = num_clients
+    if cohort is not None:
+        sizes = jnp.zeros(num_clients, jnp.int32)
+        senders = jax.eval_shape(cohort, jax.random.key(0), sizes).shape[0]
+    return FedState(jnp.int32(0), server, stacked, reducer.init(message, senders))
 
 
 def is_finite(tree: Any) -> Array:
@@ -179,6 +195,7 @@ def run_round(
     *,
     map_clients: MapClients = jax.vmap,
     client_ids: Array | None = None,
+    cohort: Cohort | None = None,
 ) -> tuple[FedState, Metrics]:
     """One round: every client's update, the reduction of their messages, the server's update.
 
@@ -195,30 +212,44 @@ def run_round(
             `STRATEGIES` give the same result.
         client_ids: int32 [C], who the clients are; a client's randomness follows its id. Without
             it, their places.
+        cohort: chooses who takes part; the state of the others stays as it is. Without it,
+            everyone.
 
     Returns:
-        The state after one more round and each client's metrics ``[C]``: those of the algorithm,
-        "weight", and "finite", whether all that the client sent is a number.
+        The state after one more round and the metrics of each client that took part, ``[S]``:
+        those of the algorithm, "client" (its id), "weight", and "finite", whether all that the
+        client sent is a number.
     """
     if client_ids is None:
         client_ids = jnp.arange(data.label.shape[0], dtype=jnp.int32)
-    clients_key, reducer_key = jax.random.split(jax.random.fold_in(key, state.round))
+    round_key = jax.random.fold_in(key, state.round)
+    clients_key, reducer_key = jax.random.split(round_key)
+    taking_part = (state.clients, data, client_ids)
+    if cohort is not None:
+        sizes = jnp.sum(data.mask, axis=1, dtype=jnp.int32)
+        chosen = cohort(jax.random.fold_in(round_key, _COHORT), sizes)
+        taking_part = jax.tree.map(lambda leaf: leaf[chosen], taking_part)
 
     def update(
         shared: tuple[ServerState, Array, Key], one: tuple[ClientState, Examples, Array]
     ) -> ClientResult:
-        server, number, round_key = shared
+        server, number, clients_key = shared
         client, examples, client_id = one
-        client_key = jax.random.fold_in(round_key, client_id)
+        client_key = jax.random.fold_in(clients_key, client_id)
         result = algorithm.client_update(server, client, examples, number, client_key)
         finite = is_finite(result.message)
         return result._replace(metrics={**result.metrics, "finite": finite})
 
     shared = (state.server, state.round, clients_key)
-    results = map_clients(update, in_axes=(None, 0))(shared, (state.clients, data, client_ids))
+    results = map_clients(update, in_axes=(None, 0))(shared, taking_part)
     message, reducer_state = reducer.update(
         results.message, results.weight, state.reducer, reducer_key
     )
     server = algorithm.server_update(state.server, message)
-    new = FedState(state.round + 1, server, results.state, reducer_state)
-    return new, {**results.metrics, "weight": results.weight}
+    clients = results.state
+    if cohort is not None:
+        clients = jax.tree.map(
+            lambda all_, new: all_.at[chosen].set(new), state.clients, results.state
+        )
+    new = FedState(state.round + 1, server, clients, reducer_state)
+    return new, {**results.metrics, "client": taking_part[2], "weight": results.weight}

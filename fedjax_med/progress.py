@@ -53,10 +53,10 @@ def check_finite(
     kept = f"The checkpoint of round {intact} is intact" if intact else "No checkpoint was written"
     good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
     if not good.all():
-        client = int(np.argmin(good))
+        first = int(np.argmin(good))
         raise UserError(
-            f"round {number}: client {client} sent NaN or infinity (loss "
-            f"{client_metrics['loss'][client]}). {kept}; a lower "
+            f"round {number}: client {client_metrics['client'][first]} sent NaN or infinity (loss "
+            f"{client_metrics['loss'][first]}). {kept}; a lower "
             "--config.client.optimizer.options.learning_rate usually helps."
         )
     for name in ("server", "clients", "reducer"):
@@ -89,6 +89,7 @@ def record(
         "train_loss": _train_loss(client_metrics),
         "validation": validation,
         "clients": {
+            "client": client_metrics["client"].tolist(),
             "train_loss": (client_metrics["loss"] / count).tolist(),
             "train_accuracy": (client_metrics["correct"] / count).tolist(),
             "steps": client_metrics["steps"].tolist(),

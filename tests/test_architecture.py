@@ -25,7 +25,7 @@ LAYERS = [
     },
     {"overrides", "records", "audit", "partitions", "stack", "models"},
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
-    {"algorithms"},
+    {"algorithms", "cohorts"},
     {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},
     {"flags"},
     {"commands"},
@@ -36,6 +36,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 PURE = {"ops", "models", "augment", "losses", "local", "aggregate", "transforms", "reducers"} | {
     "federated",
     "algorithms",
+    "cohorts",
 }
 PURE_IMPORTS = {"jax", "flax", "optax", "fedjax_med", "collections", "typing", "functools", "math"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -25,6 +25,12 @@ KEY = jax.random.key(11)
 # shelf -> file -> the options under which its contract is tested
 ROWS = {
     "algorithms": {"fed_avg": {}},
+    "cohorts": {
+        "everyone": {},
+        "fixed": {"clients": (3, 1)},
+        "uniform": {"size": 3},
+        "weighted": {"size": 3},
+    },
     "datasets": {
         "image_folder": {},
         "isic9": {},
@@ -129,6 +135,21 @@ def test_algorithm_client_update_is_a_pure_function(spec):
     results = [algorithm.client_update(server, client, one, jnp.int32(0), KEY) for _ in range(2)]
     assert all(isinstance(result, ClientResult) for result in results)
     toy.assert_same_bits(*results)
+
+
+# --- cohorts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", rows("cohorts"))
+def test_cohort_is_different_clients_in_order_and_follows_the_key_alone(spec):
+    cohort = jax.jit(shelves.build("cohorts", spec, 6))
+    sizes = jnp.array([5, 1, 9, 3, 2, 4])
+    for seed in range(5):
+        chosen = cohort(jax.random.key(seed), sizes)
+        assert chosen.dtype == jnp.int32
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        assert set(chosen.tolist()) <= set(range(6))
+        np.testing.assert_array_equal(chosen, cohort(jax.random.key(seed), sizes))
 
 
 # --- models -----------------------------------------------------------------------------------

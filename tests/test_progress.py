@@ -12,6 +12,7 @@ from fedjax_med.federated import FedState
 from fedjax_med.progress import Progress
 
 CLIENTS = {
+    "client": np.array([0, 1, 2]),
     "loss": np.array([6.0, 2.0, 0.0]),
     "correct": np.array([1.0, 2.0, 0.0]),
     "count": np.array([4.0, 4.0, 0.0]),

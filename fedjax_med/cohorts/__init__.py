@@ -1,0 +1,16 @@
+"""The shelf of cohorts: who takes part in a round. ``build(num_clients, *, options) -> Cohort``.
+
+A `fedjax_med.federated.Cohort` is a pure function ``(key, sizes int [C]) -> int32 [S]``: the places
+of S different clients. All raise `UserError` for an option out of its range.
+"""
+
+from fedjax_med.errors import UserError
+
+
+def check_size(name: str, size: int, num_clients: int) -> None:
+    """Refuse a cohort that is empty or larger than the federation."""
+    if not 1 <= size <= num_clients:
+        raise UserError(
+            f"expected cohort {name} to have 1 <= size <= {num_clients} clients, got {size}: set "
+            "--config.cohort.options.size."
+        )

@@ -1,0 +1,27 @@
+"""The same few clients in every round."""
+
+import jax.numpy as jnp
+
+from fedjax_med.errors import UserError
+from fedjax_med.federated import Cohort
+from fedjax_med.types import Array, Key
+
+
+def build(num_clients: int, *, clients: tuple[int, ...] = (0,)) -> Cohort:
+    """The clients of these numbers; the others are validated with, but never train.
+
+    Raises:
+        UserError: A number is no client's, or comes twice, or there is none.
+    """
+    wrong = [client for client in clients if client not in range(num_clients)]
+    if wrong or not clients or len(set(clients)) < len(clients):
+        raise UserError(
+            f"expected cohort fixed to have different clients among 0 to {num_clients - 1}, got "
+            f"{tuple(clients)}: set --config.cohort.options.clients."
+        )
+
+    def choose(key: Key, sizes: Array) -> Array:
+        del key, sizes
+        return jnp.array(sorted(clients), jnp.int32)
+
+    return choose
