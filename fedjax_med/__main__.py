@@ -1,23 +1,17 @@
 """``python -m fedjax_med COMMAND``, and the console command ``fedjax-med``."""
 
-import os
 import signal
 import sys
-from types import FrameType
 
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"fedjax-med: interrupted.\n")
-    os._exit(128 + number)
+from fedjax_med.interrupt import end_at_once
 
 
 def main() -> int:
     """Run the command line; the exit code."""
-    # Loading takes a second, in which a Ctrl-C would end in a traceback or be lost in a callback.
-    before = signal.signal(signal.SIGINT, _stop)
+    # Before the program is loaded, which takes seconds; training has its own way to stop.
+    signal.signal(signal.SIGINT, end_at_once)
     from fedjax_med import cli
 
-    signal.signal(signal.SIGINT, before)
     return cli.main()
 
 
