@@ -115,7 +115,7 @@ def compare(peer: str, workload: Path) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one row a peer; "a / b" is the peer's figure and ours."""
     lines = [
-        "| peer | seconds a round | times as fast (lowest to highest pair) | first round done "
+        "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | first round done "
         "after | peak memory |",
         "|---|---|---|---|---|",
     ]
