@@ -115,8 +115,8 @@ def compare(peer: str, workload: Path) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one row a peer; "a / b" is the peer's figure and ours."""
     lines = [
-        "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | first round done "
-        "after | peak memory |",
+        "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | "
+        "first round done after | peak memory |",
         "|---|---|---|---|---|",
     ]
     for one in results:
