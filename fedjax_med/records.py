@@ -168,10 +168,10 @@ def _fingerprint(source: Source) -> str:
     for file in source.files:
         try:
             stat = file.path.stat()
-            # ctime and inode tell files apart that were swapped, and so kept size and mtime.
-            marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            # The change time tells files apart that were swapped, and so kept size and mtime.
+            marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a dangling link: an unreadable file, reported as such
-            marks = (-1, -1, -1, -1)
+            marks = (-1, -1, -1)
         lines.append(f"{file.path.relative_to(source.root)} {marks}")
     return _digest([str(ClassFolders.VERSION), *source.class_names, *lines])
 
