@@ -153,7 +153,7 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     picked, map_clients = federated.choose_map_clients(experiment.map_clients)
     placement = federated.placement(picked, experiment.num_clients)
-    cohort = None
+    cohort = None  # everyone: without a choice, the clients' images need not be gathered
     if experiment.cohort.name != "everyone":
         cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
     key = jax.random.key(experiment.seed)

@@ -51,8 +51,8 @@ def exclusive(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in workdir.iterdir()] == [".lock"]:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # what ended the run is what must be told
+                if [path.name for path in workdir.iterdir()] == [".lock"]:
                     (workdir / ".lock").unlink()
                     workdir.rmdir()
 

@@ -33,3 +33,13 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"), exclusive(tmp_path / "file"):
         pass
+
+
+def test_a_workdir_that_vanishes_does_not_hide_what_ended_the_run(tmp_path):
+    def end():
+        (tmp_path / "run" / ".lock").unlink()
+        (tmp_path / "run").rmdir()
+        raise UserError("the reason")
+
+    with pytest.raises(UserError, match="the reason"), exclusive(tmp_path / "run"):
+        end()
