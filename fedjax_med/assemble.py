@@ -164,7 +164,11 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
         params = model.init(init_key, (height, width, channels))
         return federated.init(algorithm, reducer, params, data, cohort)
 
-    @functools.partial(jax.jit, out_shardings=(placement.state, placement.metrics))
+    @functools.partial(
+        jax.jit,
+        out_shardings=(placement.state, placement.metrics),
+        compiler_options=ops.compiler_options(),
+    )
     def run_round(
         state: federated.FedState, data: Examples, key: Key
     ) -> tuple[federated.FedState, Metrics]:

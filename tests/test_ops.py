@@ -2,55 +2,159 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_med import ops
+from fedjax_med import federated, ops
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
-def native(image, kernel, strides, padding):
-    return lax.conv_general_dilated(image, kernel, strides, padding, dimension_numbers=NUMBERS)
-
-
-def both(image, kernel, strides, padding):
-    ours = lambda x, k: ops.conv_general_dilated(  # noqa: E731
-        x, k, strides, padding, dimension_numbers=NUMBERS
-    )
-    theirs = lambda x, k: native(x, k, strides, padding)  # noqa: E731
-    return ours, theirs
-
-
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(
-    size=st.tuples(st.integers(3, 7), st.integers(3, 7)),
-    window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    strides=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.sampled_from(["SAME", "VALID", ((1, 0), (0, 2))]),
-)
-def test_convolution_agrees_with_lax_in_value_and_gradient(size, window, strides, padding):
+def images_and_kernel(size, window, channels, features, groups=1):
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32)
-    ours, theirs = both(image, kernel, strides, padding)
-    np.testing.assert_allclose(ours(image, kernel), theirs(image, kernel), rtol=1e-4, atol=1e-4)
+    image = jnp.asarray(rng.normal(size=(2, *size, channels)), jnp.float32)
+    shape = (*window, channels // groups, features)
+    return image, jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def both(strides, padding, groups=1):
+    """Our convolution and that of XLA."""
+    options = {"dimension_numbers": NUMBERS, "feature_group_count": groups}
+    return [
+        lambda x, k, f=f: f(x, k, strides, padding, **options)
+        for f in (ops.conv_general_dilated, lax.conv_general_dilated)
+    ]
+
+
+def native_conv_max_pool(image, kernel):
+    full = lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS)
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(full, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def assert_agree(ours, theirs, *arguments):
+    """In value and in the gradient of every argument."""
+    expected = theirs(*arguments)
+    scale = float(jnp.max(jnp.abs(expected))) + 1
+    actual = ours(*arguments)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=expected.shape), jnp.float32)
+    places = tuple(range(len(arguments)))
     gradients = [
-        jax.grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), (0, 1))(image, kernel)
+        jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a)) * weights), places)(*arguments)
         for f in (ours, theirs)
     ]
     for actual, expected in zip(*gradients, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+        scale = float(jnp.max(jnp.abs(expected))) + 1
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=3e-5 * scale)
 
 
-def test_convolution_agrees_with_lax_under_vmap_over_kernels():
-    rng = np.random.default_rng(1)
-    images = jnp.asarray(rng.normal(size=(3, 2, 5, 5, 2)), jnp.float32)
-    kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 2, 4)), jnp.float32)
-    ours, theirs = both(images, kernels, (1, 1), "SAME")
-    expected = jnp.stack([theirs(images[i], kernels[i]) for i in range(3)])
-    np.testing.assert_allclose(jax.vmap(ours)(images, kernels), expected, rtol=1e-4, atol=1e-4)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(3, 7), st.integers(3, 7)),
+    window=st.sampled_from([(1, 1), (2, 3), (3, 1), (3, 3), (3, 3)]),
+    strides=st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]),
+    padding=st.sampled_from(["SAME", "SAME", "VALID", ((1, 0), (0, 2))]),
+    channels=st.sampled_from([(3, 4), (8, 9), (9, 8), (8, 2)]),
+)
+def test_convolution_agrees_with_lax_in_value_and_gradient(
+    size, window, strides, padding, channels
+):
+    assert_agree(*both(strides, padding), *images_and_kernel(size, window, *channels))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(5, 8), st.integers(5, 8)),
+    window=st.sampled_from([(3, 3), (5, 5), (2, 3)]),
+    strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
+    padding=st.sampled_from(["SAME", "VALID", ((1, 0), (0, 2))]),
+)
+def test_depthwise_convolution_agrees_with_lax_in_value_and_gradient(
+    size, window, strides, padding
+):
+    arguments = images_and_kernel(size, window, 4, 4, groups=4)
+    assert_agree(*both(strides, padding, groups=4), *arguments)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    channels=st.sampled_from([(3, 4), (8, 9), (9, 8), (8, 2)]),
+)
+def test_convolution_with_pooling_agrees_with_lax_in_value_and_gradient(size, channels):
+    arguments = images_and_kernel(size, (3, 3), *channels)
+    assert_agree(ops.conv_max_pool, native_conv_max_pool, *arguments)
+
+
+def test_pooling_gives_the_gradient_to_the_first_of_equals_as_lax_does():
+    image = jnp.ones((1, 6, 6, 8))  # inside the border, all outputs are the same
+    kernel = jnp.ones((3, 3, 8, 8))
+    assert_agree(ops.conv_max_pool, native_conv_max_pool, image, kernel)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    shape=st.sampled_from([(4, 1), (4, 2), (6, 3), (4, 4)]),
+)
+def test_group_norm_agrees_with_flax_in_value_and_gradient(size, shape):
+    channels, groups = shape
+    rng = np.random.default_rng(2)
+    image = jnp.asarray(rng.normal(3.0, 2.0, size=(2, *size, channels)), jnp.float32)
+    scale, bias = jnp.asarray(rng.normal(size=(2, channels)), jnp.float32)
+
+    def theirs(image, scale, bias):
+        module = nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-3, rngs=nnx.Rngs(0))
+        module.scale[...], module.bias[...] = scale, bias
+        return module(image)
+
+    def ours(image, scale, bias):
+        return ops.group_norm(image, scale, bias, groups, 1e-3)
+
+    assert_agree(ours, theirs, image, scale, bias)
+
+
+def test_group_norm_of_one_colour_is_the_bias():
+    image = jnp.full((1, 4, 4, 2), 0.1)
+    out = ops.group_norm(image, jnp.ones(2), jnp.array([3.0, 4.0]), 2, 1e-6)
+    np.testing.assert_allclose(out[0, 0, 0], [3.0, 4.0], atol=1e-2)
+
+
+OPERATIONS = {
+    "winograd": (both((1, 1), "SAME"), (8, 8, 1)),
+    "patches": (both((2, 2), "SAME"), (3, 4, 1)),
+    "depthwise": (both((1, 1), "SAME", groups=4), (4, 4, 4)),
+    "pooling": ((ops.conv_max_pool, native_conv_max_pool), (8, 8, 1)),
+    "pooling, few channels": ((ops.conv_max_pool, native_conv_max_pool), (3, 8, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("strategy", ["loop", *federated.STRATEGIES])
+def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
+    """Gradients of clients' own kernels: under vmap, loops over clients and over devices."""
+    (ours, theirs), shape = OPERATIONS[name]
+    image, kernel = images_and_kernel((6, 6), (3, 3), *shape)
+    kernels = kernel[None] * jnp.arange(1.0, 6)[:, None, None, None, None]
+
+    def gradient(function):
+        return jax.grad(lambda image, kernel: jnp.sum(jnp.sin(function(image, kernel))), (0, 1))
+
+    expected = jnp.stack([gradient(theirs)(image, one)[1] for one in kernels])
+    if strategy == "loop":
+        loop = lambda shared, all_: lax.scan(  # noqa: E731
+            lambda carry, one: (carry, gradient(ours)(shared, one)[1]), 0, all_
+        )[1]
+    else:
+        mapped = federated.STRATEGIES[strategy]
+        loop = mapped(lambda shared, one: gradient(ours)(shared, one)[1], in_axes=(None, 0))
+    jitted = jax.jit(loop, compiler_options=ops.compiler_options())
+    scale = float(jnp.max(jnp.abs(expected)))
+    np.testing.assert_allclose(jitted(image, kernels), expected, rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_grouped_and_dilated_convolutions_are_those_of_lax():

@@ -13,24 +13,29 @@ from fedjax_med.models import from_nnx
 from fedjax_med.types import Array, Key, Model, Params
 
 
+class GroupNorm(nnx.GroupNorm):
+    """flax's group normalisation with our operation inside."""
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """[B, H, W, ch] -> [B, H, W, ch]."""
+        assert mask is None
+        assert self.scale is not None
+        assert self.bias is not None
+        return ops.group_norm(x, self.scale[...], self.bias[...], self.num_groups, self.epsilon)
+
+
 class Block(nnx.Module):
     """Convolution, group normalisation, ReLU, halving of the image."""
 
     def __init__(self, channels: int, features: int, groups: int, rngs: nnx.Rngs):
-        self.convolution = nnx.Conv(
-            channels,
-            features,
-            (3, 3),
-            use_bias=False,
-            conv_general_dilated=ops.conv_general_dilated,
-            rngs=rngs,
-        )
-        self.normalisation = nnx.GroupNorm(features, num_groups=groups, rngs=rngs)
+        self.convolution = nnx.Conv(channels, features, (3, 3), use_bias=False, rngs=rngs)
+        self.normalisation = GroupNorm(features, num_groups=groups, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
         """[B, H, W, ch] -> [B, H // 2, W // 2, features]."""
         # Pooling comes first so that a quarter of the values are left to normalise.
-        return nnx.relu(self.normalisation(ops.max_pool(self.convolution(images), 2)))
+        pooled = ops.conv_max_pool(images, self.convolution.kernel[...])
+        return nnx.relu(self.normalisation(pooled))
 
 
 class CNN(nnx.Module):

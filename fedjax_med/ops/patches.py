@@ -1,0 +1,45 @@
+"""The windows of an image, side by side (im2col)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from fedjax_med.types import Array
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def explicit_padding(
+    size: tuple[int, ...], window: tuple[int, int], strides: tuple[int, int], padding: Any
+) -> Pads:
+    """`padding` ("SAME", "VALID" or pairs) as (before, after) pairs for an image of `size`."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, window, strides, padding)
+    rows, columns = padding
+    return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
+
+
+def windows(
+    image: Array, window: tuple[int, int], strides: tuple[int, int], padding: Pads
+) -> list[Array]:
+    """One array for each place of the window, row by row: `window` times [B, H', W', ch]."""
+    image = jnp.pad(image, ((0, 0), *padding, (0, 0)))
+    height = (image.shape[1] - window[0]) // strides[0] + 1
+    width = (image.shape[2] - window[1]) // strides[1] + 1
+    return [
+        image[
+            :,
+            row : row + strides[0] * (height - 1) + 1 : strides[0],
+            column : column + strides[1] * (width - 1) + 1 : strides[1],
+        ]
+        for row in range(window[0])
+        for column in range(window[1])
+    ]
+
+
+def patches(
+    image: Array, window: tuple[int, int], strides: tuple[int, int], padding: Pads
+) -> Array:
+    """The windows of `image` [B, H, W, ch] laid side by side: [B, H', W', window * ch]."""
+    return jnp.concatenate(windows(image, window, strides, padding), axis=-1)
