@@ -36,7 +36,7 @@ ROWS = {
         "isic9": {},
         "lesions": {"train_size": 45, "test_size": 18},
     },
-    "models": {"cnn": {"widths": (4, 8), "groups": 2}},
+    "models": {"cnn": {"widths": (4, 8), "groups": 2}, "efficientnet_lite0": {}, "linear": {}},
     "partitions": {
         "by_column": {},
         "dirichlet": {},
@@ -158,13 +158,15 @@ def test_cohort_is_different_clients_in_order_and_follows_the_key_alone(spec):
 @pytest.mark.parametrize("spec", rows("models"))
 def test_model_gives_finite_logits_and_gradients_and_is_still_without_key(spec):
     model = shelves.build("models", spec, 5)
-    params = model.init(KEY, (16, 16, 3))
-    images = jax.random.normal(KEY, (3, 16, 16, 3))
-    logits = model.apply(params, images, None)
+    params = model.init(KEY, (32, 32, 3))
+    images = jax.random.normal(KEY, (3, 32, 32, 3))
+    still = jax.jit(lambda p, x: model.apply(p, x, None))
+    logits = still(params, images)
     assert logits.shape == (3, 5)
-    np.testing.assert_array_equal(logits, model.apply(params, images, None))
-    np.testing.assert_allclose(logits[1:2], model.apply(params, images[1:2], None), atol=1e-4)
-    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, images, KEY) ** 2))(params)
+    np.testing.assert_array_equal(logits, still(params, images))
+    alone = images.at[::2].set(0.0)
+    np.testing.assert_allclose(logits[1], still(params, alone)[1], rtol=1e-5, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(model.apply(p, images, KEY) ** 2)))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((logits, gradient)))
 
 

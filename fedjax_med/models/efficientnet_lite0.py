@@ -1,0 +1,131 @@
+"""EfficientNet-Lite0: EfficientNet-B0 (Tan & Le, ICML 2019) for small devices.
+
+The variant that TensorFlow published in 2020: no squeeze-and-excite, ReLU6 for swish, stem and head
+of fixed width. Each convolution has a bias where the original has batch normalisation, which can be
+folded into it: there are no running statistics that a federation could average wrongly.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from fedjax_med import ops
+from fedjax_med.errors import UserError
+from fedjax_med.models import from_nnx
+from fedjax_med.types import Array, Key, Model, Params
+
+# Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
+_STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+_STEM, _HEAD = 32, 1280
+_TOTAL_STRIDE = 32
+# Without normalisation the first kernels alone keep the values in range: a convolution gives back
+# its input's variance, of which a ReLU in front of it has taken half (He et al., ICCV 2015), and
+# the branches that are added to what they came from bring little (Zhang et al., ICLR 2019).
+_AFTER_RELU, _AFTER_SUM, _BRANCH = 2.0, 1.0, 2.0 / 9
+
+
+def _conv(
+    channels: int,
+    features: int,
+    side: int,
+    rngs: nnx.Rngs,
+    *,
+    gain: float = _AFTER_RELU,
+    stride: int = 1,
+    groups: int = 1,
+) -> nnx.Conv:
+    return nnx.Conv(
+        channels,
+        features,
+        (side, side),
+        strides=(stride, stride),
+        feature_group_count=groups,
+        kernel_init=nnx.initializers.variance_scaling(gain, "fan_in", "truncated_normal"),
+        conv_general_dilated=ops.conv_general_dilated,
+        rngs=rngs,
+    )
+
+
+class Block(nnx.Module):
+    """Inverted residual (Sandler et al., CVPR 2018): expand, filter each channel, project."""
+
+    def __init__(
+        self, channels: int, features: int, expansion: int, side: int, stride: int, rngs: nnx.Rngs
+    ):
+        inner = channels * expansion
+        self.expands, self.skips = expansion > 1, stride == 1 and channels == features
+        if self.expands:
+            self.expand = _conv(channels, inner, 1, rngs, gain=_AFTER_SUM)
+        self.depthwise = _conv(inner, inner, side, rngs, stride=stride, groups=inner)
+        self.project = _conv(inner, features, 1, rngs, gain=_BRANCH if self.skips else _AFTER_RELU)
+
+    def __call__(self, images: Array) -> Array:
+        """[B, H, W, channels] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        inner = nnx.relu6(self.expand(images)) if self.expands else images
+        result: Array = self.project(nnx.relu6(self.depthwise(inner)))
+        return images + result if self.skips else result
+
+
+class EfficientNetLite0(nnx.Module):
+    """Stem, sixteen blocks, head, global average pooling, dropout, a linear classifier."""
+
+    def __init__(self, channels: int, num_classes: int, dropout: float, rngs: nnx.Rngs):
+        self.stem = _conv(channels, _STEM, 3, rngs, gain=_AFTER_SUM, stride=2)
+        width, number = _STEM, 0
+        for expansion, side, stride, features, repeats in _STAGES:
+            for repeat in range(repeats):
+                block = Block(width, features, expansion, side, 1 if repeat else stride, rngs)
+                setattr(self, f"block_{number}", block)
+                width, number = features, number + 1
+        self.num_blocks = number
+        self.head = _conv(width, _HEAD, 1, rngs, gain=_AFTER_SUM)
+        self.dropout = nnx.Dropout(dropout)
+        self.classifier = nnx.Linear(_HEAD, num_classes, rngs=rngs)
+
+    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        images = nnx.relu6(self.stem(images))
+        for number in range(self.num_blocks):
+            images = getattr(self, f"block_{number}")(images)
+        features = jnp.mean(nnx.relu6(self.head(images)), axis=(1, 2))
+        features = self.dropout(features, deterministic=rngs is None, rngs=rngs)
+        return self.classifier(features)
+
+
+def build(num_classes: int, *, dropout: float = 0.2) -> Model:
+    """EfficientNet-Lite0, with 3,350,000 parameters below the classifier for colour images.
+
+    Args:
+        num_classes: K, the number of logits.
+        dropout: probability that a feature is zeroed before the classifier, in training.
+
+    Raises:
+        UserError: `dropout` is out of its range or, in ``init``, the image is too small.
+    """
+    if not 0 <= dropout < 1:
+        raise UserError(
+            f"expected model efficientnet_lite0 to have dropout in [0, 1), got {dropout}."
+        )
+
+    def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
+        return EfficientNetLite0(channels, num_classes, dropout, rngs)
+
+    model = from_nnx(make)
+
+    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
+        if min(image_shape[:2]) < _TOTAL_STRIDE:
+            raise UserError(
+                f"model efficientnet_lite0 makes the image {_TOTAL_STRIDE} times smaller: expected "
+                f"at least {_TOTAL_STRIDE} pixels, got {min(image_shape[:2])}; raise "
+                "--config.image_size."
+            )
+        return model.init(key, image_shape)
+
+    return model._replace(init=init)
