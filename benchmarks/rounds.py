@@ -1,6 +1,6 @@
 """Times a federated round side by side with other frameworks, in alternation, and prints a table.
 
-    python benchmarks/rounds.py [--peers=pytorch,pfl] [--pairs=5] [--images=256] [--json=FILE]
+    python benchmarks/rounds.py [--workload=cnn] [--peers=pytorch,pfl] [--pairs=5] [--json=FILE]
 
 Each peer gets an environment of its own (made here, once); for each, it and fedjax_med run the same
 work in turns, so that a noisy machine disturbs both alike. After the first round both must have
@@ -9,23 +9,33 @@ reached the same loss to 1e-3: they did the same work.
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import machine
+from contender import Contender, TooSlowError, environment, versions
+
 PEERS = ("pytorch", "pfl", "flower", "fedjax")
+WORKLOADS = ("cnn", "efficientnet_lite0", "linear")
 
 flags.DEFINE_list("peers", list(PEERS), "whom to compare with")
-flags.DEFINE_string("workload", "cnn", "what to train: cnn")
-flags.DEFINE_integer("pairs", 5, "timed rounds of each, in alternation", lower_bound=1)
-flags.DEFINE_integer("images", 256, "images a client; a multiple of the batch size", lower_bound=32)
+flags.DEFINE_enum("workload", "all", (*WORKLOADS, "all"), "what to train")
+flags.DEFINE_integer("pairs", 5, "timed turns of each, in alternation", lower_bound=1)
+flags.DEFINE_integer(
+    "images",
+    0,
+    "images a client, a multiple of the batch size; 0: those of the published tables",
+    lower_bound=0,
+)
+flags.DEFINE_float("limit", 300.0, "seconds that a round may take, with its compilation")
 flags.DEFINE_string("json", "", "where to write the figures")
 flags.DEFINE_string(
     "environments", "~/.cache/fedjax_med_benchmarks", "where the peers are installed"
@@ -33,76 +43,37 @@ flags.DEFINE_string(
 FLAGS = flags.FLAGS
 
 
-class Contender:
-    """A process that trains a round when it is told to."""
-
-    def __init__(self, python: str, script: Path, workload: Path, name: str) -> None:
-        self._log = workload.with_name(f"{script.stem}.log").open("w+")
-        began = time.perf_counter()
-        self._process = subprocess.Popen(
-            [python, str(script), str(workload), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-            text=True,
-        )
-        self.loss = self.round()["loss"]
-        self.first = time.perf_counter() - began  # start, compilation and one round
-
-    def _ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            self._process.wait()
-            self._log.seek(0)
-            raise SystemExit(f"{self._process.args} ended:\n{self._log.read()[-3000:]}")
-        return dict(json.loads(answer))
-
-    def round(self) -> dict[str, Any]:
-        """Train one round: "seconds" and, after it, "loss"."""
-        return self._ask("round")
-
-    def quit(self) -> float:
-        """End the process; the peak of its memory, in megabytes."""
-        peak = float(self._ask("quit")["peak_megabytes"])
-        self._process.wait()
-        return peak
-
-
-def environment(peer: str) -> str:
-    """The Python of the peer's environment, made and filled if it is not there."""
-    folder = Path(FLAGS.environments).expanduser() / peer
-    python = folder / "bin" / "python"
-    requirements = HERE / "peers" / f"{peer}.txt"
-    done = folder / "installed"
-    if not done.exists() or done.read_text() != requirements.read_text():
-        print(f"Installing {peer} in {folder} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-        subprocess.run(install, check=True)
-        done.write_text(requirements.read_text())
-    return str(python)
-
-
-def compare(peer: str, workload: Path) -> dict[str, Any]:
-    """Alternate rounds of the peer and of fedjax_med."""
-    scripts = [HERE / "peers" / f"run_{name}.py" for name in (peer, "ours")]
-    pythons = (environment(peer), sys.executable)
-    them, us = (
-        Contender(python, script, workload, FLAGS.workload)
-        for python, script in zip(pythons, scripts, strict=True)
+def write(name: str, file: Path) -> dict[str, Any]:
+    """Write the workload; "flops" of a round, "rounds_in_a_turn", the machine's "matrix_peak"."""
+    arguments = [name, str(FLAGS.images), str(FLAGS.pairs), str(file)]
+    answer = subprocess.run(
+        [sys.executable, str(HERE / "workloads.py"), *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    return dict(json.loads(answer.stdout))
+
+
+def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[str, Any]:
+    """Alternate turns of `rounds` rounds of the peer and of fedjax_med."""
+    python = environment(peer, environments)
+    try:
+        them = Contender(python, peer, workload, FLAGS.limit)
+    except TooSlowError:
+        return {"peer": peer, "over_seconds": FLAGS.limit}
+    us = Contender(sys.executable, "ours", workload, FLAGS.limit)
     if abs(them.loss - us.loss) > 1e-3:
+        them.kill()
+        us.kill()
         raise SystemExit(f"{peer} did other work: loss {them.loss}, fedjax_med {us.loss}")
     seconds: list[tuple[float, float]] = [
-        (them.round()["seconds"], us.round()["seconds"]) for _ in range(FLAGS.pairs)
+        (them.turn(rounds), us.turn(rounds)) for _ in range(FLAGS.pairs)
     ]
     return {
         "peer": peer,
+        "versions": versions(python),
         "loss_after_first_round": [them.loss, us.loss],
         "seconds": [statistics.median(side) for side in zip(*seconds, strict=True)],
         "ratio": statistics.median(one / other for one, other in seconds),
@@ -112,42 +83,62 @@ def compare(peer: str, workload: Path) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row a peer; "a / b" is the peer's figure and ours."""
+def row(one: dict[str, Any]) -> str:
+    """A row of the table."""
+    if "over_seconds" in one:
+        limit = f"{one['over_seconds']:.0f}"
+        return f"| {one['peer']} | no round within {limit} s | | > {limit} s | |"
+    (them, us), low, high = one["seconds"], min(one["ratios"]), max(one["ratios"])
+    first, memory = one["seconds_to_first_round"], one["peak_megabytes"]
+    return (
+        f"| {one['peer']} | {them:.3g} / {us:.3g} | {one['ratio']:.2f} ({low:.2f} to {high:.2f}) | "
+        f"{first[0]:.0f} / {first[1]:.0f} s | {memory[0]:.0f} / {memory[1]:.0f} MB |"
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: the workload's line and one row a peer; "a / b" is the peer's figure and ours."""
     lines = [
+        f"### {result['workload']}",
+        "",
         "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | "
         "first round done after | peak memory |",
         "|---|---|---|---|---|",
+        *(row(one) for one in result["peers"]),
+        "",
+        f"A round is {result['flops'] / 1e9:.3g} GFLOP; the machine's matrix products reach "
+        f"{result['matrix_peak'] / 1e9:.0f} GFLOP/s.",
     ]
-    for one in results:
-        (them, us), low, high = one["seconds"], min(one["ratios"]), max(one["ratios"])
-        first, memory = one["seconds_to_first_round"], one["peak_megabytes"]
-        lines.append(
-            f"| {one['peer']} | {them:.2f} / {us:.2f} | {one['ratio']:.2f} ({low:.2f} to "
-            f"{high:.2f}) | {first[0]:.0f} / {first[1]:.0f} s | {memory[0]:.0f} / "
-            f"{memory[1]:.0f} MB |"
-        )
+    if result["fraction_of_peak"] is not None:
+        lines[-1] += f" Our round reaches {result['fraction_of_peak']:.1%} of that."
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    """Write the workload, compare with each peer, print the table."""
-    del arguments
-    folder = Path(FLAGS.environments).expanduser() / "work"
+def measure(name: str, environments: Path) -> dict[str, Any]:
+    """One workload beside every peer."""
+    folder = environments / "work"
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{FLAGS.workload}.npz"
-    write = "import sys, workloads; workloads.write(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
-    subprocess.run(
-        [sys.executable, "-c", write, FLAGS.workload, str(FLAGS.images), str(file)],
-        env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
-        check=True,
-    )
-    results = [compare(peer, file) for peer in FLAGS.peers]
-    print(table(results))
-    if FLAGS.json:
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        text = json.dumps({**about, "workload": FLAGS.workload, "results": results}, indent=2)
-        Path(FLAGS.json).write_text(text + "\n")
+    file = folder / f"{name}.npz"
+    about = write(name, file)
+    rounds = about["rounds_in_a_turn"]
+    peers = [compare(peer, file, rounds, environments) for peer in FLAGS.peers]
+    ours = [one["seconds"][1] for one in peers if "seconds" in one]
+    rate = about["flops"] / statistics.median(ours) if ours else None
+    fraction = None if rate is None else rate / about["matrix_peak"]
+    return {"workload": name, **about, "fraction_of_peak": fraction, "peers": peers}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the workloads, print their tables."""
+    del arguments
+    environments = Path(FLAGS.environments).expanduser()
+    results = []
+    for name in WORKLOADS if FLAGS.workload == "all" else (FLAGS.workload,):
+        results.append(measure(name, environments))
+        print(table(results[-1]) + "\n", flush=True)
+        if FLAGS.json:  # after each workload, since all of them take a while
+            text = json.dumps({**machine.describe(), "workloads": results}, indent=2)
+            Path(FLAGS.json).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,26 @@
-"""The work that every contender does: arrays, first weights and batches, as one ``.npz`` file."""
+"""The work that every contender does, as one ``.npz`` file: arrays, weights, batches, cohorts.
+
+    python benchmarks/workloads.py WORKLOAD IMAGES TURNS FILE
+
+writes it and prints, as JSON, what the driver wants to know about the work and the machine.
+"""
 
 import json
+import statistics
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_med import assemble, augment, local, overrides, shelves
+from fedjax_med import assemble, augment, federated, local, ops, overrides, shelves
 from fedjax_med.config import Augment, Client, Experiment, Spec
-from fedjax_med.types import Examples
+from fedjax_med.reducers import mean
+from fedjax_med.types import Examples, Model, Params
 
 NO_AUGMENTATION = Augment(
     flip=False,
@@ -26,38 +36,67 @@ NO_AUGMENTATION = Augment(
 CLASSES = 9
 
 
+class Workload(NamedTuple):
+    """One kind of work. Sizes are those of the published tables."""
+
+    model: Spec
+    image_size: int
+    clients: int
+    cohort: int
+    images: int  # a client, unless the command says otherwise
+    batch_size: int
+    learning_rate: float
+    rounds: int = 1  # in a turn: many of what takes milliseconds
+
+
+WORKLOADS = {
+    "cnn": Workload(Spec("cnn", {"widths": (32, 64, 128)}), 64, 5, 5, 256, 32, 0.05),
+    "efficientnet_lite0": Workload(
+        Spec("efficientnet_lite0", {"dropout": 0.0}), 128, 5, 5, 64, 32, 0.02
+    ),
+    "linear": Workload(Spec("linear"), 16, 1000, 100, 20, 10, 0.05, 10),
+}
+
+
 def experiment(name: str) -> Experiment:
-    """Plain SGD on five clients, so that every framework can do exactly the same."""
-    if name != "cnn":
-        raise ValueError(f"there is no workload {name!r}: cnn")
+    """Plain SGD, so that every framework can do exactly the same."""
+    work = WORKLOADS[name]
+    everyone = work.cohort == work.clients
+    sgd = Spec("sgd", {"learning_rate": work.learning_rate})
     return overrides.complete(
         Experiment(
             rounds=1,
-            num_clients=5,
-            image_size=64,
-            model=Spec("cnn", {"widths": (32, 64, 128)}),
+            num_clients=work.clients,
+            image_size=work.image_size,
+            model=work.model,
             augment=NO_AUGMENTATION,
-            client=Client(
-                batch_size=32, optimizer=Spec("sgd", {"learning_rate": 0.05}), schedule="constant"
-            ),
+            client=Client(batch_size=work.batch_size, optimizer=sgd, schedule="constant"),
+            cohort=Spec("everyone") if everyone else Spec("uniform", {"size": work.cohort}),
         )
     )
 
 
-def examples(one: Experiment, per_client: int) -> Examples:
-    """Drawn images, dealt in turn: [C, N]."""
-    options = {"train_size": one.num_clients * per_client, "test_size": CLASSES}
-    dataset = shelves.build("datasets", Spec("lesions", options), "", "", one.image_size)
-    order = np.random.default_rng(0).permutation(dataset.train.num_examples)
-    index = order.reshape(one.num_clients, per_client)
-    mask = np.ones(index.shape, bool)
-    return Examples(dataset.train.image[index], dataset.train.label[index], mask)
+def examples(clients: int, per_client: int, image_size: int) -> Examples:
+    """Noise around the grey of each image's class: [C, N]; half a client's images are of one class.
+
+    No time depends on what is in them, and a wrong batch or cohort shows in the loss.
+    """
+    rng = np.random.default_rng(0)
+    shape = (clients, per_client)
+    label = rng.integers(0, CLASSES, shape).astype(np.int32)
+    label[:, ::2] = rng.integers(0, CLASSES, (clients, 1))
+    image = rng.integers(0, 160, (*shape, image_size, image_size, 3), np.uint8)
+    image += (8 * label[..., None, None, None]).astype(np.uint8)
+    return Examples(image, label, np.ones(shape, bool))
+
+
+def _rounds_key(one: Experiment) -> jax.Array:
+    return jax.random.split(jax.random.key(one.seed))[1]
 
 
 def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
     """Which examples each step of the first round sees, as `fedjax_med` draws them: [C, S, B]."""
-    _, rounds_key = jax.random.split(jax.random.key(one.seed))
-    clients_key, _ = jax.random.split(jax.random.fold_in(rounds_key, 0))
+    clients_key, _ = jax.random.split(jax.random.fold_in(_rounds_key(one), 0))
 
     def batches(client: jax.Array) -> jax.Array:
         key = jax.random.fold_in(clients_key, client)
@@ -68,10 +107,63 @@ def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
     return np.asarray(jax.vmap(batches)(jnp.arange(one.num_clients)))
 
 
-def write(name: str, per_client: int, file: Path) -> None:
-    """Write the workload to `file`."""
-    one = experiment(name)
-    data = examples(one, per_client)
+def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
+    """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S].
+
+    `run_round` itself says it, with an algorithm that trains nothing.
+    """
+    nothing = federated.ClientResult(jnp.zeros(()), (), jnp.ones(()), {})
+    algorithm = federated.FedAlgorithm(
+        lambda params: (params, ()), lambda *_: nothing, lambda server, _: server
+    )
+    lead = (one.num_clients, 1)
+    data = Examples(jnp.zeros((*lead, 1, 1, 3), jnp.uint8), jnp.zeros(lead, int), jnp.ones(lead))
+    cohort = shelves.build("cohorts", one.cohort, one.num_clients)
+    reducer = mean.build()
+    state, chosen = federated.init(algorithm, reducer, (), data, cohort), []
+    for _ in range(rounds):
+        state, metrics = federated.run_round(
+            algorithm, reducer, state, data, _rounds_key(one), cohort=cohort
+        )
+        chosen.append(metrics["client"])
+    return np.stack(chosen)
+
+
+def training_flops(model: Model, image_shape: tuple[int, int, int]) -> float:
+    """Floating-point operations to train on one image, without the optimizer: value and gradient.
+
+    As XLA counts them in the program before its optimisation: direct convolutions, whatever
+    lowering we use, without the products with padding. There is no loop, which it would count once.
+    """
+
+    def loss(params: Params, image: jax.Array) -> jax.Array:
+        return -jax.nn.log_softmax(model.apply(params, image, None))[0, 0]
+
+    with mock.patch.object(ops, "conv_general_dilated", jax.lax.conv_general_dilated):
+        params = jax.eval_shape(lambda key: model.init(key, image_shape), jax.random.key(0))
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        step = jax.jit(jax.value_and_grad(loss)).lower(params, image)
+    return float(step.cost_analysis()["flops"])
+
+
+def matrix_peak(side: int = 2048, repeats: int = 9) -> float:
+    """Floating-point operations a second of a large float32 matrix product here: the median."""
+    a = jax.random.normal(jax.random.key(0), (side, side))
+    product = jax.jit(jnp.dot)
+    product(a, a).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * side**3 / statistics.median(seconds)
+
+
+def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float]:
+    """Write the workload to `file`; what the driver wants to know of it and of the machine."""
+    one, work = experiment(name), WORKLOADS[name]
+    per_client = per_client or work.images
+    data = examples(work.clients, per_client, work.image_size)
     assembly = assemble.assemble(one, CLASSES, np.ones(CLASSES))
     params = assembly.init(data).server.params
     leaves = {
@@ -80,8 +172,8 @@ def write(name: str, per_client: int, file: Path) -> None:
     }
     about = {
         "name": name,
-        "batch_size": one.client.batch_size,
-        "learning_rate": one.client.optimizer.options["learning_rate"],
+        "batch_size": work.batch_size,
+        "learning_rate": work.learning_rate,
     }
     np.savez(
         file,
@@ -90,5 +182,16 @@ def write(name: str, per_client: int, file: Path) -> None:
         image=np.asarray(augment.normalise(jnp.asarray(data.image))),
         label=data.label,
         order=first_order(one, per_client),
+        cohorts=cohorts(one, 1 + turns * work.rounds),
         **leaves,
     )
+    flops = training_flops(assembly.model, data.image.shape[-3:])
+    return {
+        "flops": flops * work.cohort * per_client,
+        "matrix_peak": matrix_peak(),
+        "rounds_in_a_turn": work.rounds,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(write(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

@@ -1,5 +1,6 @@
 """FedJAX (Google): its federated averaging, one jitted call for each batch."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from channel import Channel
 from fedjax.algorithms.fed_avg import federated_averaging
+from jax_model import LOGITS
 
 
 class Ordered(fedjax.ClientDataset):
@@ -37,39 +39,16 @@ def nested(work):
     return tree
 
 
-def logits(params, images, groups=8):
-    """`fedjax_med.models.cnn` with XLA's own convolution."""
-    for name in sorted(key for key in params if key.startswith("block_")):
-        block = params[name]
-        images = jax.lax.conv_general_dilated(
-            images,
-            block["convolution"]["kernel"],
-            (1, 1),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        batch, height, width, features = images.shape
-        images = images.reshape(batch, height // 2, 2, width // 2, 2, features).max((2, 4))
-        grouped = images.reshape(batch, -1, groups, features // groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        deviation = grouped - mean
-        variance = jnp.square(deviation).mean((1, 3), keepdims=True)
-        grouped = deviation * jax.lax.rsqrt(variance + 1e-6)
-        norm = block["normalisation"]
-        images = jax.nn.relu(grouped.reshape(images.shape) * norm["scale"] + norm["bias"])
-    return images.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
-
-
-def mean_loss(params, batch, rng=None):
-    """Mean cross-entropy."""
-    scores = jax.nn.log_softmax(logits(params, batch["x"]))
-    return -jnp.mean(jnp.take_along_axis(scores, batch["y"][:, None], axis=1))
-
-
 def main(file: str, name: str) -> None:
     channel = Channel()
     work = np.load(file)
-    about = json.loads(str(work["about"]))
+    about, cohorts = json.loads(str(work["about"])), work["cohorts"].tolist()
+
+    def mean_loss(params, batch, rng=None):
+        """Mean cross-entropy."""
+        scores = jax.nn.log_softmax(LOGITS[name](params, batch["x"]))
+        return -jnp.mean(jnp.take_along_axis(scores, batch["y"][:, None], axis=1))
+
     algorithm = federated_averaging(
         jax.grad(mean_loss),
         fedjax.optimizers.sgd(about["learning_rate"]),
@@ -90,12 +69,16 @@ def main(file: str, name: str) -> None:
             loss(state.params, {"x": dataset.raw_examples["x"][part], "y": labels[part]})
             for _, dataset in clients
             for labels in [dataset.raw_examples["y"]]
-            for part in np.split(np.arange(len(labels)), len(labels) // 32)
+            for part in np.split(np.arange(len(labels)), len(labels) // about["batch_size"])
         ]
         return float(np.mean(losses))
 
-    while channel.next():
-        cohort = [(one, dataset, jax.random.PRNGKey(0)) for one, dataset in clients]
+    for number in itertools.count():
+        if not channel.next():
+            break
+        chosen = [clients[one] for one in cohorts[number % len(cohorts)]]
+        keys = jax.random.split(jax.random.PRNGKey(number), len(chosen))
+        cohort = [(*client, key) for client, key in zip(chosen, keys, strict=True)]
         state, diagnostics = algorithm.apply(state, cohort)
         jax.block_until_ready((state, diagnostics))
         channel.done(whole_loss)

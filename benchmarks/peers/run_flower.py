@@ -13,22 +13,20 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 import ray
 import torch
 from channel import Channel
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch.nn import functional
-from torch_model import work
-
-CLIENTS = 5
+from torch_model import client_model, work
 
 
 def train(message: Message, context: Context) -> Message:
     """One client's round."""
-    mine = work(os.environ["FEDJAX_MED_WORK"])
-    client = int(context.node_config["partition-id"])
-    model = mine.model()
+    file = os.environ["FEDJAX_MED_WORK"]
+    mine, model = work(file), client_model(file)
+    client = int(message.content["config"]["client"])
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), mine.about["learning_rate"])
     for index in mine.order[client]:
@@ -43,10 +41,34 @@ def train(message: Message, context: Context) -> Message:
     return Message(content=RecordDict(content), reply_to=message)
 
 
+class Cohorts(FedAvg):
+    """Federated averaging over the workload's cohorts.
+
+    Flower samples the nodes as it always does; the message says whose images a node trains on.
+    """
+
+    def __init__(self, cohort, clients: int) -> None:
+        super().__init__(
+            fraction_train=len(cohort(0)) / clients,
+            fraction_evaluate=0.0,
+            min_train_nodes=len(cohort(0)),
+            min_available_nodes=clients,
+        )
+        self._cohort = cohort
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message, client in zip(messages, self._cohort(server_round - 1), strict=True):
+            content = {"arrays": arrays, "config": ConfigRecord({**config, "client": client})}
+            message.content = RecordDict(content)
+        return messages
+
+
 def main(file: str, name: str) -> None:
     channel = Channel()
     os.environ["FEDJAX_MED_WORK"] = file
     model = work(file).model()
+    num_clients = len(work(file).label)
     clients, server = ClientApp(), ServerApp()
     clients.train()(train)
 
@@ -60,16 +82,14 @@ def main(file: str, name: str) -> None:
 
     @server.main()
     def serve(grid: Grid, context: Context) -> None:
-        strategy = FedAvg(
-            fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS
-        )
+        strategy = Cohorts(work(file).cohort, num_clients)
         arrays = ArrayRecord(model.state_dict())
         strategy.start(grid, arrays, num_rounds=10**6, evaluate_fn=step)
 
     run_simulation(
         server_app=server,
         client_app=clients,
-        num_supernodes=CLIENTS,
+        num_supernodes=num_clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
 

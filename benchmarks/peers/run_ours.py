@@ -20,7 +20,8 @@ def main(file: str, name: str) -> None:
     work = np.load(file)
     experiment = workloads.experiment(name)
     assembly = assemble.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    data = Examples(work["pixels"], work["label"], np.ones(work["label"].shape, bool))
+    label = work["label"]
+    data = Examples(work["pixels"], label, np.ones(label.shape, bool))
     state = jax.device_put(assembly.init(data), assembly.placement.state)
     data = jax.device_put(data, assembly.placement.data)
 

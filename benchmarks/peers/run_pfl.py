@@ -1,5 +1,6 @@
 """pfl-research (Apple): its in-process simulation with PyTorch."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -13,12 +14,11 @@ from pfl.algorithm.federated_averaging import FederatedAveraging
 from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
-from pfl.data.sampling import MinimizeReuseUserSampler
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch.nn import functional
-from torch_model import CNN, Work
+from torch_model import Work
 
 
 class Step(TrainingProcessCallback):
@@ -33,7 +33,7 @@ class Step(TrainingProcessCallback):
         return not self._channel.next(), Metrics()
 
 
-class Network(CNN):
+class Losses:
     """What pfl asks of a module."""
 
     def loss(self, images, labels, eval=False):
@@ -49,23 +49,22 @@ def main(file: str, name: str) -> None:
     channel = Channel()
     work = Work(file)
     network = work.model()
-    network.__class__ = Network
-    users = range(len(work.image))
+    network.__class__ = type("Network", (Losses, type(network)), {})
     # pfl does not shuffle: its order is the first round's.
     orders = [order.reshape(-1) for order in work.order]
     data = [
-        (image[order].contiguous(memory_format=torch.channels_last), label[order])
+        (image[order], label[order])  # which keeps channels last
         for image, label, order in zip(work.image, work.label, orders, strict=True)
     ]
-    training = FederatedDataset(
-        lambda user: Dataset(data[user], user_id=user), MinimizeReuseUserSampler(list(users))
-    )
+    # Its own samplers draw users at random or in turn; this one follows the workload's cohorts.
+    users = itertools.cycle(itertools.chain.from_iterable(work.cohorts))
+    training = FederatedDataset(lambda user: Dataset(data[user], user_id=user), lambda: next(users))
     channel.next()
     FederatedAveraging().run(
         NNAlgorithmParams(
             central_num_iterations=10**6,
             evaluation_frequency=10**6,
-            train_cohort_size=len(users),
+            train_cohort_size=len(work.cohort(0)),
             val_cohort_size=0,
         ),
         SimulatedBackend(training, training),

@@ -1,6 +1,7 @@
 """A bare PyTorch loop: no framework, channels last, all threads. The floor."""
 
 import copy
+import itertools
 import sys
 from pathlib import Path
 
@@ -17,21 +18,26 @@ def main(file: str, name: str) -> None:
     work = Work(file)
     server = work.model()
     client = copy.deepcopy(server)
+    global_weights, weights = list(server.parameters()), list(client.parameters())
+    optimizer = torch.optim.SGD(weights, work.about["learning_rate"])  # plain: it has no state
 
-    while channel.next():
-        total = [torch.zeros_like(p) for p in server.parameters()]
-        for image, label, order in zip(work.image, work.label, work.order, strict=True):
-            client.load_state_dict(server.state_dict())
-            optimizer = torch.optim.SGD(client.parameters(), work.about["learning_rate"])
-            for index in order:
+    for number in itertools.count():
+        if not channel.next():
+            break
+        total = [torch.zeros_like(p) for p in global_weights]
+        for one in work.cohort(number):
+            image, label = work.image[one], work.label[one]
+            with torch.no_grad():
+                torch._foreach_copy_(weights, global_weights)
+            for index in work.order[one]:
                 optimizer.zero_grad()
                 functional.cross_entropy(client(image[index]), label[index]).backward()
                 optimizer.step()
-            for sum_, p in zip(total, client.parameters(), strict=True):
-                sum_ += p.detach()
+            with torch.no_grad():
+                torch._foreach_add_(total, weights)
         with torch.no_grad():
-            for p, sum_ in zip(server.parameters(), total, strict=True):
-                p.copy_(sum_ / len(work.image))
+            torch._foreach_copy_(global_weights, total)
+            torch._foreach_div_(global_weights, len(work.cohort(number)))
         channel.done(lambda: work.loss(server))
 
 

@@ -1,4 +1,7 @@
-"""The workloads' networks and data in PyTorch, with the same first weights."""
+"""The workloads' networks and data in PyTorch, with the same first weights.
+
+Layers have the names that they have in fedjax_med, so that the weights find their place.
+"""
 
 import functools
 import itertools
@@ -9,24 +12,117 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+# Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+
+
+class CNNBlock(nn.Module):
+    """Convolution, halving of the image, group normalisation, ReLU."""
+
+    def __init__(self, channels: int, features: int, groups: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+        self.normalisation = nn.GroupNorm(groups, features, eps=1e-6)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = functional.max_pool2d(self.convolution(images), 2)
+        return functional.relu(self.normalisation(images))
+
 
 class CNN(nn.Module):
     """`fedjax_med.models.cnn`, block for block."""
 
-    def __init__(self, widths: list[int], classes: int, groups: int = 8) -> None:
+    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 128)) -> None:
         super().__init__()
-        pairs = list(itertools.pairwise(widths))
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairs]
-        )
-        self.norms = nn.ModuleList([nn.GroupNorm(groups, b, eps=1e-6) for _, b in pairs])
+        for number, (channels, features) in enumerate(itertools.pairwise((3, *widths))):
+            self.add_module(f"block_{number}", CNNBlock(channels, features, 8))
         self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, ch, H, W] to logits [B, K]."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            images = functional.relu(norm(functional.max_pool2d(convolution(images), 2)))
+        for name, block in self.named_children():
+            images = block(images) if name.startswith("block_") else images
         return self.classifier(images.mean((2, 3)))
+
+
+class SameConv2d(nn.Conv2d):
+    """TensorFlow's "SAME" for images of even sides: what is odd of the padding comes after."""
+
+    def __init__(self, channels: int, features: int, side: int, stride: int, groups: int = 1):
+        padding = side // 2 if stride == 1 else 0
+        super().__init__(channels, features, side, stride, padding, groups=groups)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.stride[0] > 1:
+            before = []
+            for length in images.shape[:1:-1]:
+                total = max((-(-length // 2) - 1) * 2 + self.kernel_size[0] - length, 0)
+                before += [total // 2, total - total // 2]
+            images = functional.pad(images, before)
+        return super().forward(images)
+
+
+class LiteBlock(nn.Module):
+    """Inverted residual."""
+
+    def __init__(self, channels: int, features: int, expansion: int, side: int, stride: int):
+        super().__init__()
+        inner = channels * expansion
+        self.skips = stride == 1 and channels == features
+        self.expand = nn.Conv2d(channels, inner, 1) if expansion > 1 else None
+        self.depthwise = SameConv2d(inner, inner, side, stride, groups=inner)
+        self.project = nn.Conv2d(inner, features, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inner = images
+        if self.expand is not None:
+            inner = functional.relu6(self.expand(inner), inplace=True)
+        inner = functional.relu6(self.depthwise(inner), inplace=True)
+        return self.project(inner) + images if self.skips else self.project(inner)
+
+
+class EfficientNetLite0(nn.Module):
+    """`fedjax_med.models.efficientnet_lite0`, block for block."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = SameConv2d(3, 32, 3, 2)
+        width, number = 32, 0
+        for expansion, side, stride, features, repeats in STAGES:
+            for repeat in range(repeats):
+                block = LiteBlock(width, features, expansion, side, 1 if repeat else stride)
+                self.add_module(f"block_{number}", block)
+                width, number = features, number + 1
+        self.head = nn.Conv2d(width, 1280, 1)
+        self.classifier = nn.Linear(1280, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, ch, H, W] to logits [B, K]."""
+        images = functional.relu6(self.stem(images), inplace=True)
+        for name, block in self.named_children():
+            images = block(images) if name.startswith("block_") else images
+        images = functional.relu6(self.head(images), inplace=True)
+        return self.classifier(images.mean((2, 3)))
+
+
+class Linear(nn.Module):
+    """`fedjax_med.models.linear`, on images that are rows already."""
+
+    def __init__(self, classes: int, pixels: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(pixels, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, H * W * ch] to logits [B, K]."""
+        return self.classifier(images)
 
 
 class Work:
@@ -37,28 +133,42 @@ class Work:
         self.about = json.loads(str(data["about"]))
         self.order = torch.from_numpy(data["order"].astype(np.int64))
         self.label = torch.from_numpy(data["label"].astype(np.int64))
-        channels_first = torch.from_numpy(data["image"]).movedim(-1, 2)
-        self.image = [one.contiguous(memory_format=torch.channels_last) for one in channels_first]
+        self.cohorts = data["cohorts"].tolist()
+        image = torch.from_numpy(data["image"])
+        if self.about["name"] == "linear":
+            self.image = list(image.flatten(2))
+        else:
+            self.image = [
+                one.contiguous(memory_format=torch.channels_last) for one in image.movedim(-1, 2)
+            ]
         self._weights = {key: data[key] for key in data.files if key.startswith("params/")}
+
+    def cohort(self, number: int) -> list[int]:
+        """Who takes part in this round, counted from 0."""
+        return self.cohorts[number % len(self.cohorts)]
+
+    def _new(self) -> nn.Module:
+        name, classes = self.about["name"], len(self._weights["params/classifier/bias"])
+        if name == "cnn":
+            return CNN(classes)
+        if name == "efficientnet_lite0":
+            return EfficientNetLite0(classes)
+        return Linear(classes, self.image[0].shape[1])
 
     def model(self) -> nn.Module:
         """A new model with the first weights."""
-        kernels = sorted(key for key in self._weights if key.endswith("convolution/kernel"))
-        widths = [self._weights[kernels[0]].shape[2]]
-        widths += [self._weights[key].shape[3] for key in kernels]
-        model = CNN(widths, self._weights["params/classifier/bias"].shape[0])
+        model = self._new()
         with torch.no_grad():
-            for number, (convolution, norm) in enumerate(
-                zip(model.convolutions, model.norms, strict=True)
-            ):
-                block = f"params/block_{number}/"
-                kernel = self._weights[block + "convolution/kernel"]
-                convolution.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
-                norm.weight.copy_(torch.from_numpy(self._weights[block + "normalisation/scale"]))
-                norm.bias.copy_(torch.from_numpy(self._weights[block + "normalisation/bias"]))
-            kernel = self._weights["params/classifier/kernel"]
-            model.classifier.weight.copy_(torch.from_numpy(kernel.T.copy()))
-            model.classifier.bias.copy_(torch.from_numpy(self._weights["params/classifier/bias"]))
+            for name, parameter in model.named_parameters():
+                place = "params/" + name.replace(".", "/").removesuffix("/weight")
+                if name.endswith(".bias"):
+                    value = self._weights[place]
+                elif f"{place}/scale" in self._weights:
+                    value = self._weights[f"{place}/scale"]
+                else:  # kernels have their features last
+                    value = self._weights[f"{place}/kernel"]
+                    value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+                parameter.copy_(torch.from_numpy(value.copy()))
         return model.to(memory_format=torch.channels_last)
 
     def loss(self, model: nn.Module) -> float:
@@ -76,3 +186,9 @@ class Work:
 def work(file: str) -> Work:
     """`file`, read once in each process."""
     return Work(file)
+
+
+@functools.cache
+def client_model(file: str) -> nn.Module:
+    """A model to train clients with, made once in each process."""
+    return work(file).model()

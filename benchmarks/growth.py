@@ -1,0 +1,209 @@
+"""How the cost of a round grows: with the clients, the local epochs, the devices.
+
+    python benchmarks/growth.py [--axes=clients,epochs,devices] [--json=FILE] [--plot=FILE]
+
+Every point is a process of its own, so that its peak memory is its own. The devices are virtual
+ones, which share this machine's cores: they show what dealing the clients over devices costs, not
+what more hardware brings.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import machine
+
+AXES = ("clients", "epochs", "devices")
+IMAGES, SIDE, BATCH = 20, 32, 10  # images a client, pixels, images a step
+
+flags.DEFINE_list("axes", list(AXES), "along which of clients, epochs, devices")
+flags.DEFINE_integer("most_clients", 10_000, "the largest federation", lower_bound=1)
+flags.DEFINE_integer("rounds", 3, "timed rounds a point, after the first", lower_bound=1)
+flags.DEFINE_string("json", "", "where to write the figures")
+flags.DEFINE_string("plot", "", "where to draw them, as a picture")
+flags.DEFINE_string("point", "", "measure one point, given as JSON, in this process")
+FLAGS = flags.FLAGS
+
+
+class Point(NamedTuple):
+    """One measurement: a federation and how it trains."""
+
+    axis: str
+    clients: int = 8
+    cohort: int = 8
+    epochs: int = 1
+    devices: int = 1
+
+
+def points(axes: list[str], most_clients: int) -> list[Point]:
+    """All points of the axes, from small to large."""
+    sizes = [size for size in (1, 10, 100, 1_000, 10_000) if size <= most_clients]
+    every = {
+        "clients": [Point("clients", size, size) for size in sizes]
+        + [Point("cohort of 100", size, 100) for size in sizes if size > 100],
+        "epochs": [Point("epochs", epochs=number) for number in range(1, 6)],
+        "devices": [Point("devices", devices=number) for number in (1, 2, 4)],
+    }
+    return [point for axis in axes for point in every[axis]]
+
+
+def experiment(point: Point) -> Any:
+    """The small network on small images; one client after the other, or dealt over devices."""
+    import workloads
+
+    from fedjax_med import overrides
+    from fedjax_med.config import Client, Experiment, Spec
+
+    sample = Spec("uniform", {"size": point.cohort})
+    return overrides.complete(
+        Experiment(
+            rounds=1,
+            num_clients=point.clients,
+            image_size=SIDE,
+            model=Spec("cnn", {"widths": (8, 16)}),
+            augment=workloads.NO_AUGMENTATION,
+            client=Client(
+                epochs=point.epochs,
+                batch_size=BATCH,
+                optimizer=Spec("sgd", {"learning_rate": 0.05}),
+                schedule="constant",
+            ),
+            cohort=Spec("everyone") if point.cohort == point.clients else sample,
+            map_clients="sequential" if point.axis != "devices" else "sharded",
+        )
+    )
+
+
+def federation(point: Point) -> Any:
+    """The clients' images, all in memory: the only place that decides where they come from."""
+    import workloads
+
+    return workloads.examples(point.clients, IMAGES, SIDE)
+
+
+def measure(point: Point, rounds: int) -> dict[str, Any]:
+    """Train the point's federation here: seconds a round, to the first one, and peak memory."""
+    began = time.perf_counter()
+    import jax
+    import numpy as np
+    import workloads
+
+    from fedjax_med import assemble
+
+    assembly = assemble.assemble(experiment(point), workloads.CLASSES, np.ones(workloads.CLASSES))
+    data = jax.device_put(federation(point), assembly.placement.data)
+    state = jax.device_put(assembly.init(data), assembly.placement.state)
+    state, _ = jax.block_until_ready(assembly.run_round(state, data))
+    first, seconds = time.perf_counter() - began, []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(assembly.run_round(state, data))
+        seconds.append(time.perf_counter() - started)
+    return {
+        **point._asdict(),
+        "seconds": statistics.median(seconds),
+        "seconds_to_first_round": first,
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measure_apart(point: Point, rounds: int) -> dict[str, Any]:
+    """`measure` in a process of its own, with as many virtual devices as the point has."""
+    flag = f"--xla_force_host_platform_device_count={point.devices}"
+    arguments = [f"--point={json.dumps(point._asdict())}", f"--rounds={rounds}"]
+    answer = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(HERE.parent),
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
+        },
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return dict(json.loads(answer.stdout))
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one row a point."""
+    lines = [
+        "| along | clients | cohort | local epochs | devices | seconds a round | "
+        "ms a client and epoch | first round done after | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        each = 1000 * one["seconds"] / (one["cohort"] * one["epochs"])
+        lines.append(
+            f"| {one['axis']} | {one['clients']:,} | {one['cohort']:,} | {one['epochs']} | "
+            f"{one['devices']} | {one['seconds']:.3g} | {each:.3g} | "
+            f"{one['seconds_to_first_round']:.0f} s | {one['peak_megabytes']:,.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def draw(results: list[dict[str, Any]], file: str) -> None:
+    """Seconds a round and peak memory over each axis."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    axes = [axis for axis in AXES if any(one["axis"] == axis for one in results)]
+    figure, panels = pyplot.subplots(
+        2, len(axes), figsize=(4 * len(axes), 6), layout="constrained", squeeze=False
+    )
+    rows = (("seconds", "seconds a round"), ("peak_megabytes", "peak memory (MB)"))
+    for column, axis in enumerate(axes):
+        for panel, (what, label) in zip(panels[:, column], rows, strict=True):
+            _lines(panel, results, axis, what)
+            panel.set(xlabel=axis, ylabel=label)
+            panel.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)
+
+
+def _lines(panel: Any, results: list[dict[str, Any]], axis: str, what: str) -> None:
+    """What every point of the axis has of `what`; along the clients, the fixed cohort too."""
+    for name in (axis, "cohort of 100") if axis == "clients" else (axis,):
+        line = [one for one in results if one["axis"] == name]
+        label = "all take part" if name == "clients" else name
+        panel.plot([one[axis] for one in line], [one[what] for one in line], "o-", label=label)
+    if axis == "clients":
+        panel.set(xscale="log", yscale="log")
+        panel.legend()
+    else:
+        panel.set_ylim(bottom=0)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure every point apart, print the table, draw it; or measure the one that is given."""
+    del arguments
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there
+    if FLAGS.point:
+        print(json.dumps(measure(Point(**json.loads(FLAGS.point)), FLAGS.rounds)))
+        return
+    results = []
+    for point in points(FLAGS.axes, FLAGS.most_clients):
+        results.append(measure_apart(point, FLAGS.rounds))
+        print(f"{point}: {results[-1]['seconds']:.3g} s", file=sys.stderr, flush=True)
+    print(table(results))
+    if FLAGS.json:
+        text = json.dumps({**machine.describe(), "points": results}, indent=2)
+        Path(FLAGS.json).write_text(text + "\n")
+    if FLAGS.plot:
+        draw(results, FLAGS.plot)
+
+
+if __name__ == "__main__":
+    app.run(main)
