@@ -2,7 +2,7 @@
 #   make train [ARGS="--config=configs/isic9.py --data_dir=..."]   trains and evaluates
 #   make test                                                      formats, lints, checks, tests
 # And one that takes longer, and installs other frameworks in folders of their own:
-#   make bench [BENCH_ARGS="--peers=pytorch,pfl"]                  a round beside other frameworks'
+#   make bench [BENCH_ARGS="--peers=pytorch,pfl"]                  rounds beside other frameworks'
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= --config=configs/lesions.py

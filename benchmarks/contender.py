@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -40,7 +39,6 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-            start_new_session=True,
             text=True,
         )
         self.loss = self.round()["loss"]
@@ -62,8 +60,8 @@ class Contender:
         return dict(json.loads(answer))
 
     def kill(self) -> None:
-        """End the process and all that it started."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """End the process at once."""
+        self._process.kill()
         self._process.wait()
 
     def round(self) -> dict[str, Any]:

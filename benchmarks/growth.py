@@ -22,6 +22,7 @@ from absl import app, flags, logging
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import as_markdown
 import machine
 
 AXES = ("clients", "epochs", "devices")
@@ -136,23 +137,6 @@ def measure_apart(point: Point, rounds: int) -> dict[str, Any]:
     return dict(json.loads(answer.stdout))
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row a point."""
-    lines = [
-        "| along | clients | cohort | local epochs | devices | seconds a round | "
-        "ms a client and epoch | first round done after | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for one in results:
-        each = 1000 * one["seconds"] / (one["cohort"] * one["epochs"])
-        lines.append(
-            f"| {one['axis']} | {one['clients']:,} | {one['cohort']:,} | {one['epochs']} | "
-            f"{one['devices']} | {one['seconds']:.3g} | {each:.3g} | "
-            f"{one['seconds_to_first_round']:.0f} s | {one['peak_megabytes']:,.0f} MB |"
-        )
-    return "\n".join(lines)
-
-
 def draw(results: list[dict[str, Any]], file: str) -> None:
     """Seconds a round and peak memory over each axis."""
     import matplotlib as mpl
@@ -197,7 +181,7 @@ def main(arguments: list[str]) -> None:
     for point in points(FLAGS.axes, FLAGS.most_clients):
         results.append(measure_apart(point, FLAGS.rounds))
         print(f"{point}: {results[-1]['seconds']:.3g} s", file=sys.stderr, flush=True)
-    print(table(results))
+    print(as_markdown.growth(results))
     if FLAGS.json:
         text = json.dumps({**machine.describe(), "points": results}, indent=2)
         Path(FLAGS.json).write_text(text + "\n")

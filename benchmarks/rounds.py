@@ -20,6 +20,7 @@ from absl import app, flags
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import as_markdown
 import machine
 from contender import Contender, TooSlowError, environment, versions
 
@@ -83,37 +84,6 @@ def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[
     }
 
 
-def row(one: dict[str, Any]) -> str:
-    """A row of the table."""
-    if "over_seconds" in one:
-        limit = f"{one['over_seconds']:.0f}"
-        return f"| {one['peer']} | no round within {limit} s | | > {limit} s | |"
-    (them, us), low, high = one["seconds"], min(one["ratios"]), max(one["ratios"])
-    first, memory = one["seconds_to_first_round"], one["peak_megabytes"]
-    return (
-        f"| {one['peer']} | {them:.3g} / {us:.3g} | {one['ratio']:.2f} ({low:.2f} to {high:.2f}) | "
-        f"{first[0]:.0f} / {first[1]:.0f} s | {memory[0]:.0f} / {memory[1]:.0f} MB |"
-    )
-
-
-def table(result: dict[str, Any]) -> str:
-    """Markdown: the workload's line and one row a peer; "a / b" is the peer's figure and ours."""
-    lines = [
-        f"### {result['workload']}",
-        "",
-        "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | "
-        "first round done after | peak memory |",
-        "|---|---|---|---|---|",
-        *(row(one) for one in result["peers"]),
-        "",
-        f"A round is {result['flops'] / 1e9:.3g} GFLOP; the machine's matrix products reach "
-        f"{result['matrix_peak'] / 1e9:.0f} GFLOP/s.",
-    ]
-    if result["fraction_of_peak"] is not None:
-        lines[-1] += f" Our round reaches {result['fraction_of_peak']:.1%} of that."
-    return "\n".join(lines)
-
-
 def measure(name: str, environments: Path) -> dict[str, Any]:
     """One workload beside every peer."""
     folder = environments / "work"
@@ -135,7 +105,7 @@ def main(arguments: list[str]) -> None:
     results = []
     for name in WORKLOADS if FLAGS.workload == "all" else (FLAGS.workload,):
         results.append(measure(name, environments))
-        print(table(results[-1]) + "\n", flush=True)
+        print(as_markdown.rounds(results[-1]) + "\n", flush=True)
         if FLAGS.json:  # after each workload, since all of them take a while
             text = json.dumps({**machine.describe(), "workloads": results}, indent=2)
             Path(FLAGS.json).write_text(text + "\n")

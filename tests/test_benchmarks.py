@@ -1,0 +1,147 @@
+"""What the benchmarks say of the work is true, without any of the peers."""
+
+import json
+
+import as_markdown
+import growth
+import jax
+import jax_model
+import numpy as np
+import pytest
+import workloads
+
+from fedjax_med import assemble
+from fedjax_med.config import Spec
+from fedjax_med.types import Examples
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The work of softmax regression with 12 clients, of whom 4 take part, in a file."""
+    work = workloads.Workload(Spec("linear"), 4, 12, 4, 6, 2, 0.1, rounds=2)
+    monkeypatch.setitem(workloads.WORKLOADS, "small", work)
+    monkeypatch.setattr(workloads, "matrix_peak", lambda: 1e9)
+    about = workloads.write("small", 0, 2, tmp_path / "small.npz")
+    return np.load(tmp_path / "small.npz"), about
+
+
+def rounds_of(work, count):
+    """The global weights and who took part, after each of fedjax_med's own rounds."""
+    assembly = assemble.assemble(workloads.experiment("small"), 9, np.ones(9))
+    data = Examples(work["pixels"], work["label"], np.ones(work["label"].shape, bool))
+    state = assembly.init(data)
+    for _ in range(count):
+        state, metrics = assembly.run_round(state, data)
+        yield jax.device_get((state.server.params["classifier"], metrics["client"]))
+
+
+def test_cohorts_in_the_file_are_those_of_our_rounds(small):
+    work, _ = small
+    assert work["cohorts"].shape == (1 + 2 * 2, 4)
+    drawn = [clients for _, clients in rounds_of(work, 5)]
+    np.testing.assert_array_equal(work["cohorts"], drawn)
+
+
+def test_federated_averaging_of_the_file_by_hand_is_our_first_round(small):
+    work, _ = small
+    kernel = work["params/classifier/kernel"].astype(np.float64)
+    bias = work["params/classifier/bias"].astype(np.float64)
+    trained = []
+    for client in work["cohorts"][0]:
+        k, b = kernel.copy(), bias.copy()
+        for index in work["order"][client]:
+            x = work["image"][client][index].reshape(len(index), -1)
+            scores = np.exp(x @ k + b)
+            wrong = scores / scores.sum(1, keepdims=True)
+            wrong[np.arange(len(index)), work["label"][client][index]] -= 1
+            k -= 0.1 * x.T @ wrong / len(index)
+            b -= 0.1 * wrong.mean(0)
+        trained.append((k, b))
+    ours, _ = next(rounds_of(work, 1))
+    np.testing.assert_allclose(ours["kernel"], np.mean([k for k, _ in trained], 0), atol=1e-5)
+    np.testing.assert_allclose(ours["bias"], np.mean([b for _, b in trained], 0), atol=1e-5)
+
+
+def test_operations_of_a_round_are_those_of_its_products(small):
+    _, about = small
+    # Logits and the kernel's gradient: a multiplication and an addition for each weight in both.
+    assert about["flops"] == pytest.approx(4 * 6 * 4 * 48 * 9, rel=0.1)
+    assert about["rounds_in_a_turn"] == 2
+
+
+def test_operations_do_not_depend_on_the_lowering_of_the_convolutions(monkeypatch):
+    model = assemble.build_model(workloads.experiment("cnn"), 9)
+    flops = workloads.training_flops(model, (16, 16, 3))
+    products = sum(
+        # Of 9 x 9 products with the window's pixels those with the padding do not count.
+        2 * (3 * side - 2) ** 2 * channels * features * (2 if channels == 3 else 3)
+        for side, channels, features in ((16, 3, 32), (8, 32, 64), (4, 64, 128))
+    )
+    assert products < flops < 1.1 * products
+
+
+@pytest.mark.parametrize("name", ["cnn", "linear"])
+def test_peers_network_in_plain_jax_is_ours(name):
+    model = assemble.build_model(workloads.experiment(name), 9)
+    params = model.init(jax.random.key(0), (16, 16, 3))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params
+    )
+    images = jax.random.normal(jax.random.key(2), (2, 16, 16, 3))
+
+    def ours(params, images):
+        return model.apply(params, images, None)
+
+    with jax.numpy_rank_promotion("allow"):
+        theirs = jax.jit(jax_model.LOGITS[name])(params, images)
+    np.testing.assert_allclose(jax.jit(ours)(params, images), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_every_workload_has_its_network_for_fedjax():
+    assert workloads.WORKLOADS.keys() == jax_model.LOGITS.keys()
+
+
+def test_table_says_who_was_too_slow_and_what_was_reached():
+    result = {
+        "workload": "cnn",
+        "flops": 3e9,
+        "matrix_peak": 6e10,
+        "fraction_of_peak": 0.25,
+        "peers": [
+            {
+                "peer": "one",
+                "seconds": [0.5, 0.2],
+                "ratio": 2.5,
+                "ratios": [2.4, 2.5, 2.6],
+                "seconds_to_first_round": [3.0, 4.0],
+                "peak_megabytes": [100.0, 200.0],
+            },
+            {"peer": "two", "over_seconds": 300.0},
+        ],
+    }
+    text = as_markdown.rounds(result)
+    assert "| one | 0.5 / 0.2 | 2.50 (2.40 to 2.60) | 3 / 4 s | 100 / 200 MB |" in text
+    assert "| two | no round within 300 s | | > 300 s | |" in text
+    assert text.endswith("reach 60 GFLOP/s. Our round reaches 25.0% of that.")
+    assert len({line.count("|") for line in text.splitlines() if "|" in line}) == 1
+
+
+@pytest.mark.slow
+def test_growth_measures_a_point_and_draws_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "SIDE", 8)
+    point = growth.Point("clients", 3, 3)
+    one = growth.measure(point, rounds=1)
+    assert Spec("everyone") == growth.experiment(point).cohort
+    assert json.loads(json.dumps(one)).keys() >= {"seconds", "peak_megabytes", "clients"}
+    row = as_markdown.growth([one]).splitlines()[-1]
+    assert row.startswith("| clients | 3 | 3 | 1 | 1 | ")
+    growth.draw([one], str(tmp_path / "growth.png"))
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_growth_has_ten_thousand_clients_with_all_and_with_a_hundred_of_them():
+    points = growth.points(["clients"], 10_000)
+    assert {(point.clients, point.cohort) for point in points} >= {(10_000, 10_000), (10_000, 100)}
+    assert max(point.clients for point in growth.points(["clients"], 1_000)) == 1_000
+    assert [point.epochs for point in growth.points(["epochs"], 1)] == [1, 2, 3, 4, 5]
+    assert [point.devices for point in growth.points(["devices"], 1)] == [1, 2, 4]
