@@ -30,7 +30,7 @@ class Contender:
     """
 
     def __init__(self, python: str, peer: str, workload: Path, limit: float) -> None:
-        self._log = workload.with_name(f"{workload.stem}_{peer}.log").open("w+")
+        self._log = workload.with_name(f"{workload.stem}_{peer}.log").open("w")
         self._limit = limit
         began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -54,15 +54,19 @@ class Contender:
             raise TooSlowError
         answer = self._process.stdout.readline()
         if not answer:
-            self._process.wait()
-            self._log.seek(0)
-            raise SystemExit(f"{self._process.args} ended:\n{self._log.read()[-3000:]}")
+            said = Path(self._log.name).read_text()
+            self._close()
+            raise SystemExit(f"{self._process.args} ended:\n{said[-3000:]}")
         return dict(json.loads(answer))
 
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
-        self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._process.__exit__(None, None, None)  # waits, and closes the pipes
+        self._log.close()
 
     def round(self) -> dict[str, Any]:
         """Train one round: "seconds" and, after it, "loss"."""
@@ -75,7 +79,7 @@ class Contender:
     def quit(self) -> float:
         """End the process; the peak of its memory, in megabytes."""
         peak = float(self._ask("quit")["peak_megabytes"])
-        self._process.wait()
+        self._close()
         return peak
 
 

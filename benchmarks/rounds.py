@@ -45,7 +45,10 @@ FLAGS = flags.FLAGS
 
 
 def write(name: str, file: Path) -> dict[str, Any]:
-    """Write the workload; "flops" of a round, "rounds_in_a_turn", the machine's "matrix_peak"."""
+    """Write the workload; "flops" of a round, "rounds_in_a_turn", the machine's "matrix_peak".
+
+    In a process of its own, since Linux counts a parent's peak memory as its children's.
+    """
     arguments = [name, str(FLAGS.images), str(FLAGS.pairs), str(file)]
     answer = subprocess.run(
         [sys.executable, str(HERE / "workloads.py"), *arguments],

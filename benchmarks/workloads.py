@@ -5,6 +5,7 @@
 writes it and prints, as JSON, what the driver wants to know about the work and the machine.
 """
 
+import functools
 import json
 import statistics
 import sys
@@ -121,10 +122,9 @@ def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
     cohort = shelves.build("cohorts", one.cohort, one.num_clients)
     reducer = mean.build()
     state, chosen = federated.init(algorithm, reducer, (), data, cohort), []
+    step = jax.jit(functools.partial(federated.run_round, algorithm, reducer, cohort=cohort))
     for _ in range(rounds):
-        state, metrics = federated.run_round(
-            algorithm, reducer, state, data, _rounds_key(one), cohort=cohort
-        )
+        state, metrics = step(state, data, _rounds_key(one))
         chosen.append(metrics["client"])
     return np.stack(chosen)
 

@@ -1,6 +1,8 @@
 """What the benchmarks say of the work is true, without any of the peers."""
 
 import json
+import sys
+from pathlib import Path
 
 import as_markdown
 import growth
@@ -9,6 +11,7 @@ import jax_model
 import numpy as np
 import pytest
 import workloads
+from contender import Contender, TooSlowError
 
 from fedjax_med import assemble
 from fedjax_med.config import Spec
@@ -99,6 +102,30 @@ def test_peers_network_in_plain_jax_is_ours(name):
 
 def test_every_workload_has_its_network_for_fedjax():
     assert workloads.WORKLOADS.keys() == jax_model.LOGITS.keys()
+
+
+def contender(folder, monkeypatch, seconds, limit):
+    """A process that answers as a peer does; each of its rounds takes `seconds`."""
+    (folder / "peers").mkdir()
+    (folder / "peers" / "run_peer.py").write_text(
+        f"import sys, time\nsys.path.insert(0, {str(Path(workloads.__file__).parent)!r})\n"
+        "from channel import Channel\nchannel = Channel()\nprint('chatter')\n"
+        f"while channel.next():\n    time.sleep({seconds})\n    channel.done(lambda: 0.5)\n"
+    )
+    monkeypatch.setattr("contender.HERE", folder)
+    return Contender(sys.executable, "peer", folder / "work.npz", limit)
+
+
+def test_contender_trains_when_told_and_says_how_long_it_took(tmp_path, monkeypatch):
+    peer = contender(tmp_path, monkeypatch, 0.05, 60)
+    assert peer.loss == 0.5
+    assert 0.05 <= peer.turn(3) < peer.first + 1
+    assert peer.quit() > 1
+
+
+def test_contender_over_the_limit_is_ended(tmp_path, monkeypatch):
+    with pytest.raises(TooSlowError):
+        contender(tmp_path, monkeypatch, 60, 1)
 
 
 def test_table_says_who_was_too_slow_and_what_was_reached():
