@@ -12,8 +12,8 @@ from typing import Any
 HERE = Path(__file__).parent
 
 
-class TooSlowError(Exception):
-    """A round took longer than the limit."""
+class TooSlowError(SystemExit):
+    """A round took longer than the limit; who does not catch it ends with its message."""
 
 
 class Contender:
@@ -31,7 +31,7 @@ class Contender:
 
     def __init__(self, python: str, peer: str, workload: Path, limit: float) -> None:
         self._log = workload.with_name(f"{workload.stem}_{peer}.log").open("w")
-        self._limit = limit
+        self._peer, self._limit = peer, limit
         began = time.perf_counter()
         self._process = subprocess.Popen(
             [python, str(HERE / "peers" / f"run_{peer}.py"), str(workload), workload.stem],
@@ -51,7 +51,7 @@ class Contender:
         self._process.stdin.flush()
         if not select.select([self._process.stdout], [], [], self._limit)[0]:
             self.kill()
-            raise TooSlowError
+            raise TooSlowError(f"{self._peer}: no round within {self._limit:.0f} s; raise --limit.")
         answer = self._process.stdout.readline()
         if not answer:
             said = Path(self._log.name).read_text()

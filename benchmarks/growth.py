@@ -164,10 +164,14 @@ def _lines(panel: Any, results: list[dict[str, Any]], axis: str, what: str) -> N
         label = "all take part" if name == "clients" else name
         panel.plot([one[axis] for one in line], [one[what] for one in line], "o-", label=label)
     if axis == "clients":
-        panel.set(xscale="log", yscale="log")
+        panel.set_xscale("log")
         panel.legend()
     else:
-        panel.set_ylim(bottom=0)
+        panel.set_xticks(sorted({one[axis] for one in results if one["axis"] == axis}))
+    if axis == "clients" and what == "seconds":
+        panel.set_yscale("log")
+    else:
+        panel.set_ylim(0, 1.1 * panel.dataLim.ymax)
 
 
 def main(arguments: list[str]) -> None:

@@ -124,7 +124,7 @@ def test_contender_trains_when_told_and_says_how_long_it_took(tmp_path, monkeypa
 
 
 def test_contender_over_the_limit_is_ended(tmp_path, monkeypatch):
-    with pytest.raises(TooSlowError):
+    with pytest.raises(TooSlowError, match="peer: no round within 1 s"):
         contender(tmp_path, monkeypatch, 60, 1)
 
 
