@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,11 @@ def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[
 
 def measure(name: str, environments: Path) -> dict[str, Any]:
     """One workload beside every peer."""
-    folder = environments / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.npz"
-    about = write(name, file)
-    rounds = about["rounds_in_a_turn"]
-    peers = [compare(peer, file, rounds, environments) for peer in FLAGS.peers]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{name}.npz"
+        about = write(name, file)
+        rounds = about["rounds_in_a_turn"]
+        peers = [compare(peer, file, rounds, environments) for peer in FLAGS.peers]
     ours = [one["seconds"][1] for one in peers if "seconds" in one]
     rate = about["flops"] / statistics.median(ours) if ours else None
     fraction = None if rate is None else rate / about["matrix_peak"]
