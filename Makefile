@@ -12,12 +12,12 @@ BENCH_ARGS ?=
 FORMAT = $(if $(CI),--check,)
 BIN = $(VENV)/bin
 
-.PHONY: train test bench format lint types pytest clean
+.PHONY: train test bench format lint types pytest strategies clean
 
 train: $(VENV)/installed
 	$(BIN)/fedjax-med train --evaluate $(ARGS)
 
-test: format lint types pytest
+test: format lint types pytest strategies
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format $(FORMAT) .
@@ -30,6 +30,12 @@ types: $(VENV)/installed-dev
 
 pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# The commands under the ways to map over clients that `auto` does not pick on a CPU; not where the
+# tests to run were chosen.
+strategies: pytest
+	$(if $(PYTEST_ARGS),,for name in vmap sharded; do \
+	  $(BIN)/python -m pytest -n 2 -m every_strategy --map-clients=$$name || exit 1; done)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"expected Python 3.11 or later, got {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'

@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from fedjax_med import aggregate, augment, federated, local, losses, ops, shelves
+from fedjax_med import aggregate, augment, federated, local, losses, ops, shelves, strategies
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
@@ -22,8 +22,10 @@ class Assembly(NamedTuple):
     model: Model
     init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
     run_round: Callable[[federated.FedState, Examples], tuple[federated.FedState, Metrics]]
-    map_clients: str  # the strategy that was picked
+    map_clients: strategies.Choice  # the strategy that was picked
     placement: federated.Placement  # of what `run_round` takes and gives
+    lower: Callable[..., jax.stages.Lowered]  # `run_round`, from the shapes of what it takes
+    smaller: "Assembly | None" = None  # the same with less memory, where ``auto`` may take it
 
 
 def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:
@@ -88,7 +90,7 @@ def check_ranges(experiment: Experiment) -> None:
     ):
         if value < least:
             raise UserError(f"expected --config.checkpoint.{name} >= {least}, got {value}.")
-    federated.choose_map_clients(experiment.map_clients)
+    check_name(experiment.map_clients, strategies.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
 
 
@@ -129,7 +131,9 @@ def build_model(experiment: Experiment, num_classes: int) -> Model:
     return model
 
 
-def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) -> Assembly:
+def assemble(
+    experiment: Experiment, num_classes: int, class_counts: ArrayLike, before: str = ""
+) -> Assembly:
     """Build the parts that `experiment` names.
 
     Args:
@@ -137,6 +141,7 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
         num_classes: K.
         class_counts: [K], the training examples of each class over all clients. Hospitals that
             train with a class-balanced loss tell each other these sums, and nothing else.
+        before: the strategy that computed the checkpoint to go on from, if any.
 
     Raises:
         UserError: A name does not exist or an option is out of its range.
@@ -151,18 +156,34 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     )
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
-    picked, map_clients = federated.choose_map_clients(experiment.map_clients)
-    placement = federated.placement(picked, experiment.num_clients)
     cohort = None  # everyone: without a choice, the clients' images need not be gathered
     if experiment.cohort.name != "everyone":
         cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
-    key = jax.random.key(experiment.seed)
-    init_key, rounds_key = jax.random.split(key)
+    init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
 
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
         params = model.init(init_key, (height, width, channels))
         return federated.init(algorithm, reducer, params, data, cohort)
+
+    side = experiment.image_size
+    shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
+    choice = strategies.choose(experiment.map_clients, strategies.work_of(shapes), before)
+    round_ = functools.partial(federated.run_round, algorithm, reducer, cohort=cohort)
+    return _mapped(experiment.num_clients, model, init, round_, rounds_key, choice)
+
+
+def _mapped(
+    num_clients: int,
+    model: Model,
+    init: Callable[[Examples], federated.FedState],
+    round_: Callable[..., tuple[federated.FedState, Metrics]],
+    key: Key,
+    choice: strategies.Choice,
+) -> Assembly:
+    """The assembly whose `round_` maps over the clients as `choice` says."""
+    placement = federated.placement(choice.name, num_clients)
+    map_clients = federated.STRATEGIES[choice.name]
 
     @functools.partial(
         jax.jit,
@@ -172,10 +193,40 @@ def assemble(experiment: Experiment, num_classes: int, class_counts: ArrayLike) 
     def run_round(
         state: federated.FedState, data: Examples, key: Key
     ) -> tuple[federated.FedState, Metrics]:
-        return federated.run_round(
-            algorithm, reducer, state, data, key, map_clients=map_clients, cohort=cohort
-        )
+        return round_(state, data, key, map_clients=map_clients)
 
+    less = None
+    if choice.auto and strategies.smaller(choice.name) != choice.name:
+        instead = strategies.Choice(strategies.smaller(choice.name), "vmap does not fit its memory")
+        less = _mapped(num_clients, model, init, round_, key, instead)
     return Assembly(
-        model, init, lambda state, data: run_round(state, data, rounds_key), picked, placement
+        model,
+        init,
+        lambda state, data: run_round(state, data, key),
+        choice,
+        placement,
+        lambda state, data: run_round.lower(state, data, key),
+        less,
     )
+
+
+def fitted(assembly: Assembly, data: Examples, beside: int) -> Assembly:
+    """`assembly`, or the one with less memory where the device has too little for it.
+
+    What is chosen is compiled already then; nothing is compiled where there is no choice.
+
+    Args:
+        assembly: from `assemble`.
+        data: the clients' training examples, ``[C, N]``, on the host.
+        beside: bytes that will lie on each device beside what a round needs.
+    """
+    if assembly.smaller is None:
+        return assembly
+
+    def start(data: Examples) -> tuple[federated.FedState, Examples]:
+        return assembly.init(data), data
+
+    where = (assembly.placement.state, assembly.placement.data)
+    shapes = jax.jit(start, out_shardings=where).eval_shape(data)
+    needed = strategies.bytes_needed(assembly.lower(*shapes))
+    return assembly if needed + beside <= strategies.bytes_free() else assembly.smaller

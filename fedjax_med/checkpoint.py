@@ -68,11 +68,16 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, options: Checkpoint, *, read_only: bool = False):
         self.folder = workdir.absolute() / "checkpoints"
-        self._options = options
+        self._options, self._read_only = options, read_only
         self.last_good = 0  # the latest round that is on disk
         _hide_late_writes()
         # Orbax reports each save and each retry through logging; what matters is said here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        """Orbax's manager; the folder is made only when it is needed."""
+        options = self._options
         policies: list[Any] = [checkpoint_managers.LatestN(max(1, options.keep_last))]
         if options.keep_best:
             policies.append(
@@ -83,14 +88,14 @@ class Checkpoints:
                 )
             )
         with self._one_line("open"):
-            self._manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self.folder,
                 item_names=("state", "identity"),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    create=not read_only,
-                    read_only=read_only,
-                    cleanup_tmp_directories=not read_only,
+                    create=not self._read_only,
+                    read_only=self._read_only,
+                    cleanup_tmp_directories=not self._read_only,
                 ),
             )
 
@@ -147,8 +152,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Let go of the folder."""
-        with contextlib.suppress(Exception):
-            self._manager.close()
+        if "_manager" in self.__dict__:
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, oldest first."""
@@ -168,6 +174,13 @@ class Checkpoints:
         """What was saved beside the state of round `number`."""
         args = ocp.args.Composite(identity=ocp.args.JsonRestore())
         return dict(self._manager.restore(number, args=args)["identity"])
+
+    def strategy(self) -> str:
+        """The `map_clients` that computed the last checkpoint that can be read, or ''."""
+        for number in self.rounds()[::-1] if self.folder.exists() else []:
+            with contextlib.suppress(Exception):  # damaged: `restore` says so
+                return str(self.read_identity(number)["computed by"]["map_clients"])
+        return ""
 
     def _read(self, number: int, template: FedState) -> Restored:
         extra = self.read_identity(number)

@@ -72,14 +72,14 @@ def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
         elif dataclasses.is_dataclass(value):
             lines += _fields(value, f"{path}.")
         else:
-            choices = " | ".join(field.metadata.get("choices", ()))
+            choices = ", ".join(field.metadata.get("choices", ()))
             lines.append(f"{path}={value}" + (f"  ({choices})" if choices else ""))
     return lines
 
 
 def _names(shelf: str) -> str:
     """What a spec of `shelf` may name."""
-    return "any optimizer of optax" if shelf == "optax" else " | ".join(shelves.names(shelf))
+    return "any optimizer of optax" if shelf == "optax" else ", ".join(shelves.names(shelf))
 
 
 def _spec_lines(path: str, spec: config.Spec, shelf: str) -> list[str]:

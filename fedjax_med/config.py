@@ -97,7 +97,9 @@ class Experiment:
         default_factory=list, metadata={"shelf": "transforms"}
     )
     reducer: Spec = _spec("reducers", "mean")
-    map_clients: str = _choice("auto", "vmap", "sequential", "sharded")
+    map_clients: str = _choice(
+        "auto", "vmap", "sequential", "sharded", "sharded_vmap", "sharded_sequential"
+    )
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 

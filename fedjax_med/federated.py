@@ -1,5 +1,6 @@
 """One round of federated learning, for every algorithm, reducer and way to map over clients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fedjax_med.aggregate import Reducer
-from fedjax_med.errors import check_name
 from fedjax_med.types import Array, Examples, Key, Message, Metrics, Params
 
 ServerState = Any  # a pytree of arrays with a field `params`
@@ -97,26 +97,12 @@ def sharded(
     return mapped
 
 
-STRATEGIES: dict[str, MapClients] = {"vmap": jax.vmap, "sequential": sequential, "sharded": sharded}
-
-
-def choose_map_clients(name: str) -> tuple[str, MapClients]:
-    """The strategy called `name`; ``auto`` picks by platform.
-
-    On a CPU one client after the other is faster, since `vmap` makes batched matrix products that
-    run on one thread; accelerators want all clients in one program, over all devices.
-
-    Returns:
-        The name of the strategy and the strategy.
-
-    Raises:
-        UserError: There is no such strategy.
-    """
-    check_name(name, ("auto", *STRATEGIES), "the ways to map over clients")
-    if name == "auto":
-        many = jax.device_count() > 1
-        name = "sequential" if jax.default_backend() == "cpu" else "sharded" if many else "vmap"
-    return name, STRATEGIES[name]
+STRATEGIES: dict[str, MapClients] = {
+    "vmap": jax.vmap,
+    "sequential": sequential,
+    "sharded_vmap": sharded,
+    "sharded_sequential": functools.partial(sharded, within=sequential),
+}
 
 
 class Placement(NamedTuple):
@@ -131,12 +117,12 @@ class Placement(NamedTuple):
 
 
 def placement(name: str, num_clients: int) -> Placement:
-    """The placement that suits the strategy `name` (not ``auto``) with `num_clients` clients.
+    """The placement that suits the strategy `name` of `STRATEGIES` with `num_clients` clients.
 
-    Under ``sharded`` what belongs to a client lies on the client's device and the rest on all of
+    Under a sharded one what belongs to a client lies on the client's device and the rest on all of
     them; where the devices do not divide the clients, everything lies on all.
     """
-    if name != "sharded":
+    if not name.startswith("sharded"):
         one = SingleDeviceSharding(jax.devices()[0])
         return Placement(one, one, one)
     mesh = _clients_mesh()

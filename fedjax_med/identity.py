@@ -38,7 +38,7 @@ def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> 
         "map_clients": map_clients,
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count() if map_clients == "sharded" else 1,
+        "devices": jax.device_count() if map_clients.startswith("sharded") else 1,
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
     return {"experiment": experiment, "data": data_digest, "computed by": computed}

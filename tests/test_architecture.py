@@ -25,7 +25,7 @@ LAYERS = [
     },
     {"overrides", "records", "audit", "partitions", "stack", "models"},
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
-    {"algorithms", "cohorts"},
+    {"algorithms", "cohorts", "strategies"},
     {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},
     {"flags"},
     {"commands"},

@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, assemble, augment, federated, losses, shelves
+from fedjax_med import aggregate, assemble, augment, federated, losses, shelves, strategies
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
 from fedjax_med.local import LocalTraining
@@ -54,13 +54,13 @@ def test_many_rounds_compile_once_and_stay_in_place(strategy, num_clients):
 
 
 def test_sharded_clients_lie_on_their_devices():
-    _, _, data = assembled("sharded", 8)
+    _, _, data = assembled("sharded_vmap", 8)
     assert {shard.data.shape[0] for shard in data.image.addressable_shards} == {2}
-    _, _, uneven = assembled("sharded", 5)
+    _, _, uneven = assembled("sharded_vmap", 5)
     assert {shard.data.shape[0] for shard in uneven.image.addressable_shards} == {5}
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "sharded"])
+@pytest.mark.parametrize("strategy", sorted(federated.STRATEGIES.keys() - {"vmap"}))
 def test_a_real_network_learns_the_same_under_every_strategy(strategy):
     results = []
     for name in ("vmap", strategy):
@@ -69,6 +69,24 @@ def test_a_real_network_learns_the_same_under_every_strategy(strategy):
             state, metrics = assembly.run_round(state, data)
         results.append(jax.tree.map(np.asarray, (state.server.params, metrics["loss"])))
     toy.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("memory", [float("inf"), 1e4])
+def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
+    picked = strategies.pick("gpu", devices, strategies.Work(0, True))
+    monkeypatch.setattr(strategies, "pick", lambda *sizes: picked)
+    monkeypatch.setattr(strategies, "bytes_free", lambda: memory)
+    assembly, state, data = assembled("auto", 8)
+    jax.block_until_ready((state, data))
+    COMPILED.clear()
+    assembly = assemble.fitted(assembly, toy.federation((5, 3, 6, 2, 4, 1, 7, 2)), beside=0)
+    for _ in range(2):
+        state, metrics = assembly.run_round(state, data)
+        jax.block_until_ready(metrics)
+    fits = memory > 1e4
+    assert assembly.map_clients.name == (picked.name if fits else strategies.smaller(picked.name))
+    assert len(COMPILED) == (1 if fits else 2)  # where it doesn't fit, the larger one in vain
 
 
 COUNTS = [6, 2, 9]

@@ -31,7 +31,7 @@ def counting():
     )
 
 
-def run(cohort, number=3, map_clients=jax.vmap, algorithm=ALGORITHM):
+def run(cohort, number=3, map_clients=toy.MAP_CLIENTS, algorithm=ALGORITHM):
     data, reducer = toy.federation(SIZES), mean.build()
     state = federated.init(algorithm, reducer, toy.params(), data, cohort)
     step = jax.jit(

@@ -94,7 +94,7 @@ def algorithm_of(spec):
     return algorithm
 
 
-def three_rounds(algorithm, data, map_clients=jax.vmap):
+def three_rounds(algorithm, data, map_clients=toy.MAP_CLIENTS):
     reducer = mean.build()
     state = federated.init(algorithm, reducer, toy.params(), data)
     before = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)

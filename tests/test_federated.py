@@ -9,7 +9,6 @@ import toy
 
 from fedjax_med import aggregate, federated
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.errors import UserError
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
 from fedjax_med.transforms import clip
@@ -31,7 +30,7 @@ def setup(
     return algorithm, reducer, federated.init(algorithm, reducer, toy.params(), data), data
 
 
-def rounds(algorithm, reducer, state, data, number, map_clients=jax.vmap, ids=None):
+def rounds(algorithm, reducer, state, data, number, map_clients=toy.MAP_CLIENTS, ids=None):
     run = jax.jit(
         functools.partial(
             federated.run_round, algorithm, reducer, map_clients=map_clients, client_ids=ids
@@ -52,26 +51,13 @@ def test_full_batch_federated_step_is_the_centralised_step():
     toy.assert_close(state.server.params, expected)
 
 
-@pytest.mark.parametrize("name", ["sequential", "sharded"])
+@pytest.mark.parametrize("name", sorted(federated.STRATEGIES.keys() - {"vmap"}))
 def test_every_map_over_clients_gives_what_vmap_gives(name):
     assert jax.device_count() == 4  # five clients on four devices: the last device holds padding
     parts = setup(client=optax.adam(0.01))
-    expected = rounds(*parts, 3)
+    expected = rounds(*parts, 3, map_clients=jax.vmap)
     actual = rounds(*parts, 3, map_clients=federated.STRATEGIES[name])
     toy.assert_close(actual, expected)
-
-
-def test_sharded_maps_sequentially_within_a_device_too():
-    parts = setup()
-    within = functools.partial(federated.sharded, within=federated.sequential)
-    toy.assert_close(rounds(*parts, 2, map_clients=within), rounds(*parts, 2))
-
-
-def test_map_clients_names():
-    assert federated.choose_map_clients("auto") == ("sequential", federated.sequential)
-    assert federated.choose_map_clients("vmap") == ("vmap", jax.vmap)
-    with pytest.raises(UserError, match="Did you mean 'vmap'"):
-        federated.choose_map_clients("vmapp")
 
 
 def test_more_padding_changes_no_bit():

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import cli, config, shelves
+from fedjax_med import cli, config, shelves, strategies
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import train as command
 from fedjax_med.config import Checkpoint
@@ -24,6 +25,9 @@ from fedjax_med.progress import record
 
 ROOT = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+# A process of its own has one device, except where the suite is about several.
+SHARDED = os.environ.get("FEDJAX_MED_MAP_CLIENTS", "").startswith("sharded")
+DEVICES = os.environ["XLA_FLAGS"] if SHARDED else ""
 ROUNDS = 16  # enough for a kill to come in time, however fast they are
 
 
@@ -40,7 +44,7 @@ def start(workdir, *arguments, script=None, **options):
     return subprocess.Popen(
         [*head, "train", TINY, f"--workdir={workdir}", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"XLA_FLAGS": DEVICES, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -170,6 +174,7 @@ def test_interrupt_saves_and_exits_and_the_run_goes_on(whole, tmp_path, number):
     assert digest(workdir) == digest(whole[0])
 
 
+@pytest.mark.every_strategy
 def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert train(workdir) == 0
@@ -185,6 +190,7 @@ def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_
     assert digest(workdir) == expected
 
 
+@pytest.mark.every_strategy
 def test_same_config_and_seed_give_the_same_bits_and_another_seed_others(tmp_path):
     for name in ("a", "b"):
         assert train(tmp_path / name, "--config.rounds=2") == 0
@@ -193,15 +199,70 @@ def test_same_config_and_seed_give_the_same_bits_and_another_seed_others(tmp_pat
     assert records(tmp_path / "a") == records(tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", ["vmap", "sharded"])
+@pytest.mark.parametrize("name", ["vmap", "sharded", "sharded_vmap"])
 def test_every_map_over_clients_trains(tmp_path, name, capsys):
     for run in ("sequential", name):
         assert train(tmp_path / run, "--config.rounds=2", f"--config.map_clients={run}") == 0
-    assert f"clients run {name}" in capsys.readouterr().out
+    within = {"sharded": "sharded_sequential"}.get(name, name)
+    assert f"clients run {within} (as asked for) on 4 cpu" in capsys.readouterr().out
     losses = [records(tmp_path / run)[-1]["train_loss"] for run in ("sequential", name)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def interrupted_in(number):
+    """A `record` that asks to stop in round `number`."""
+
+    def stopped(*arguments):
+        one = record(*arguments)
+        if one["round"] == number:
+            signal.raise_signal(signal.SIGINT)
+        return one
+
+    return stopped
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What ``auto`` does on an accelerator, on a device of the memory that is set."""
+    memory = SimpleNamespace(bytes=float("inf"))
+    monkeypatch.setattr(strategies, "bytes_free", lambda: memory.bytes)
+    monkeypatch.setattr(strategies, "pick", lambda platform, *sizes: PICK("gpu", 1, *sizes[1:]))
+    return memory
+
+
+PICK = strategies.pick
+AUTO = ["--config.map_clients=auto", "--config.rounds=4"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"), [(1e12, "vmap (fits"), (1e5, "sequential (vmap does not fit")]
+)
+def test_auto_takes_what_fits_the_memory(tmp_path, accelerator, capsys, memory, said):
+    accelerator.bytes = memory
+    assert train(tmp_path / "auto", *AUTO) == 0
+    assert f"clients run {said} its memory) on" in capsys.readouterr().out
+    asked = said.partition(" ")[0]
+    assert train(tmp_path / asked, f"--config.map_clients={asked}", "--config.rounds=4") == 0
+    assert digest(tmp_path / "auto", 4) == digest(tmp_path / asked, 4)
+
+
+def test_auto_keeps_to_what_computed_the_checkpoint(tmp_path, accelerator, monkeypatch, capsys):
+    assert train(tmp_path / "whole", *AUTO) == 0
+    stopped = tmp_path / "stopped"
+    monkeypatch.setattr(command, "record", interrupted_in(2))
+    assert train(stopped, *AUTO) == 128 + signal.SIGINT
+    monkeypatch.undo()  # from here on a CPU, which would pick another
+    capsys.readouterr()
+    assert train(stopped, *AUTO) == 0
+    out = capsys.readouterr().out
+    assert "clients run vmap (as before) on" in out
+    assert "may differ" not in out
+    assert digest(stopped, 4) == digest(tmp_path / "whole", 4)
+    assert evaluate(stopped) == 0
+    assert "may differ" not in capsys.readouterr().out
+
+
+@pytest.mark.every_strategy
 def test_complete_run_is_left_alone(tmp_path, capsys):
     assert train(tmp_path, "--config.rounds=2") == 0
     before = digest(tmp_path, 2), records(tmp_path)
@@ -261,14 +322,8 @@ def test_the_best_is_among_the_scheduled_rounds(tmp_path, monkeypatch):
         saved[int(state.round)] = validation
         save(self, state, tag, validation)
 
-    def stopped_in_round_three(*arguments):
-        one = record(*arguments)
-        if one["round"] == 3:
-            signal.raise_signal(signal.SIGINT)
-        return one
-
     monkeypatch.setattr(Checkpoints, "save", watch)
-    monkeypatch.setattr(command, "record", stopped_in_round_three)
+    monkeypatch.setattr(command, "record", interrupted_in(3))
     assert train(tmp_path) == 128 + signal.SIGINT
     assert list(saved) == [2, 3]
     assert saved[2]["balanced_accuracy"] >= 0
@@ -408,6 +463,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.every_strategy
 def test_training_from_the_client_folders_gives_the_same_bits(pictures, tmp_path):
     own = ["--config.dataset.name=image_folder", f"--cache_dir={tmp_path / 'cache'}"]
     out = tmp_path / "divided"
@@ -424,6 +480,7 @@ def evaluate(workdir, *arguments):
     return cli.main(["evaluate", f"--workdir={workdir}", *arguments])
 
 
+@pytest.mark.every_strategy
 def test_evaluate_writes_the_report_from_the_checkpoint(whole, capsys):
     workdir, _ = whole
     assert evaluate(workdir) == 0
@@ -555,6 +612,7 @@ def test_evaluation_without_a_test_set_is_refused_before_training(pictures, tmp_
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.every_strategy
 def test_train_evaluates_at_the_end_if_asked(tmp_path):
     assert train(tmp_path, "--config.rounds=1", "--evaluate") == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 1

@@ -1,5 +1,7 @@
 """An experiment that trains in seconds: the configuration file of the tests of the commands."""
 
+import os
+
 from fedjax_med.config import Checkpoint, Client, Experiment, Spec
 
 
@@ -11,5 +13,6 @@ def get_config() -> Experiment:
         num_clients=3,
         model=Spec("cnn", {"widths": (4, 8), "groups": 2}),
         client=Client(batch_size=8, epochs=5),
+        map_clients=os.environ.get("FEDJAX_MED_MAP_CLIENTS", "auto"),
         checkpoint=Checkpoint(every=2, keep_last=2, keep_best=1),
     )

@@ -1,12 +1,18 @@
 """A federation small enough that a test compiles and runs in a second."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_med import augment, losses
+from fedjax_med import augment, federated, losses, strategies
 from fedjax_med.config import Augment
 from fedjax_med.types import Examples, Model
+
+# What `pytest --map-clients=NAME` asks for, where a test does not choose by itself.
+ASKED = os.environ.get("FEDJAX_MED_MAP_CLIENTS", "vmap")
+MAP_CLIENTS = federated.STRATEGIES[strategies.choose(ASKED, strategies.Work(0, True)).name]
 
 IMAGE = (4, 4, 3)
 CLASSES = 3

@@ -101,11 +101,12 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
     check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
-    assembly = assemble.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     try:
+        before = checkpoints.strategy()
+        assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
         order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
-        tag = identity(saved["experiment"], data.digest, assembly.map_clients)
+        tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
         restored = checkpoints.restore(lambda: assembly.init(data.train), tag, order)
         done = max(checkpoints.rounds(), default=0)
     finally:

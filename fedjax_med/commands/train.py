@@ -72,7 +72,7 @@ def _rounds(
     state = jax.device_put(state, assembly.placement.state)
     train = jax.device_put(data.train, assembly.placement.data)
     validation = jax.device_put(data.validation)
-    tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
+    tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
     for number in range(int(state.round) + 1, experiment.rounds + 1):
         began = time.monotonic()
         profile.begin(number)
@@ -162,12 +162,14 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     if flags.evaluate:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
-    assembly = assemble.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint)
     profile = Profile(workdir, parse_rounds(flags.profile_rounds))
     progress = None
     try:
-        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients)
+        before = checkpoints.strategy()
+        assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
+        assembly = assemble.fitted(assembly, data.train, data.validation.image.nbytes)
+        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
         state = _start_state(workdir, checkpoints, assembly.init(data.train), tag)
         start = int(state.round)
         checkpoints.remove_after(start)
@@ -207,10 +209,11 @@ def _say_start(
     start: int,
 ) -> None:
     sizes = " + ".join(str(int(size)) for size in np.asarray(data.train.mask).sum(axis=1))
+    choice = assembly.map_clients
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     print(
         f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px; "
-        f"clients run {assembly.map_clients} on {devices}."
+        f"clients run {choice.name} ({choice.why}) on {devices}."
     )
     if start >= experiment.rounds:
         print(f"All is done already: {_rounds_in_words(start)}.")

@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fedjax_med import config, federated, strategies
+from fedjax_med.errors import UserError
+from fedjax_med.strategies import Work
+
+NETWORK = Work(parameters=400_000, convolutions=True)
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "processes", "expected"),
+    [
+        ("cpu", 1, 1, "sequential"),
+        ("cpu", 4, 1, "sequential"),
+        ("cpu", 4, 2, "sharded_sequential"),
+        ("gpu", 1, 1, "vmap"),
+        ("gpu", 8, 1, "sharded_vmap"),
+        ("tpu", 8, 2, "sharded_vmap"),
+    ],
+)
+def test_auto_picks_by_platform_and_devices(platform, devices, processes, expected):
+    choice = strategies.pick(platform, devices, NETWORK, processes)
+    assert choice.name == expected
+    assert choice.auto == (platform != "cpu")  # may be exchanged for what needs less memory
+
+
+def test_auto_maps_a_small_dense_model_at_once_on_a_cpu_too():
+    small, large = Work(1_000, convolutions=False), Work(10**7, convolutions=False)
+    assert strategies.pick("cpu", 1, small).name == "vmap"
+    assert strategies.pick("cpu", 2, small, processes=2).name == "sharded_vmap"
+    assert strategies.pick("cpu", 1, large).name == "sequential"
+    assert strategies.pick("cpu", 1, small._replace(convolutions=True)).name == "sequential"
+
+
+def test_what_is_asked_for_is_taken_and_sharded_means_what_suits_the_platform():
+    for name in federated.STRATEGIES:
+        assert strategies.choose(name, NETWORK, "vmap").name == name
+    assert strategies.choose("sharded", NETWORK).name == "sharded_sequential"  # on this CPU
+
+
+def test_auto_keeps_to_a_strategy_that_still_exists():
+    assert strategies.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
+    assert strategies.choose("auto", NETWORK, "pmap").name == "sequential"
+
+
+def test_several_processes_need_a_sharded_strategy(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert strategies.choose("auto", NETWORK, "vmap").name == "sharded_sequential"
+    assert strategies.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
+    with pytest.raises(UserError, match="map_clients=vmap uses one device"):
+        strategies.choose("vmap", NETWORK)
+
+
+def test_every_choice_of_the_configuration_is_a_strategy():
+    choices = config.Experiment.__dataclass_fields__["map_clients"].metadata["choices"]
+    assert set(choices) == set(strategies.NAMES)
+
+
+def test_work_counts_parameters_and_sees_convolutions():
+    dense = {"w": jnp.zeros((3, 4)), "b": jnp.zeros(4)}
+    assert strategies.work_of(dense) == Work(16, False)
+    assert strategies.work_of(dense | {"k": jnp.zeros((3, 3, 1, 2))}) == Work(34, True)
+
+
+def test_needed_memory_counts_arguments_results_and_what_lies_between():
+    def outer(a):
+        return jnp.sum(jnp.sin(a[:, None] + a[None]) @ jnp.cos(a[:, None] * a[None]))[None]
+
+    size = 512
+    needed = strategies.bytes_needed(jax.jit(outer).lower(jnp.zeros(size)))
+    assert 4 * size + 2 * 4 * size**2 <= needed <= 5 * 4 * size**2
+
+
+def test_a_program_that_the_compiler_finds_too_large_needs_more_than_there_is(monkeypatch):
+    lowered = jax.jit(lambda a: a).lower(jnp.zeros(1))
+
+    def compile_(self):
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(type(lowered), "compile", compile_)
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
+    assert strategies.bytes_needed(lowered) == float("inf")
+    said = "INTERNAL: another fault"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
+        strategies.bytes_needed(lowered)
+
+
+def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
+    assert strategies.bytes_free() == float("inf")  # a CPU does not tell
+
+    class Device:
+        def __init__(self, **stats):
+            self.memory_stats = lambda: stats
+
+    devices = [Device(bytes_limit=100, bytes_in_use=20), Device(bytes_limit=100, bytes_in_use=50)]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert strategies.bytes_free() == pytest.approx(0.9 * 50)
