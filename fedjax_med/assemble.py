@@ -5,10 +5,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from fedjax_med import aggregate, augment, federated, local, losses, ops, shelves, strategies
+from fedjax_med import (
+    aggregate,
+    augment,
+    distributed,
+    federated,
+    local,
+    losses,
+    ops,
+    shelves,
+    strategies,
+)
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
@@ -193,7 +204,8 @@ def _mapped(
     def run_round(
         state: federated.FedState, data: Examples, key: Key
     ) -> tuple[federated.FedState, Metrics]:
-        return round_(state, data, key, map_clients=map_clients)
+        ids = jnp.arange(num_clients, dtype=jnp.int32)  # not of those that only fill a device
+        return round_(state, data, key, map_clients=map_clients, client_ids=ids)
 
     less = None
     if choice.auto and strategies.smaller(choice.name) != choice.name:
@@ -223,10 +235,13 @@ def fitted(assembly: Assembly, data: Examples, beside: int) -> Assembly:
     if assembly.smaller is None:
         return assembly
 
-    def start(data: Examples) -> tuple[federated.FedState, Examples]:
-        return assembly.init(data), data
+    *where, _, rows = assembly.placement
 
-    where = (assembly.placement.state, assembly.placement.data)
-    shapes = jax.jit(start, out_shardings=where).eval_shape(data)
+    def start(data: Examples) -> tuple[federated.FedState, Examples]:
+        filled = [jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype) for leaf in data]
+        return assembly.init(data), Examples(*filled)
+
+    shapes = jax.jit(start, out_shardings=tuple(where)).eval_shape(data)
     needed = strategies.bytes_needed(assembly.lower(*shapes))
-    return assembly if needed + beside <= strategies.bytes_free() else assembly.smaller
+    fits = needed + beside <= strategies.bytes_free()
+    return assembly if distributed.all_of(fits) else assembly.smaller

@@ -87,15 +87,21 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
+        alone = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:  # the first process alone keeps them; the others only compute
+            alone = ocp.options.MultiprocessingOptions(0, {0}, "main")
         with self._one_line("open"):
+            if not self._read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
             return ocp.CheckpointManager(
                 self.folder,
                 item_names=("state", "identity"),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    create=not self._read_only,
+                    create=False,
                     read_only=self._read_only,
                     cleanup_tmp_directories=not self._read_only,
+                    multiprocessing_options=alone,
                 ),
             )
 

@@ -13,7 +13,7 @@ import jax
 from absl import flags as absl_flags
 from absl import logging
 
-from fedjax_med import __version__, commands, config, overrides, shelves
+from fedjax_med import __version__, commands, config, distributed, overrides, shelves
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.flags import config_path_given, for_absl
 
@@ -152,7 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"fedjax-med: {error}", file=sys.stderr)
+        which = f" (process {jax.process_index()})" if distributed.active() else ""
+        print(f"fedjax-med{which}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fedjax-med: interrupted.", file=sys.stderr)
@@ -162,7 +163,11 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             print(f"fedjax-med: {_OUT_OF_MEMORY}", file=sys.stderr)
-            return 2
+            return distributed.leave(2)
+        if distributed.active():
+            said = " ".join(str(error).split())[:200]
+            print(f"fedjax-med: another process has ended, or the devices: {said}", file=sys.stderr)
+            return distributed.leave(2)
         raise
 
 
@@ -180,4 +185,10 @@ def _run(arguments: list[str]) -> int:
     if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
         folder = Path(flags.cache_dir).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "coordinator" in flags and distributed.check_flags(
+        flags.distributed, flags.coordinator, flags.num_processes, flags.process_id
+    ):
+        distributed.initialise(
+            flags.coordinator, flags.num_processes, flags.process_id, flags.connect_timeout
+        )
     return int(module.run(flags) or 0)

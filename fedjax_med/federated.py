@@ -72,18 +72,21 @@ def sharded(
 ) -> Callable[[Any, Any], Any]:
     """What `jax.vmap` gives, with the clients dealt over all devices and mapped `within` each.
 
-    Where the devices do not divide the clients, the last client is computed more than once and the
-    repeats are dropped.
+    Where the devices do not divide the clients, arrays with a row for each client are filled with
+    repeats of the last one, what comes of them is dropped, and longer arrays are full already.
     """
     mesh, devices = _clients_mesh(), jax.device_count()
     split, whole = PartitionSpec("clients"), PartitionSpec()
 
     def mapped(shared: Any, clients: Any) -> Any:
-        num_clients = jax.tree.leaves(clients)[0].shape[0]
-        fill = -num_clients % devices
-        padded = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], fill, axis=0)]), clients
-        )
+        num_clients = min(leaf.shape[0] for leaf in jax.tree.leaves(clients))
+        rows = num_clients + -num_clients % devices
+
+        def filled(leaf: Array) -> Array:
+            fill = rows - leaf.shape[0]
+            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], fill, axis=0)]) if fill else leaf
+
+        padded = jax.tree.map(filled, clients)
         # No device talks to another inside, so what varies over devices need not be tracked.
         spread = jax.shard_map(
             within(function, in_axes=in_axes),
@@ -114,22 +117,24 @@ class Placement(NamedTuple):
     state: Any  # of a `FedState`
     data: Any  # of the clients' examples
     metrics: Any
+    rows: int  # of the clients' examples: C, and what fills the last device
 
 
 def placement(name: str, num_clients: int) -> Placement:
     """The placement that suits the strategy `name` of `STRATEGIES` with `num_clients` clients.
 
-    Under a sharded one what belongs to a client lies on the client's device and the rest on all of
-    them; where the devices do not divide the clients, everything lies on all.
+    Under a sharded one a client's examples lie on the client's device and the rest on all of them;
+    where the devices divide the clients, the client's state lies there too.
     """
     if not name.startswith("sharded"):
         one = SingleDeviceSharding(jax.devices()[0])
-        return Placement(one, one, one)
+        return Placement(one, one, one, num_clients)
     mesh = _clients_mesh()
     whole: Any = NamedSharding(mesh, PartitionSpec())
-    even = num_clients % jax.device_count() == 0
-    split = NamedSharding(mesh, PartitionSpec("clients")) if even else whole
-    return Placement(FedState(whole, whole, split, whole), split, whole)
+    split = NamedSharding(mesh, PartitionSpec("clients"))
+    fill = -num_clients % jax.device_count()
+    states = whole if fill else split
+    return Placement(FedState(whole, whole, states, whole), split, whole, num_clients + fill)
 
 
 def init(
@@ -191,13 +196,14 @@ def run_round(
         algorithm: the algorithm.
         reducer: the reducer, with its transforms (`fedjax_med.aggregate.chain`).
         state: the state after `state.round` rounds.
-        data: the clients' training examples, ``[C, N]``.
+        data: the clients' training examples, ``[C, N]``; under a sharded strategy also with empty
+            clients at the end that fill the last device.
         key: the experiment's key, the same in every round: the round's randomness is
             ``fold_in(key, state.round)``, so a resumed run draws the same numbers.
         map_clients: from a function of one client to one of all, as `jax.vmap` does; all of
             `STRATEGIES` give the same result.
         client_ids: int32 [C], who the clients are; a client's randomness follows its id. Without
-            it, their places.
+            it, their places, and then no client is there to fill a device.
         cohort: chooses who takes part; the state of the others stays as it is. Without it,
             everyone.
 
@@ -212,7 +218,7 @@ def run_round(
     clients_key, reducer_key = jax.random.split(round_key)
     taking_part = (state.clients, data, client_ids)
     if cohort is not None:
-        sizes = jnp.sum(data.mask, axis=1, dtype=jnp.int32)
+        sizes = jnp.sum(data.mask, axis=1, dtype=jnp.int32)[: client_ids.shape[0]]
         chosen = cohort(jax.random.fold_in(round_key, _COHORT), sizes)
         taking_part = jax.tree.map(lambda leaf: leaf[chosen], taking_part)
 

@@ -57,3 +57,23 @@ def define_data(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "cache_dir", "~/.cache/fedjax_med", "where prepared images are kept", flag_values=flags
     )
+
+
+def define_processes(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flags that join it with the same command in other processes."""
+    absl_flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "run over all processes of the cluster's job (docs/clusters.md)",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where no cluster tells", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "num_processes", None, "how many processes there are", flag_values=flags
+    )
+    absl_flags.DEFINE_integer("process_id", None, "which one this is, from 0", flag_values=flags)
+    absl_flags.DEFINE_float(
+        "connect_timeout", 300.0, "seconds to wait for all processes", flag_values=flags
+    )

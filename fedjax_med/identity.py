@@ -39,18 +39,20 @@ def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> 
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count() if map_clients.startswith("sharded") else 1,
+        "processes": jax.process_count(),
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
     return {"experiment": experiment, "data": data_digest, "computed by": computed}
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted names."""
     if not isinstance(values, dict):
         return {prefix: values}
-    flat: dict[str, Any] = {}
+    one: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
+        one |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return one
 
 
 def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -65,7 +67,7 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     # A field that is newer than the checkpoint had its default; where a file lies is no matter,
     # since what was read from it is in the data's digest.
     completed = overrides.complete(config.from_dict(saved["experiment"]))
-    old, new = _flat(config.to_dict(completed)), _flat(given["experiment"])
+    old, new = flat(config.to_dict(completed)), flat(given["experiment"])
     lines = [
         f"{field}: the checkpoint has {old.get(field)!r}, this run {new.get(field)!r}"
         for field in sorted(old.keys() | new.keys())

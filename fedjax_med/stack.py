@@ -36,6 +36,16 @@ def stack(split: Split, parts: Sequence[npt.NDArray[np.int64]]) -> Examples:
     return Examples(image, label, mask)
 
 
+def fill_clients(examples: Examples, rows: int) -> Examples:
+    """`examples` ``[C, N]`` with empty clients at the end, so that there are `rows`."""
+    missing = rows - examples.label.shape[0]
+    if not missing:
+        return examples
+    return Examples(
+        *(np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in examples)  # type: ignore[arg-type]
+    )
+
+
 def class_counts(examples: Examples, num_classes: int) -> npt.NDArray[np.int64]:
     """How many real examples of each class each client has.
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
     {"errors", "types", "interrupt", "__init__"},
-    {"config", "images", "draw_lesion", "dermatoscope", "ops", "bootstrap"},
+    {"config", "distributed", "images", "draw_lesion", "dermatoscope", "ops", "bootstrap"},
     {
         "shelves",
         "class_folders",

@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, assemble, augment, federated, losses, shelves, strategies
+from fedjax_med import aggregate, assemble, augment, federated, losses, shelves, stack, strategies
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
 from fedjax_med.local import LocalTraining
@@ -33,8 +33,10 @@ def assembled(strategy, num_clients):
     )
     assembly = assemble.assemble(experiment, toy.CLASSES, [1] * toy.CLASSES)
     sizes = (5, 3, 6, 2, 4, 1, 7, 2)[:num_clients]
-    data = jax.device_put(toy.federation(sizes), assembly.placement.data)
-    return assembly, jax.device_put(assembly.init(data), assembly.placement.state), data
+    data = toy.federation(sizes)
+    filled = stack.fill_clients(data, assembly.placement.rows)
+    state = jax.device_put(assembly.init(data), assembly.placement.state)
+    return assembly, state, jax.device_put(filled, assembly.placement.data)
 
 
 @pytest.mark.parametrize("strategy", federated.STRATEGIES)
@@ -57,7 +59,7 @@ def test_sharded_clients_lie_on_their_devices():
     _, _, data = assembled("sharded_vmap", 8)
     assert {shard.data.shape[0] for shard in data.image.addressable_shards} == {2}
     _, _, uneven = assembled("sharded_vmap", 5)
-    assert {shard.data.shape[0] for shard in uneven.image.addressable_shards} == {5}
+    assert [shard.data.shape[0] for shard in uneven.image.addressable_shards] == [2] * 4
 
 
 @pytest.mark.parametrize("strategy", sorted(federated.STRATEGIES.keys() - {"vmap"}))

@@ -3,6 +3,7 @@
 Give the same command again to go on after an interruption; a run that is complete is left alone.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,23 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, audit_report, clients, config, metrics, report, stack
+from fedjax_med import (
+    assemble,
+    audit_report,
+    clients,
+    config,
+    distributed,
+    metrics,
+    report,
+    stack,
+)
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
 from fedjax_med.errors import UserError
 from fedjax_med.evaluate import predict
 from fedjax_med.federated import FedState
-from fedjax_med.flags import define_config, define_data
-from fedjax_med.identity import code_version, identity, refuse_other
+from fedjax_med.flags import define_config, define_data, define_processes
+from fedjax_med.identity import code_version, flat, identity, refuse_other
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.profiling import Profile, parse_rounds
 from fedjax_med.progress import Progress, check_finite, record
@@ -42,6 +52,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "trace these rounds, such as 3-5, into WORKDIR/profile",
         flag_values=flags,
     )
+    define_processes(flags)
 
 
 def _validate(
@@ -49,7 +60,7 @@ def _validate(
 ) -> dict[str, Any]:
     if not np.any(validation.mask):
         return {}
-    predicted = predict(assembly.model, state.server.params, validation.image)
+    predicted = predict(assembly.model, distributed.local(state.server.params), validation.image)
     try:
         return metrics.validation_metrics(
             predicted, np.asarray(validation.label), np.asarray(validation.mask)
@@ -64,34 +75,52 @@ def _rounds(
     state: FedState,
     data: clients.Federation,
     checkpoints: Checkpoints,
-    progress: Progress,
+    progress: Progress | None,
     profile: Profile,
     stop: list[int],
-) -> None:
-    """Run the rounds that are left, or until `stop` holds a signal."""
-    state = jax.device_put(state, assembly.placement.state)
-    train = jax.device_put(data.train, assembly.placement.data)
-    validation = jax.device_put(data.validation)
+) -> tuple[int, int]:
+    """Run the rounds that are left, or until `stop` holds a signal.
+
+    All processes run the same rounds; the first one, which has `progress`, validates and writes.
+
+    Returns:
+        The rounds that are done, and the signal or 0.
+    """
+    state = distributed.place(state, assembly.placement.state)
+    filled = stack.fill_clients(data.train, assembly.placement.rows)
+    train = distributed.place(filled, assembly.placement.data)
+    validation = jax.device_put(data.validation) if progress else data.validation
+    with distributed.together():
+        if distributed.active():  # compiled by all before it runs: devices wait 30 s for each other
+            assembly.lower(state, train).compile()
     tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-    for number in range(int(state.round) + 1, experiment.rounds + 1):
+    done, signal = int(state.round), 0
+    for number in range(done + 1, experiment.rounds + 1):
         began = time.monotonic()
         profile.begin(number)
         with profile.part("training"):
             state, result = assembly.run_round(state, train)
             client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
+        scores: dict[str, Any] = {}
+        with profile.part("validation"), distributed.together():
             check_finite(client_metrics, state, number, checkpoints.last_good)
-        with profile.part("validation"):
-            scores = _validate(assembly, state, validation, number)
-        progress.add(record(number, client_metrics, scores, time.monotonic() - began))
+            if progress:
+                scores = _validate(assembly, state, validation, number)
+                seconds = time.monotonic() - began
+                progress.add(record(number, client_metrics, scores, seconds))
+        signal = distributed.first_signal(stop)
         due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
         with profile.part("checkpoint"):
-            if due or stop:
+            if due or signal:
                 # The best is chosen among the scheduled ones, as in a run never stopped.
-                checkpoints.save(state, tag, scores if due else {})
+                whole, scores = distributed.gather(state), scores if due else {}
+                distributed.on_main(checkpoints.save, whole, tag, scores)
         profile.end(number)
-        if stop:
+        done = number
+        if signal:
             break
-    checkpoints.wait()
+    distributed.on_main(checkpoints.wait)
+    return done, signal
 
 
 def _write_experiment(
@@ -121,7 +150,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
     assemble.check_ranges(experiment)
     parse_rounds(flags.profile_rounds)
-    with exclusive(workdir):
+    with contextlib.ExitStack() as held:
+        distributed.on_main(held.enter_context, exclusive(workdir))
         return _train(flags, experiment, workdir)
 
 
@@ -157,45 +187,70 @@ def _has_records(workdir: Path) -> bool:
 
 
 def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir: Path) -> int:
-    data = clients.load(experiment, flags.data_dir, flags.cache_dir)
+    data = distributed.main_first(clients.load, experiment, flags.data_dir, flags.cache_dir)
+    distributed.check_same(_same_everywhere(experiment, data))
     print(data.summary)
     if flags.evaluate:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     checkpoints = Checkpoints(workdir, experiment.checkpoint)
-    profile = Profile(workdir, parse_rounds(flags.profile_rounds))
+    main = distributed.is_main()
+    profile = Profile(workdir, parse_rounds(flags.profile_rounds) if main else range(0))
     progress = None
     try:
-        before = checkpoints.strategy()
+        before = distributed.text_from_main(checkpoints.strategy)
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
         assembly = assemble.fitted(assembly, data.train, data.validation.image.nbytes)
-        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-        state = _start_state(workdir, checkpoints, assembly.init(data.train), tag)
+        template = assembly.init(data.train)
+
+        def begin() -> FedState:
+            tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
+            state = _start_state(workdir, checkpoints, template, tag)
+            checkpoints.remove_after(int(state.round))
+            _write_experiment(workdir, flags, experiment, data)
+            return state
+
+        state = distributed.from_main(distributed.on_main(begin) or template)
         start = int(state.round)
-        checkpoints.remove_after(start)
-        _write_experiment(workdir, flags, experiment, data)
         _say_start(experiment, assembly, data, start)
-        progress = Progress(workdir, start, experiment.rounds)
+        progress = distributed.on_main(Progress, workdir, start, experiment.rounds)
         with stop_requests() as stop:
-            _rounds(experiment, assembly, state, data, checkpoints, progress, profile, stop)
+            done, signal = _rounds(
+                experiment, assembly, state, data, checkpoints, progress, profile, stop
+            )
     finally:
         profile.close()
         checkpoints.close()
         if progress is not None:
             progress.close()
-    done = progress.records[-1]["round"] if progress.records else start
+    distributed.on_main(_say_end, workdir, experiment, progress, done, signal)
+    if signal and done < experiment.rounds:
+        return 128 + signal
+    if flags.evaluate:
+        distributed.on_main(evaluate.evaluate_workdir, workdir, data, "best")
+    return 0
+
+
+def _same_everywhere(experiment: config.Experiment, data: clients.Federation) -> dict[str, Any]:
+    """What has to be the same in every process; where a file lies may differ."""
+    fields = flat({"config": config.to_dict(experiment)})
+    here = {name: value for name, value in fields.items() if not name.endswith(".options.path")}
+    images = {"data": data.digest, "test images": data.test_digest}
+    return {**here, **images, "code": code_version(), "jax": jax.__version__}
+
+
+def _say_end(
+    workdir: Path, experiment: config.Experiment, progress: Progress, done: int, signal: int
+) -> None:
     if progress.records:
         with writing(workdir):
             report.learning_curves_png(progress.records, workdir / "learning_curves.png")
-    if stop and done < experiment.rounds:
+    if signal and done < experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
-        return 128 + stop[0]
+        return
     minutes = sum(one["seconds"] for one in progress.records) / 60
     spent = f"{_rounds_in_words(done)} in {minutes:.1f} minutes"
     print(f"Trained {spent}; everything is in {workdir}.")
-    if flags.evaluate:
-        evaluate.evaluate_workdir(workdir, data, "best")
-    return 0
 
 
 def _rounds_in_words(number: int) -> str:
@@ -211,6 +266,8 @@ def _say_start(
     sizes = " + ".join(str(int(size)) for size in np.asarray(data.train.mask).sum(axis=1))
     choice = assembly.map_clients
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    if distributed.active():
+        devices += f" of {jax.process_count()} processes"
     print(
         f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px; "
         f"clients run {choice.name} ({choice.why}) on {devices}."
