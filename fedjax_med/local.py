@@ -79,8 +79,9 @@ def train(
     """Train on one client's examples, starting from `params`.
 
     Every example is seen once an epoch, in a new order. A batch without a real example changes
-    nothing (neither momentum nor weight decay moves the parameters), so the padding that brings a
-    small client to the size of a large one does not count.
+    nothing (neither momentum nor weight decay moves the parameters) and, where clients run one
+    after the other, costs nothing: the padding that brings a small client to the size of a large
+    one does not count.
 
     Args:
         training: how.
@@ -96,7 +97,8 @@ def train(
     """
     factor = training.schedule(round)
 
-    def step(
+    @jax.jit  # traced once, for its shapes and for the step itself
+    def move(
         carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key]
     ) -> tuple[tuple[Params, optax.OptState], Metrics]:
         index, real, step_key = batch
@@ -106,10 +108,21 @@ def train(
             gradient = jax.tree.map(jnp.add, gradient, gradient_offset)
         updates, state = training.optimizer.update(gradient, carry[1], carry[0])
         updates = jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), updates)
-        moved = (optax.apply_updates(carry[0], updates), state)
-        active = jnp.any(real)
-        kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), moved, carry)
-        return kept, {**metrics, "steps": active.astype(jnp.float32)}
+        return (optax.apply_updates(carry[0], updates), state), metrics
+
+    def step(
+        carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key]
+    ) -> tuple[tuple[Params, optax.OptState], Metrics]:
+        def stay(
+            carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key]
+        ) -> tuple[tuple[Params, optax.OptState], Metrics]:
+            _, metrics = jax.eval_shape(move, carry, batch)
+            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+
+        active = jnp.any(batch[1])
+        # Under `vmap` both are computed and one is chosen.
+        carry, metrics = jax.lax.cond(active, move, stay, carry, batch)
+        return carry, {**metrics, "steps": active.astype(jnp.float32)}
 
     steps = _batches(examples.mask, training.batch_size, training.epochs, key)
     start = (params, training.optimizer.init(params))
