@@ -1,5 +1,6 @@
 """From an experiment to the parts it names: model, algorithm, reducer, map over clients."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ from fedjax_med import (
     losses,
     ops,
     shelves,
+    stack,
     strategies,
 )
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.feed import Feed
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
 
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "eps", "eps_root", "initial_accumulator_value")
@@ -32,7 +35,10 @@ class Assembly(NamedTuple):
 
     model: Model
     init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
-    run_round: Callable[[federated.FedState, Examples], tuple[federated.FedState, Metrics]]
+    # `(state, data, places=None)`, as in `fedjax_med.federated.run_round`.
+    run_round: Callable[..., tuple[federated.FedState, Metrics]]
+    # From a round and the clients' sizes to who takes part in it; None is everyone.
+    choose: Callable[[ArrayLike, Array], Array] | None
     map_clients: strategies.Choice  # the strategy that was picked
     placement: federated.Placement  # of what `run_round` takes and gives
     lower: Callable[..., jax.stages.Lowered]  # `run_round`, from the shapes of what it takes
@@ -73,6 +79,8 @@ def check_ranges(experiment: Experiment) -> None:
     loss, client = experiment.loss, experiment.client
     if experiment.rounds < 1:
         raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
+    if experiment.validate_every < 1:
+        raise UserError(f"expected --config.validate_every >= 1, got {experiment.validate_every}.")
     if not 0 <= experiment.seed < 2**32:
         raise UserError(f"expected 0 <= --config.seed < 2**32, got {experiment.seed}.")
     if not 0 <= loss.class_balance < 1:
@@ -142,6 +150,14 @@ def build_model(experiment: Experiment, num_classes: int) -> Model:
     return model
 
 
+def _cohort(experiment: Experiment) -> federated.Cohort | None:
+    """None for everyone: without a choice, the clients' images need not be gathered."""
+    if experiment.cohort.name == "everyone":
+        return None
+    cohort: federated.Cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
+    return cohort
+
+
 def assemble(
     experiment: Experiment, num_classes: int, class_counts: ArrayLike, before: str = ""
 ) -> Assembly:
@@ -167,9 +183,7 @@ def assemble(
     )
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
-    cohort = None  # everyone: without a choice, the clients' images need not be gathered
-    if experiment.cohort.name != "everyone":
-        cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
+    cohort = _cohort(experiment)
     init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
 
     def init(data: Examples) -> federated.FedState:
@@ -180,68 +194,96 @@ def assemble(
     side = experiment.image_size
     shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
     choice = strategies.choose(experiment.map_clients, strategies.work_of(shapes), before)
-    round_ = functools.partial(federated.run_round, algorithm, reducer, cohort=cohort)
-    return _mapped(experiment.num_clients, model, init, round_, rounds_key, choice)
+    parts = _Parts(algorithm, reducer, cohort, rounds_key)
+    return _mapped(experiment.num_clients, model, init, parts, choice)
+
+
+class _Parts(NamedTuple):
+    """What `fedjax_med.federated.run_round` is made of."""
+
+    algorithm: federated.FedAlgorithm
+    reducer: aggregate.Reducer
+    cohort: federated.Cohort | None
+    key: Key
 
 
 def _mapped(
     num_clients: int,
     model: Model,
     init: Callable[[Examples], federated.FedState],
-    round_: Callable[..., tuple[federated.FedState, Metrics]],
-    key: Key,
+    parts: _Parts,
     choice: strategies.Choice,
 ) -> Assembly:
-    """The assembly whose `round_` maps over the clients as `choice` says."""
+    """The assembly of `parts` that maps over the clients as `choice` says."""
     placement = federated.placement(choice.name, num_clients)
     map_clients = federated.STRATEGIES[choice.name]
+    algorithm, reducer, cohort, key = parts
 
     @functools.partial(
         jax.jit,
         out_shardings=(placement.state, placement.metrics),
         compiler_options=ops.compiler_options(),
     )
-    def run_round(
-        state: federated.FedState, data: Examples, key: Key
-    ) -> tuple[federated.FedState, Metrics]:
-        ids = jnp.arange(num_clients, dtype=jnp.int32)  # not of those that only fill a device
-        return round_(state, data, key, map_clients=map_clients, client_ids=ids)
+    def run(state: Any, data: Any, key: Key, places: federated.Places) -> Any:
+        return federated.run_round(
+            algorithm,
+            reducer,
+            state,
+            data,
+            key,
+            map_clients=map_clients,
+            # Not of those that only fill a device.
+            client_ids=jnp.arange(num_clients, dtype=jnp.int32),
+            cohort=cohort if places is None else None,
+            places=places,
+        )
 
     less = None
     if choice.auto and strategies.smaller(choice.name) != choice.name:
         instead = strategies.Choice(strategies.smaller(choice.name), "vmap does not fit its memory")
-        less = _mapped(num_clients, model, init, round_, key, instead)
+        less = _mapped(num_clients, model, init, parts, instead)
     return Assembly(
         model,
         init,
-        lambda state, data: run_round(state, data, key),
+        lambda state, data, places=None: run(state, data, key, places),
+        cohort and jax.jit(functools.partial(federated.choose, cohort, key)),
         choice,
         placement,
-        lambda state, data: run_round.lower(state, data, key),
+        lambda state, data, places=None: run.lower(state, data, key, places),
         less,
     )
 
 
-def fitted(assembly: Assembly, data: Examples, beside: int) -> Assembly:
+def feed(
+    assembly: Assembly, experiment: Experiment, held: stack.Held, rounds: int | None = None
+) -> Feed:
+    """What each of the rounds (all of the experiment's) trains on; close it at the end."""
+    last = experiment.rounds if rounds is None else rounds
+    batch_size = experiment.client.batch_size
+    return Feed(held, assembly.choose, assembly.map_clients.name, batch_size, last)
+
+
+def fitted(assembly: Assembly, experiment: Experiment, held: stack.Held) -> Assembly:
     """`assembly`, or the one with less memory where the device has too little for it.
 
     What is chosen is compiled already then; nothing is compiled where there is no choice.
 
     Args:
         assembly: from `assemble`.
-        data: the clients' training examples, ``[C, N]``, on the host.
-        beside: bytes that will lie on each device beside what a round needs.
+        experiment: what it was assembled from.
+        held: who holds what.
     """
     if assembly.smaller is None:
         return assembly
 
-    *where, _, rows = assembly.placement
+    def described(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
-    def start(data: Examples) -> tuple[federated.FedState, Examples]:
-        filled = [jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype) for leaf in data]
-        return assembly.init(data), Examples(*filled)
-
-    shapes = jax.jit(start, out_shardings=tuple(where)).eval_shape(data)
-    needed = strategies.bytes_needed(assembly.lower(*shapes))
-    fits = needed + beside <= strategies.bytes_free()
+    with contextlib.closing(feed(assembly, experiment, held, rounds=1)) as once:
+        turn = once.get(1)
+    data, places = jax.tree.map(described, turn.data), turn.places
+    del turn, once  # so that the images do not count twice
+    start = jax.jit(lambda: assembly.init(held.shapes()), out_shardings=assembly.placement.state)
+    needed = strategies.bytes_needed(assembly.lower(start.eval_shape(), data, places))
+    fits = needed <= strategies.bytes_free()
     return assembly if distributed.all_of(fits) else assembly.smaller

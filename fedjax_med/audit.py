@@ -6,13 +6,13 @@ Copies are proof, so `clean` settles labels by them; near-duplicates are strong 
 only ever guard: they keep out of Train what is in Test, and keep together what a split would part.
 """
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.disk_images import DiskImages
 from fedjax_med.duplicates import Int32, members, number
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Dataset, Split, Unreadable
@@ -73,7 +73,7 @@ def find(dataset: Dataset) -> Audit:
     copy, near = number(
         np.concatenate([train.sha256, test.sha256]),
         np.concatenate([train.image_hash, test.image_hash]),
-        np.concatenate([train.image, test.image]),
+        (train.image, test.image),
     )
     rows = _Rows(
         label=[dataset.class_names[label] for label in (*train.label, *test.label)],
@@ -93,14 +93,23 @@ def find(dataset: Dataset) -> Audit:
         ignored=dataset.ignored,
         dark=tuple(
             name
-            for name, image in zip(rows.name, itertools.chain(train.image, test.image), strict=True)
-            if image.max() <= DARK
+            for name, brightest in zip(rows.name, _brightest(train, test), strict=True)
+            if brightest <= DARK
         ),
         train_copy=copy[:num_train],
         test_copy=copy[num_train:],
         train_near=near[:num_train],
         test_near=near[num_train:],
     )
+
+
+def _brightest(*splits: Split) -> Iterator[int]:
+    """The greatest value in each image; known without reading them where they are on disk."""
+    for image in (split.image for split in splits):
+        if isinstance(image, DiskImages):
+            yield from image.brightest.tolist()
+        else:
+            yield from (int(image[i].max()) for i in range(len(image)))
 
 
 class _Rows(NamedTuple):

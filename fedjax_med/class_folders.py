@@ -74,7 +74,8 @@ def scan(data_dir: str) -> Source:
         for split, client, path in classes[name]
     ]
     split_folders = [folder for _, folder in train] + ([test] if test else [])
-    others = [folder for folder in _folders(root) if folder not in split_folders]
+    known = set(split_folders)
+    others = [folder for folder in _folders(root) if folder not in known]
     return Source(
         root,
         class_names,

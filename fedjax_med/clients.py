@@ -1,4 +1,4 @@
-"""From an experiment to its data: read, audit, partition, hold out, stack."""
+"""From an experiment to its data: read, audit, partition, hold out."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,15 +10,17 @@ import numpy.typing as npt
 from fedjax_med import audit, duplicates, partition, shelves, stack
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError
-from fedjax_med.types import Dataset, Examples, Split
+from fedjax_med.types import Dataset, Split
+
+_NAMED = 20  # clients that the summary names
 
 
 class Federation(NamedTuple):
     """The data of a federation, on the host."""
 
     class_names: tuple[str, ...]
-    train: Examples  # [C, N]
-    validation: Examples  # [C, M]
+    train: stack.Held
+    validation: stack.Held
     test: Split
     digest: str  # of what the clients train on and validate with
     test_digest: str  # of the test images and their labels
@@ -50,7 +52,12 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
         UserError: The data or the division is not usable.
     """
     dataset: Dataset = shelves.build(
-        "datasets", experiment.dataset, data_dir, cache_dir, experiment.image_size
+        "datasets",
+        experiment.dataset,
+        data_dir,
+        cache_dir,
+        experiment.image_size,
+        experiment.images,
     )
     findings = audit.find(dataset)
     dataset, summary = audit.clean(dataset, findings, experiment.policy)
@@ -63,13 +70,14 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     else:
         names = partition.client_names(split, spec)
     if names:
-        named = ", ".join(f"{client} is {name}" for client, name in enumerate(names))
+        named = ", ".join(f"{client} is {name}" for client, name in enumerate(names[:_NAMED]))
+        named += f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         summary += f" Clients: {named}."
     return Division(dataset, groups, parts, findings, summary, names)
 
 
 def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
-    """`divide` the data set, hold out each client's validation part, and stack the clients.
+    """`divide` the data set and hold out each client's validation part.
 
     Args:
         experiment: names the data set, the policy, the partition and the seed.
@@ -93,22 +101,22 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     of = f"{experiment.image_size} {dataset.class_names}"
     return Federation(
         dataset.class_names,
-        stack.stack(split, [train for train, _ in parts]),
-        stack.stack(split, [validation for _, validation in parts]),
+        stack.Held(split, tuple(train for train, _ in parts)),
+        stack.Held(split, tuple(validation for _, validation in parts)),
         dataset.test,
-        _digest((split.take(index) for pair in parts for index in pair), of),
-        _digest([dataset.test], of),
+        _digest(split, (index for pair in parts for index in pair), of),
+        _digest(dataset.test, [np.arange(dataset.test.num_examples)], of),
         findings,
         summary,
         names,
     )
 
 
-def _digest(splits: Iterable[Split], of: str) -> str:
-    """SHA-256 over the images and labels of `splits`, and over what they are part `of`."""
+def _digest(split: Split, parts: Iterable[npt.NDArray[np.int64]], of: str) -> str:
+    """SHA-256 over the images and labels of `parts`, and over what they are part `of`."""
     total = hashlib.sha256(of.encode())
-    for split in splits:
-        total.update(f"{split.num_examples};".encode())
-        total.update(np.ascontiguousarray(split.label).tobytes())
-        total.update("".join(split.sha256.tolist()).encode())
+    for part in parts:
+        total.update(f"{len(part)};".encode())
+        total.update(split.label[part].tobytes())
+        total.update("".join(split.sha256[part].tolist()).encode())
     return total.hexdigest()

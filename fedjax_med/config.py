@@ -100,6 +100,8 @@ class Experiment:
     map_clients: str = _choice(
         "auto", "vmap", "sequential", "sharded", "sharded_vmap", "sharded_sequential"
     )
+    images: str = _choice("auto", "memory", "disk")  # auto: on disk if beyond 1/4 of the memory
+    validate_every: int = 1  # rounds; those that are saved always are
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 

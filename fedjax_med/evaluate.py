@@ -1,15 +1,19 @@
 """A model's probabilities on images, in batches inside one compiled program."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
-from fedjax_med import augment
-from fedjax_med.types import Array, Model, Params
+from fedjax_med import augment, metrics
+from fedjax_med.stack import Held
+from fedjax_med.types import Array, Images, Model, Params
 
 _BATCH = 64
+_CHUNK = 2**25  # bytes of images that are read at a time
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -38,6 +42,59 @@ def probabilities(model: Model, params: Params, image: Array) -> Array:
     return result.reshape(steps * batch, classes)[:examples].reshape(*lead, classes)
 
 
-def predict(model: Model, params: Params, image: Array) -> np.ndarray:
-    """`probabilities` as a NumPy array."""
-    return np.asarray(probabilities(model, params, image))
+def predict(model: Model, params: Params, image: Images) -> np.ndarray:
+    """`probabilities` as a NumPy array; images beyond `_CHUNK` bytes are taken in equal chunks.
+
+    Args:
+        model: compiled once for each.
+        params: of the model.
+        image: uint8 [N, H, W, ch], in memory or on disk.
+
+    Returns:
+        float32 [N, K].
+
+    Raises:
+        UserError: The images on disk cannot be read.
+    """
+    count, pixels = len(image), int(np.prod(image.shape[1:]))
+    chunk = _BATCH * max(1, _CHUNK // (_BATCH * pixels))
+    if count <= chunk:
+        return np.asarray(probabilities(model, params, jnp.asarray(np.asarray(image))))
+    parts = []
+    for start in range(0, count, chunk):
+        part = np.asarray(image[start : start + chunk])
+        full = np.zeros((chunk, *part.shape[1:]), np.uint8)
+        full[: len(part)] = part
+        parts.append(np.asarray(probabilities(model, params, full))[: len(part)])
+    return np.concatenate(parts)
+
+
+class Validation(NamedTuple):
+    """The clients' validation examples; the images lie one after the other, without padding."""
+
+    image: Images  # [V, H, W, ch]
+    label: npt.NDArray[np.int32]  # [C, M]
+    mask: npt.NDArray[np.bool_]  # [C, M], V of them True
+
+
+def pool(held: Held) -> Validation:
+    """The examples that the clients hold, side by side."""
+    flat = np.concatenate([np.empty(0, np.int64), *held.parts])
+    mask = np.arange(held.room) < held.sizes[:, None]
+    label = np.zeros(mask.shape, np.int32)
+    label[mask] = held.split.label[flat]
+    return Validation(held.split.image[flat], label, mask)
+
+
+def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:
+    """`fedjax_med.metrics.validation_metrics` of the model; nothing without examples.
+
+    Raises:
+        UserError: A client's probabilities are not finite, or the images cannot be read.
+    """
+    if not validation.mask.any():
+        return {}
+    flat = predict(model, params, validation.image)
+    predicted = np.zeros((*validation.mask.shape, flat.shape[1]), flat.dtype)
+    predicted[validation.mask] = flat
+    return metrics.validation_metrics(predicted, validation.label, validation.mask)

@@ -51,6 +51,9 @@ class FedState(NamedTuple):
 Cohort = Callable[[Key, Array], Array]
 _COHORT = 2  # the round's key is split into 0 and 1 already
 
+Buckets = tuple[Examples, ...]  # [S_b, N_b] each: clients of like size side by side
+Places = tuple[Array, ...] | None  # int32 [S_b] each, ascending: who is in which bucket
+
 # Called as `map_clients(function, in_axes=(None, 0))`, like `jax.vmap`: all clients share the
 # function's first argument, and its second has a leading client axis in every leaf.
 MapClients = Callable[..., Callable[[Any, Any], Any]]
@@ -137,6 +140,17 @@ def placement(name: str, num_clients: int) -> Placement:
     return Placement(FedState(whole, whole, states, whole), split, whole, num_clients + fill)
 
 
+def choose(cohort: Cohort, key: Key, round: Array, sizes: Array) -> Array:
+    """Who takes part in `round`: int32 [S], a function of the experiment's `key` and the sizes."""
+    return cohort(jax.random.fold_in(jax.random.fold_in(key, round), _COHORT), sizes)
+
+
+def cohort_size(cohort: Cohort, num_clients: int) -> int:
+    """S, how many of `num_clients` take part in each round."""
+    sizes = jax.ShapeDtypeStruct((num_clients,), jnp.int32)
+    return int(jax.eval_shape(cohort, jax.random.key(0), sizes).shape[0])
+
+
 def init(
     algorithm: FedAlgorithm,
     reducer: Reducer,
@@ -150,23 +164,22 @@ def init(
         algorithm: the algorithm.
         reducer: the reducer.
         params: the first global parameters.
-        data: the clients' training examples, ``[C, N]``.
+        data: the clients' training examples, ``[C, N]``, or their shapes and types.
         cohort: as in `run_round`.
     """
     server, client = algorithm.init(params)
     num_clients = data.label.shape[0]
-    one = jax.tree.map(lambda leaf: leaf[0], data)
-    result = jax.eval_shape(
-        algorithm.client_update, server, client, one, jnp.int32(0), jax.random.key(0)
-    )
+
+    def update_one(data: Examples) -> ClientResult:
+        one = jax.tree.map(lambda leaf: leaf[0], data)
+        return algorithm.client_update(server, client, one, jnp.int32(0), jax.random.key(0))
+
+    result = jax.eval_shape(update_one, data)
     message = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result.message)
     stacked = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
     )
-    senders = num_clients
-    if cohort is not None:
-        sizes = jnp.zeros(num_clients, jnp.int32)
-        senders = jax.eval_shape(cohort, jax.random.key(0), sizes).shape[0]
+    senders = num_clients if cohort is None else cohort_size(cohort, num_clients)
     return FedState(jnp.int32(0), server, stacked, reducer.init(message, senders))
 
 
@@ -177,16 +190,42 @@ def is_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
 
 
+def _taking_part(
+    state: FedState, data: Buckets, places: Places, client_ids: Array | None
+) -> list[tuple[ClientState, Examples, Array]]:
+    """The states, examples and ids of those that take part, bucket by bucket."""
+    if places is None:
+        everyone = jnp.arange(data[0].label.shape[0], dtype=jnp.int32)
+        return [(state.clients, data[0], everyone if client_ids is None else client_ids)]
+
+    def at(tree: Any, there: Array) -> Any:
+        return jax.tree.map(lambda leaf: leaf[there], tree)
+
+    return [
+        (at(state.clients, there), one, there if client_ids is None else client_ids[there])
+        for one, there in zip(data, places, strict=True)
+    ]
+
+
+def _in_order(results: list[Any], places: Places) -> Any:
+    """The buckets' results side by side, ``[S, ...]``, in the clients' order."""
+    if len(results) == 1 or places is None:
+        return results[0]
+    order = jnp.argsort(jnp.concatenate(places))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *results)
+
+
 def run_round(
     algorithm: FedAlgorithm,
     reducer: Reducer,
     state: FedState,
-    data: Examples,
+    data: Examples | Buckets,
     key: Key,
     *,
     map_clients: MapClients = jax.vmap,
     client_ids: Array | None = None,
     cohort: Cohort | None = None,
+    places: Places = None,
 ) -> tuple[FedState, Metrics]:
     """One round: every client's update, the reduction of their messages, the server's update.
 
@@ -196,31 +235,34 @@ def run_round(
         algorithm: the algorithm.
         reducer: the reducer, with its transforms (`fedjax_med.aggregate.chain`).
         state: the state after `state.round` rounds.
-        data: the clients' training examples, ``[C, N]``; under a sharded strategy also with empty
-            clients at the end that fill the last device.
+        data: the training examples of all clients, ``[C, N]``; with `places`, of those alone,
+            ``[S, N]``, or in buckets of clients of like size, a tuple of ``[S_b, N_b]``: the
+            reducer is given the same messages, and less padding is computed. Under a sharded
+            strategy also with empty clients at the end that fill the last device.
         key: the experiment's key, the same in every round: the round's randomness is
             ``fold_in(key, state.round)``, so a resumed run draws the same numbers.
         map_clients: from a function of one client to one of all, as `jax.vmap` does; all of
             `STRATEGIES` give the same result.
         client_ids: int32 [C], who the clients are; a client's randomness follows its id. Without
             it, their places, and then no client is there to fill a device.
-        cohort: chooses who takes part; the state of the others stays as it is. Without it,
-            everyone.
+        cohort: chooses who of `data` takes part; the state of the others stays as it is. Without
+            it, everyone.
+        places: who is in each bucket, or in the only one, where that is not everyone in order;
+            what `choose` gave.
 
     Returns:
         The state after one more round and the metrics of each client that took part, ``[S]``:
         those of the algorithm, "client" (its id), "weight", and "finite", whether all that the
         client sent is a number.
     """
-    if client_ids is None:
-        client_ids = jnp.arange(data.label.shape[0], dtype=jnp.int32)
+    data = (data,) if isinstance(data, Examples) else data
+    if cohort is not None:
+        sizes = jnp.sum(data[0].mask, axis=1, dtype=jnp.int32)
+        sizes = sizes if client_ids is None else sizes[: client_ids.shape[0]]
+        chosen = choose(cohort, key, state.round, sizes)
+        data, places = (jax.tree.map(lambda leaf: leaf[chosen], data[0]),), (chosen,)
     round_key = jax.random.fold_in(key, state.round)
     clients_key, reducer_key = jax.random.split(round_key)
-    taking_part = (state.clients, data, client_ids)
-    if cohort is not None:
-        sizes = jnp.sum(data.mask, axis=1, dtype=jnp.int32)[: client_ids.shape[0]]
-        chosen = cohort(jax.random.fold_in(round_key, _COHORT), sizes)
-        taking_part = jax.tree.map(lambda leaf: leaf[chosen], taking_part)
 
     def update(
         shared: tuple[ServerState, Array, Key], one: tuple[ClientState, Examples, Array]
@@ -233,15 +275,17 @@ def run_round(
         return result._replace(metrics={**result.metrics, "finite": finite})
 
     shared = (state.server, state.round, clients_key)
-    results = map_clients(update, in_axes=(None, 0))(shared, taking_part)
+    mapped = map_clients(update, in_axes=(None, 0))
+    taking_part = _taking_part(state, data, places, client_ids)
+    results = _in_order([mapped(shared, bucket) for bucket in taking_part], places)
     message, reducer_state = reducer.update(
         results.message, results.weight, state.reducer, reducer_key
     )
     server = algorithm.server_update(state.server, message)
     clients = results.state
-    if cohort is not None:
-        clients = jax.tree.map(
-            lambda all_, new: all_.at[chosen].set(new), state.clients, results.state
-        )
+    if places is not None:
+        there = jnp.sort(jnp.concatenate(places))
+        clients = jax.tree.map(lambda all_, new: all_.at[there].set(new), state.clients, clients)
+    ids = _in_order([bucket[2] for bucket in taking_part], places)
     new = FedState(state.round + 1, server, clients, reducer_state)
-    return new, {**results.metrics, "client": taking_part[2], "weight": results.weight}
+    return new, {**results.metrics, "client": ids, "weight": results.weight}

@@ -12,7 +12,7 @@ from fedjax_med import __version__, config, overrides
 from fedjax_med.errors import UserError
 
 # These may differ between a run and its continuation: they do not touch the numbers.
-_FREE = ("name", "map_clients", "checkpoint")
+_FREE = ("name", "map_clients", "images", "validate_every", "checkpoint")
 
 
 @functools.cache
@@ -58,8 +58,8 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """What keeps a run from going on with a checkpoint: one line for each field that differs.
 
-    The name, `map_clients` and the checkpoint settings are free to change, and so are the rounds
-    unless the learning rate's schedule depends on them.
+    What is `_FREE` may change, and so may the rounds unless the learning rate's schedule depends
+    on them.
     """
     free = list(_FREE)
     if given["experiment"]["client"]["schedule"] == "constant":

@@ -72,10 +72,8 @@ def check(root: Path, dataset: Dataset) -> None:
     if (dataset.train.client < 0).any() or not file.exists():
         return
     listed = _read(file)
-    parts = [
-        np.flatnonzero(dataset.train.client == client)
-        for client in range(int(dataset.train.client.max(initial=-1)) + 1)
-    ]
+    order = np.argsort(dataset.train.client, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(dataset.train.client))[:-1])
     found = {str(entry["path"]): entry["sha256"] for entry in entries(dataset, parts)}
     faults = [
         f"{path} {'is missing' if path not in found else 'is not listed'}"

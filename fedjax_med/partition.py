@@ -4,7 +4,7 @@ import numpy as np
 
 from fedjax_med import config, shelves
 from fedjax_med.errors import UserError
-from fedjax_med.partitions import HOLD_OUT, Groups, Index, generator, shuffled_units
+from fedjax_med.partitions import HOLD_OUT, Groups, Index, by_owner, generator, shuffled_units
 from fedjax_med.types import Split
 
 
@@ -16,7 +16,7 @@ def _divided(split: Split, num_clients: int) -> list[Index]:
             f"the data is already divided into {found} client folders, but num_clients is "
             f"{num_clients}: set --config.num_clients={found}."
         )
-    return [np.flatnonzero(split.client == client) for client in range(found)]
+    return by_owner(split.client, found)
 
 
 def _check(split: Split, groups: Groups, parts: list[Index]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,17 @@ def parse_rounds(text: str) -> range:
     if last < first:
         raise UserError(f"expected --profile_rounds=FIRST-LAST, such as 3-5, got {text!r}.")
     return range(first, last + 1)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has had, in words."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return "not known on this system"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return f"{peak * unit / 2**30:.2f} GiB at most"
 
 
 class Profile:

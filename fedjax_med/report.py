@@ -32,6 +32,7 @@ HEADLINES = {
 }
 
 _LONGEST_NAME = 44  # keeps the table within 100 columns
+_MANY_CLIENTS = 50  # more are told of by how they are spread
 _TRAIN, _VALIDATION, _BALANCED = "#444444", "#1b6ca8", "#c8553d"
 
 
@@ -74,13 +75,26 @@ def _class_lines(evaluation: dict[str, Any]) -> list[str]:
     return _columns(["class", "examples", "sensitivity", "specificity", "AUROC"], rows)
 
 
+def _percentile(values: Sequence[float | None], share: float) -> float | None:
+    """Of those that are known; None if there are none."""
+    known = [value for value in values if value is not None]
+    return float(np.percentile(known, share)) if known else None
+
+
 def _client_lines(clients: dict[str, Any], names: Sequence[str]) -> list[str]:
-    rows = []
-    for index, count in enumerate(clients["n"]):
-        values = [clients[key][index] for key in ("accuracy", "balanced_accuracy", "loss")]
-        name = _short(f"client {index}" + (f" ({names[index]})" if names else ""))
-        rows.append([name, str(count), *map(_number, values)])
+    """A row for each client; of many clients the rows between which they lie."""
+    keys = ("accuracy", "balanced_accuracy", "loss")
     header = ["validation", "examples", "accuracy", "balanced accuracy", "loss"]
+    rows = []
+    if len(clients["n"]) > _MANY_CLIENTS:
+        for share in (10, 50, 90):
+            cells = [_number(_percentile(clients[key], share)) for key in keys]
+            label = f"{share} % of {len(clients['n']):,} clients are below"
+            rows.append([label, f"{_percentile(clients['n'], share):.0f}", *cells])
+        return _columns(header, rows)
+    for index, count in enumerate(clients["n"]):
+        name = _short(f"client {index}" + (f" ({names[index]})" if names else ""))
+        rows.append([name, str(count), *(_number(clients[key][index]) for key in keys)])
     return _columns(header, rows)
 
 
@@ -90,7 +104,7 @@ def table(evaluation: dict[str, Any]) -> str:
     Args:
         evaluation: What `metrics.summarize` returns; if it has the key ``clients`` (per-client
             lists as in `metrics.validation_metrics`), the table ends with one row per client,
-            named by ``client_names`` if they have names.
+            named by ``client_names`` if they have names, or with the spread of many.
     """
     absent = evaluation["absent_classes"]
     present = len(evaluation["per_class"]) - len(absent)
@@ -224,8 +238,17 @@ def _draw(axes: Axes, points: list[tuple[int, float | None]], **style: Any) -> N
 def _draw_clients(
     axes: Axes, validation: dict[int, dict[str, Any]], key: str, name: str, color: str
 ) -> None:
+    """A thin line for each client; of many clients the band that holds eight in ten of them."""
     clients = {x: values["clients"][key] for x, values in validation.items() if "clients" in values}
-    for client in range(max(map(len, clients.values()), default=0)):
+    number = max(map(len, clients.values()), default=0)
+    if number > _MANY_CLIENTS:
+        rounds = [x for x, values in clients.items() if _percentile(values, 50) is not None]
+        values = [[_percentile(clients[x], share) for x in rounds] for share in (10, 90)]
+        low, high = np.array(values, np.float64)
+        band = f"{name}, 10 to 90 % of the clients"
+        axes.fill_between(rounds, low, high, label=band, color=color, alpha=0.12, linewidth=0)
+        return
+    for client in range(number):
         label = f"{name}, each client" if client == 0 else None
         points = [(x, values[client]) for x, values in clients.items()]
         _draw(axes, points, label=label, color=color, linewidth=0.8, alpha=0.45, zorder=1)
@@ -242,7 +265,7 @@ def _finish_panel(axes: Axes, title: str) -> None:
 
 
 def learning_curves_png(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw loss, accuracy and balanced accuracy by round; the clients' own as thin lines.
+    """Draw loss, accuracy and balanced accuracy by round; the clients' own as thin lines or a band.
 
     Args:
         records: The objects of ``metrics.jsonl``: ``round``, ``train_loss`` and ``validation``

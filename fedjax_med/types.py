@@ -5,7 +5,7 @@ channels, ``K`` classes.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -33,10 +33,24 @@ class Examples(NamedTuple):
 GradFn = Callable[[Params, Examples, Key], tuple[Params, Metrics]]
 
 
+class Images(Protocol):
+    """uint8 ``[N, H, W, 3]``, in memory or on disk: indexed, and read by `numpy.asarray`."""
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """``(N, H, W, 3)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
 class Split(NamedTuple):
     """One split of a data set on the host, sorted by `name`; every field has length ``N``."""
 
-    image: npt.NDArray[np.uint8]  # [N, H, W, 3], upright RGB
+    image: Images  # [N, H, W, 3], upright RGB
     label: npt.NDArray[np.int32]  # [N], an index into Dataset.class_names
     name: npt.NDArray[np.str_]  # [N], "<class>/<file>", unique within a client
     sha256: npt.NDArray[np.str_]  # [N], hex digest of the source file's bytes

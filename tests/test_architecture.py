@@ -10,11 +10,21 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
     {"errors", "types", "interrupt", "__init__"},
-    {"config", "distributed", "images", "draw_lesion", "dermatoscope", "ops", "bootstrap"},
+    {
+        "config",
+        "distributed",
+        "images",
+        "disk_images",
+        "draw_lesion",
+        "dermatoscope",
+        "ops",
+        "bootstrap",
+    },
     {
         "shelves",
         "class_folders",
         "manifest",
+        "prepared",
         "duplicates",
         "metrics",
         "workdir",
@@ -25,7 +35,7 @@ LAYERS = [
     },
     {"overrides", "records", "audit", "partitions", "stack", "models"},
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
-    {"algorithms", "cohorts", "strategies"},
+    {"algorithms", "cohorts", "strategies", "feed"},
     {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},
     {"flags"},
     {"commands"},

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import jax
@@ -14,6 +15,7 @@ from fedjax_med.local import LocalTraining
 from fedjax_med.overrides import complete
 from fedjax_med.reducers import mean
 from fedjax_med.transforms import clip
+from fedjax_med.types import Split
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -21,8 +23,11 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def assembled(strategy, num_clients):
-    experiment = complete(
+SIZES = (5, 3, 6, 2, 4, 1, 7, 2)
+
+
+def network(strategy, num_clients):
+    return complete(
         Experiment(
             num_clients=num_clients,
             map_clients=strategy,
@@ -31,9 +36,12 @@ def assembled(strategy, num_clients):
             server_optimizer=Spec("adam", {"learning_rate": 0.01}),
         )
     )
+
+
+def assembled(strategy, num_clients):
+    experiment = network(strategy, num_clients)
     assembly = assemble.assemble(experiment, toy.CLASSES, [1] * toy.CLASSES)
-    sizes = (5, 3, 6, 2, 4, 1, 7, 2)[:num_clients]
-    data = toy.federation(sizes)
+    data = toy.federation(SIZES[:num_clients])
     filled = stack.fill_clients(data, assembly.placement.rows)
     state = jax.device_put(assembly.init(data), assembly.placement.state)
     return assembly, state, jax.device_put(filled, assembly.placement.data)
@@ -80,12 +88,19 @@ def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
     monkeypatch.setattr(strategies, "pick", lambda *sizes: picked)
     monkeypatch.setattr(strategies, "bytes_free", lambda: memory)
     assembly, state, data = assembled("auto", 8)
+    pooled = jax.tree.map(lambda leaf: np.asarray(leaf[data.mask]), data)
+    none = np.zeros(sum(SIZES))
+    split = Split(pooled.image, pooled.label, none, none, none, none)
+    held = stack.Held(split, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
+    experiment = network("auto", 8)
     jax.block_until_ready((state, data))
     COMPILED.clear()
-    assembly = assemble.fitted(assembly, toy.federation((5, 3, 6, 2, 4, 1, 7, 2)), beside=0)
-    for _ in range(2):
-        state, metrics = assembly.run_round(state, data)
-        jax.block_until_ready(metrics)
+    assembly = assemble.fitted(assembly, experiment, held)
+    with contextlib.closing(assemble.feed(assembly, experiment, held)) as feed:
+        for number in (1, 2):
+            turn = feed.get(number)
+            state, metrics = assembly.run_round(state, turn.data, turn.places)
+            jax.block_until_ready(metrics)
     fits = memory > 1e4
     assert assembly.map_clients.name == (picked.name if fits else strategies.smaller(picked.name))
     assert len(COMPILED) == (1 if fits else 2)  # where it doesn't fit, the larger one in vain

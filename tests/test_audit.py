@@ -189,18 +189,46 @@ def test_images_without_structure_are_told_apart_by_their_pixels():
     assert duplicates.duplicate_groups(split).tolist() == [0, 0, 1]
 
 
-def test_duplicate_groups_do_not_depend_on_the_block_of_the_distance_matrix():
-    count = 1300  # more than two blocks
-    image_hash = np.random.default_rng(0).integers(0, 256, (count, 32), dtype=np.uint8)
+def test_near_hashes_are_all_pairs_within_the_distance_each_once():
+    rng = np.random.default_rng(0)
+    count = 300
+    bits = rng.random((count, 256)) < 0.5
+    for row in range(150, count):  # copies with 0 to 14 bits turned, of one another too
+        bits[row] = bits[row - 100]
+        bits[row, rng.permutation(256)[: row % 15]] ^= True
+    bits[:40] = bits[0]  # many that are the same
+    distance = (bits[:, None] != bits[None]).sum(axis=2)
+    expected = {(i, j) for i, j in zip(*np.nonzero(distance <= 10), strict=True) if i < j}
+    blocks = list(duplicates._near_hashes(np.packbits(bits, axis=1)))
+    found = [tuple(sorted(pair)) for block in blocks for pair in block.T.tolist()]
+    assert len(found) == len(set(found)) > 800
+    assert set(found) == expected
+
+
+def test_images_of_all_parts_are_compared_and_only_candidates_are_read():
+    class Watched:
+        def __init__(self, image):
+            self.image, self.shape, self.read = image, image.shape, []
+
+        def __len__(self):
+            return len(self.image)
+
+        def __getitem__(self, index):
+            self.read += index.tolist()
+            return self.image[index]
+
+    image_hash = np.random.default_rng(0).integers(0, 256, (1300, 32), dtype=np.uint8)
     image_hash[1299] = image_hash[3]
     image_hash[1298] = image_hash[700]
-    split = split_of(
-        np.zeros((count, 1, 1, 3), np.uint8), image_hash, [f"{i:04}" for i in range(count)]
-    )
-    groups = duplicates.duplicate_groups(split)
-    assert groups[1299] == groups[3]
-    assert groups[1298] == groups[700]
-    assert len(np.unique(groups)) == count - 2
+    image = np.zeros((1300, 1, 1, 3), np.uint8)
+    parts = (Watched(image[:1000]), Watched(image[1000:]))
+    sha256 = np.array([f"{i:04}" for i in range(1300)])
+    _, near = duplicates.number(sha256, image_hash, parts)
+    assert near[1299] == near[3]
+    assert near[1298] == near[700]
+    assert len(np.unique(near)) == 1298
+    assert sorted(parts[0].read) == [3, 700]
+    assert sorted(parts[1].read) == [298, 299]
 
 
 def test_an_empty_split_has_no_groups():

@@ -75,6 +75,28 @@ def test_only_who_takes_part_moves_on(strategy):
     assert len({tuple(one) for one in seen}) > 1  # each round draws anew
 
 
+@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+def test_a_cohort_given_from_outside_is_the_one_chosen_inside(strategy):
+    cohort, reducer, data = weighted.build(5, size=3), mean.build(), toy.federation(SIZES)
+    algorithm, sizes = counting(), jnp.array(SIZES)
+    expected, seen, metrics = run(cohort, 3, federated.STRATEGIES[strategy], algorithm)
+    state = federated.init(algorithm, reducer, toy.params(), data, cohort)
+    for number in range(3):
+        places = federated.choose(cohort, KEY, jnp.int32(number), sizes)
+        assert places.tolist() == seen[number]
+        alone = jax.tree.map(lambda leaf, places=places: leaf[places], data)
+        state, other = federated.run_round(
+            algorithm,
+            reducer,
+            state,
+            alone,
+            KEY,
+            map_clients=federated.STRATEGIES[strategy],
+            places=(places,),
+        )
+    toy.assert_close((state, other), (expected, metrics))
+
+
 def test_uniform_takes_all_alike_and_weighted_by_their_examples():
     keys = jax.random.split(KEY, 20000)
     sizes = jnp.array([1, 2, 3, 4, 0])

@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, federated
+from fedjax_med import aggregate, federated, stack
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
@@ -160,3 +160,36 @@ def test_clients_and_rounds_draw_their_own_numbers():
     later = state._replace(round=jnp.int32(1))
     _, second = rounds(algorithm, reducer, later, data, 1)
     assert not set(first["loss"].tolist()) & set(second["loss"].tolist())
+
+
+@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+def test_buckets_of_like_size_change_nothing(strategy):
+    rng = np.random.default_rng(3)
+    sizes = tuple(int(size) for size in rng.integers(1, 24, 7))
+    reducer = aggregate.chain(clip.build(norm=0.05), reducer=mean.build())
+    plain, reducer, state, data = setup(sizes, reducer=reducer)
+
+    def client_update(server, client, examples, number, key):
+        result = plain.client_update(server, (), examples, number, key)
+        return result._replace(state=client + result.weight)
+
+    algorithm = plain._replace(client_update=client_update)
+    state = state._replace(clients=jnp.arange(7, dtype=jnp.float32))
+    run = jax.jit(
+        functools.partial(
+            federated.run_round, algorithm, reducer, map_clients=federated.STRATEGIES[strategy]
+        )
+    )
+    groups = stack.buckets(np.array(sizes), 4)
+    assert len(groups) > 1
+    places = tuple(jnp.asarray(group, jnp.int32) for group in groups)
+    cut = tuple(
+        jax.tree.map(lambda leaf, group=group: leaf[group, : max(sizes[i] for i in group)], data)
+        for group in groups
+    )
+    expected, actual = state, state
+    for _ in range(2):
+        expected, one = run(expected, data, KEY)
+        actual, other = run(actual, cut, KEY, places=places)
+    toy.assert_close((actual, other), (expected, one), rtol=1e-4, atol=1e-5)
+    assert other["client"].tolist() == list(range(7))

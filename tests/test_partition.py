@@ -1,11 +1,13 @@
 """Who holds what: strategies, client folders, a site's CSV, and each client's validation part."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_med import config, overrides, shelves
+from fedjax_med import config, overrides, partitions, shelves
 from fedjax_med.config import Spec
 from fedjax_med.errors import UserError
 from fedjax_med.partition import client_names, hold_out, partition
@@ -79,6 +81,38 @@ def test_equal_deals_class_and_total_sizes_within_one(labels, num_clients, seed)
     sizes = class_sizes(split, divide("equal", split, None, num_clients, seed))
     assert spread(sizes) <= 1
     assert spread(sizes.sum(axis=1, keepdims=True)) <= 1
+
+
+@pytest.mark.parametrize("name", ["equal", "labels_per_client"])
+def test_dealing_to_many_clients_keeps_the_rule_of_dealing_to_few(name, monkeypatch):
+    monkeypatch.setattr(partitions, "_FEW", 1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        split = make_split(np.sort(rng.integers(0, 4, 90)).tolist())
+        parts = divide(name, split, num_clients=7)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(90))
+        sizes = class_sizes(split, parts)
+        for column in sizes.T:
+            held = column[column > 0] if name == "labels_per_client" else column
+            assert held.max() - held.min() <= 1
+        assert name != "equal" or spread(sizes.sum(axis=1)) <= 1
+
+
+def test_dealing_to_many_clients_levels_out_what_large_groups_left_uneven(monkeypatch):
+    monkeypatch.setattr(partitions, "_FEW", 1)
+    split = make_split([0] * 12)
+    groups = np.array([0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7], np.int32)
+    parts = divide("equal", split, groups, num_clients=3)
+    assert sorted(map(len, parts)) == [4, 4, 4]
+
+
+def test_ten_thousand_clients_are_divided_in_seconds():
+    split = make_split([k % 9 for k in range(40_000)])
+    for name, options in (("equal", {}), ("dirichlet", {"min_examples": 2})):
+        began = time.monotonic()
+        parts = divide(name, split, num_clients=10_000, **options)
+        assert time.monotonic() - began < 60  # comparing all with all takes minutes
+        assert min(map(len, parts)) >= 2
 
 
 @given(st.integers(2, 5), st.integers(0, 6), st.integers(0, 6), st.integers(0, 3))

@@ -202,3 +202,30 @@ def test_missing_folder_is_made_and_an_impossible_one_is_one_clear_line(tmp_path
     report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
     with pytest.raises(UserError, match=r"could not write .*File exists"):
         report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")
+
+
+def _many(loss, number=1000):
+    """Clients whose values are 0 to 1 in even steps; one in ten has no examples."""
+    known = [None if i % 11 == 0 else i % 101 / 100 for i in range(number)]
+    clients = {"n": [6] * number, "loss": [loss] * number}
+    clients |= {"accuracy": known, "balanced_accuracy": [None] * number}
+    return _validation(loss) | {"clients": clients}
+
+
+def test_of_many_clients_the_table_has_the_spread():
+    text = report.table(_evaluation() | {"clients": _many(1.5)["clients"]})
+    for share in (10, 50, 90):
+        n, accuracy, balanced, loss = _line(text, f"{share} % of 1,000 clients are below ")
+        assert (n, balanced, loss) == ("6", "-", "1.500")
+        assert float(accuracy) == pytest.approx(share / 100, abs=0.02)
+    assert "client 0" not in text
+
+
+def test_many_clients_are_drawn_as_a_band(tmp_path):
+    few, many = tmp_path / "few.png", tmp_path / "many.png"
+    records = [{"round": i, "train_loss": 1.0, "validation": _many(1.0 + i)} for i in (1, 2, 3)]
+    report.learning_curves_png(records, many)
+    for record in records:
+        del record["validation"]["clients"]
+    report.learning_curves_png(records, few)
+    assert (_pixels(few) != _pixels(many)).any()

@@ -1,9 +1,11 @@
 """Clients side by side, with padding at the end that does not count."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from fedjax_med.stack import class_counts, stack
+from fedjax_med.stack import Held, buckets, class_counts, stack
 from fedjax_med.types import Split
 
 
@@ -49,8 +51,50 @@ def test_position_that_does_not_exist_is_refused(split):
         stack(split, [np.array([0, 6])])
 
 
-def test_class_counts_leave_padding_out(split):
-    examples = stack(split, [np.array([0, 2, 5]), np.array([1]), np.array([3, 4])])
-    counts = class_counts(examples, num_classes=4)
+def test_class_counts_of_each_client(split):
+    held = Held(split, (np.array([0, 2, 5]), np.array([], np.int64), np.array([3, 4])))
+    counts = class_counts(held, num_classes=4)
     assert counts.dtype == np.int64
-    assert counts.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0]]
+    assert counts.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
+
+
+def padded(sizes, groups, batch, devices):
+    """What the groups cost: examples computed, padding included."""
+    total = 0
+    for group in groups:
+        largest = int(max(sizes[i] for i in group))
+        largest = -(-largest // batch) * batch if batch and largest > batch else max(largest, 1)
+        total += -(-len(group) // devices) * devices * largest
+    return total
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("batch", [0, 4])
+def test_buckets_have_nearly_the_least_padding_of_all(batch, devices):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        sizes = rng.integers(0, 40, rng.integers(1, 9)).astype(np.int32)
+        groups = buckets(sizes, batch, devices)
+        assert sorted(np.concatenate(groups).tolist()) == list(range(len(sizes)))
+        assert all((np.diff(group) > 0).all() for group in groups)
+        order = np.argsort(sizes, kind="stable")
+        cost = [padded(sizes, [[client]], batch, 1) for client in order]
+        between = np.flatnonzero(np.diff(cost)) + 1  # clients that cost the same stay together
+        cuts = [
+            np.split(order, cut)
+            for number in range(min(3, len(between)) + 1)
+            for cut in itertools.combinations(between.tolist(), number)
+        ]
+        least = min(padded(sizes, one, batch, devices) for one in cuts)
+        assert padded(sizes, groups, batch, devices) <= 1.1 * least
+
+
+def test_equal_clients_are_one_bucket_and_unequal_ones_waste_little():
+    assert len(buckets(np.full(100, 17, np.int32), 8)) == 1
+    assert len(buckets(np.array([16, 17, 16, 17], np.int32), 32)) == 1
+    rng = np.random.default_rng(0)
+    sizes = np.maximum(rng.lognormal(4, 1, 10_000).astype(np.int32), 1)
+    groups = buckets(sizes, 8)
+    assert len(groups) <= 4
+    assert padded(sizes, groups, 8, 1) < 2 * sizes.sum()
+    assert padded(sizes, [np.arange(10_000)], 8, 1) > 15 * sizes.sum()

@@ -23,7 +23,12 @@ def run(flags: absl_flags.FlagValues) -> int:
     """Audit the data set, print the table, write the JSON file."""
     experiment: Experiment = flags.config
     dataset = shelves.build(
-        "datasets", experiment.dataset, flags.data_dir, flags.cache_dir, experiment.image_size
+        "datasets",
+        experiment.dataset,
+        flags.data_dir,
+        flags.cache_dir,
+        experiment.image_size,
+        experiment.images,
     )
     found = audit.find(dataset)
     out = Path(flags.out).expanduser()

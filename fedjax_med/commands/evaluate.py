@@ -7,14 +7,12 @@ workdirs (one experiment under several seeds, say) also the mean and standard de
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags as absl_flags
 
 from fedjax_med import assemble, clients, config, metrics, overrides, report, stack
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.evaluate import predict
+from fedjax_med.evaluate import pool, predict, validate
 from fedjax_med.flags import define_data
 from fedjax_med.identity import identity
 from fedjax_med.workdir import read_workdir, writing
@@ -107,7 +105,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
         order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
         tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
-        restored = checkpoints.restore(lambda: assembly.init(data.train), tag, order)
+        restored = checkpoints.restore(lambda: assembly.init(data.train.shapes()), tag, order)
         done = max(checkpoints.rounds(), default=0)
     finally:
         checkpoints.close()
@@ -135,14 +133,11 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
 
 def _evaluate(assembly: assemble.Assembly, state: Any, data: clients.Federation) -> dict[str, Any]:
     params = state.server.params
-    test = predict(assembly.model, params, jax.device_put(data.test.image))
+    test = predict(assembly.model, params, data.test.image)
     evaluation = metrics.summarize(test, data.test.label, data.class_names)
-    if np.any(data.validation.mask):
-        validation = predict(assembly.model, params, jax.device_put(data.validation.image))
-        pooled = metrics.validation_metrics(
-            validation, np.asarray(data.validation.label), np.asarray(data.validation.mask)
-        )
-        evaluation["validation"] = pooled
-        evaluation["clients"] = pooled.get("clients")
+    validation = validate(assembly.model, params, pool(data.validation))
+    if validation:
+        evaluation["validation"] = validation
+        evaluation["clients"] = validation["clients"]
         evaluation["client_names"] = list(data.names)
     return evaluation

@@ -22,6 +22,8 @@ from fedjax_med.errors import UserError
 from fedjax_med.flags import define_config, define_data
 from fedjax_med.types import Dataset
 
+_MANY_CLIENTS = 50  # more are told of by the least, the median and the most
+
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """Define the command's flags on `flags`."""
@@ -116,16 +118,21 @@ def _copy(source: Path | None, target: Path, sha256: str) -> None:
 
 
 def _table(dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]) -> list[str]:
-    """Classes down, clients and the test split across, with totals."""
+    """Classes down, clients and the test split across, with totals; many clients as spread."""
     labels = [dataset.train.label[part] for part in parts] + [dataset.test.label]
     counts = np.array([np.bincount(one, minlength=len(dataset.class_names)) for one in labels])
     counts = np.concatenate([counts, counts.sum(axis=1, keepdims=True)], axis=1)
+    headings = [*(f"client_{client}" for client in range(len(parts))), "test"]
+    if len(parts) > _MANY_CLIENTS:
+        each = counts[:-1]
+        headings = ["least", "median", "most", "all", "test"]
+        median = np.median(each, axis=0).astype(np.int64)
+        counts = np.array([each.min(0), median, each.max(0), each.sum(0), counts[-1]])
     names = [*dataset.class_names, "all"]
     columns = [names] + [[str(count) for count in column] for column in counts]
-    headings = ["", *(f"client_{client}" for client in range(len(parts))), "test"]
     width = max(map(len, names))
     rows = zip(
-        *([heading, *column] for heading, column in zip(headings, columns, strict=True)),
+        *([heading, *column] for heading, column in zip(["", *headings], columns, strict=True)),
         strict=True,
     )
     return [row[0].ljust(width) + "".join(cell.rjust(11) for cell in row[1:]) for row in rows]

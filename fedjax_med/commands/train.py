@@ -6,33 +6,25 @@ Give the same command again to go on after an interruption; a run that is comple
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import (
-    assemble,
-    audit_report,
-    clients,
-    config,
-    distributed,
-    metrics,
-    report,
-    stack,
-)
+from fedjax_med import assemble, audit_report, clients, config, distributed, report, stack
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
+from fedjax_med.disk_images import DiskImages
 from fedjax_med.errors import UserError
-from fedjax_med.evaluate import predict
+from fedjax_med.evaluate import Validation, pool, validate
 from fedjax_med.federated import FedState
+from fedjax_med.feed import Feed
 from fedjax_med.flags import define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity, refuse_other
 from fedjax_med.interrupt import stop_requests
-from fedjax_med.profiling import Profile, parse_rounds
+from fedjax_med.profiling import Profile, parse_rounds, peak_memory
 from fedjax_med.progress import Progress, check_finite, record
-from fedjax_med.types import Examples
 from fedjax_med.workdir import exclusive, read_workdir, writing
 
 
@@ -56,28 +48,27 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _validate(
-    assembly: assemble.Assembly, state: FedState, validation: Examples, number: int
+    assembly: assemble.Assembly, state: FedState, validation: Validation, number: int
 ) -> dict[str, Any]:
-    if not np.any(validation.mask):
-        return {}
-    predicted = predict(assembly.model, distributed.local(state.server.params), validation.image)
     try:
-        return metrics.validation_metrics(
-            predicted, np.asarray(validation.label), np.asarray(validation.mask)
-        )
+        return validate(assembly.model, distributed.local(state.server.params), validation)
     except UserError as error:
         raise UserError(f"round {number}: {error}") from error
 
 
+class _Run(NamedTuple):
+    """What the rounds need that does not change."""
+
+    experiment: config.Experiment
+    assembly: assemble.Assembly
+    data: clients.Federation
+    checkpoints: Checkpoints
+    profile: Profile
+    feed: Feed
+
+
 def _rounds(
-    experiment: config.Experiment,
-    assembly: assemble.Assembly,
-    state: FedState,
-    data: clients.Federation,
-    checkpoints: Checkpoints,
-    progress: Progress | None,
-    profile: Profile,
-    stop: list[int],
+    run: _Run, state: FedState, progress: Progress | None, stop: list[int]
 ) -> tuple[int, int]:
     """Run the rounds that are left, or until `stop` holds a signal.
 
@@ -86,30 +77,33 @@ def _rounds(
     Returns:
         The rounds that are done, and the signal or 0.
     """
+    experiment, assembly, data, checkpoints, profile, feed = run
     state = distributed.place(state, assembly.placement.state)
-    filled = stack.fill_clients(data.train, assembly.placement.rows)
-    train = distributed.place(filled, assembly.placement.data)
-    validation = jax.device_put(data.validation) if progress else data.validation
-    with distributed.together():
-        if distributed.active():  # compiled by all before it runs: devices wait 30 s for each other
-            assembly.lower(state, train).compile()
+    validation = pool(data.validation)
     tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
     done, signal = int(state.round), 0
     for number in range(done + 1, experiment.rounds + 1):
         began = time.monotonic()
         profile.begin(number)
+        with profile.part("data"), distributed.together():
+            turn = feed.get(number)
+            if distributed.active() and number == done + 1:
+                # By all before it runs: devices wait for each other for 30 s only.
+                assembly.lower(state, turn.data, turn.places).compile()
         with profile.part("training"):
-            state, result = assembly.run_round(state, train)
+            state, result = assembly.run_round(state, turn.data, turn.places)
             client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
+        due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
         scores: dict[str, Any] = {}
         with profile.part("validation"), distributed.together():
             check_finite(client_metrics, state, number, checkpoints.last_good)
-            if progress:
+            # The best checkpoint is chosen by its validation.
+            if progress and (due or number % experiment.validate_every == 0):
                 scores = _validate(assembly, state, validation, number)
+            if progress:
                 seconds = time.monotonic() - began
                 progress.add(record(number, client_metrics, scores, seconds))
         signal = distributed.first_signal(stop)
-        due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
         with profile.part("checkpoint"):
             if due or signal:
                 # The best is chosen among the scheduled ones, as in a run never stopped.
@@ -193,15 +187,16 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     if flags.evaluate:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
-    checkpoints = Checkpoints(workdir, experiment.checkpoint)
-    main = distributed.is_main()
-    profile = Profile(workdir, parse_rounds(flags.profile_rounds) if main else range(0))
-    progress = None
-    try:
+    rounds_to_profile = parse_rounds(flags.profile_rounds) if distributed.is_main() else range(0)
+    with contextlib.ExitStack() as opened:
+        checkpoints = opened.enter_context(
+            contextlib.closing(Checkpoints(workdir, experiment.checkpoint))
+        )
+        profile = opened.enter_context(contextlib.closing(Profile(workdir, rounds_to_profile)))
         before = distributed.text_from_main(checkpoints.strategy)
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
-        assembly = assemble.fitted(assembly, data.train, data.validation.image.nbytes)
-        template = assembly.init(data.train)
+        assembly = assemble.fitted(assembly, experiment, data.train)
+        template = assembly.init(data.train.shapes())
 
         def begin() -> FedState:
             tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
@@ -213,17 +208,15 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         state = distributed.from_main(distributed.on_main(begin) or template)
         start = int(state.round)
         _say_start(experiment, assembly, data, start)
+        feed = assemble.feed(assembly, experiment, data.train)
+        run = _Run(experiment, assembly, data, checkpoints, profile, feed)
+        opened.enter_context(contextlib.closing(feed))
         progress = distributed.on_main(Progress, workdir, start, experiment.rounds)
-        with stop_requests() as stop:
-            done, signal = _rounds(
-                experiment, assembly, state, data, checkpoints, progress, profile, stop
-            )
-    finally:
-        profile.close()
-        checkpoints.close()
         if progress is not None:
-            progress.close()
-    distributed.on_main(_say_end, workdir, experiment, progress, done, signal)
+            opened.enter_context(contextlib.closing(progress))
+        with stop_requests() as stop:
+            done, signal = _rounds(run, state, progress, stop)
+    distributed.on_main(_say_end, workdir, run, progress, done, signal)
     if signal and done < experiment.rounds:
         return 128 + signal
     if flags.evaluate:
@@ -239,18 +232,18 @@ def _same_everywhere(experiment: config.Experiment, data: clients.Federation) ->
     return {**here, **images, "code": code_version(), "jax": jax.__version__}
 
 
-def _say_end(
-    workdir: Path, experiment: config.Experiment, progress: Progress, done: int, signal: int
-) -> None:
+def _say_end(workdir: Path, run: _Run, progress: Progress, done: int, signal: int) -> None:
     if progress.records:
         with writing(workdir):
             report.learning_curves_png(progress.records, workdir / "learning_curves.png")
-    if signal and done < experiment.rounds:
+    if signal and done < run.experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return
     minutes = sum(one["seconds"] for one in progress.records) / 60
     spent = f"{_rounds_in_words(done)} in {minutes:.1f} minutes"
     print(f"Trained {spent}; everything is in {workdir}.")
+    if isinstance(run.data.train.split.image, DiskImages):
+        print(f"Images stayed on disk; memory: {peak_memory()}.")
 
 
 def _rounds_in_words(number: int) -> str:
@@ -263,14 +256,16 @@ def _say_start(
     data: clients.Federation,
     start: int,
 ) -> None:
-    sizes = " + ".join(str(int(size)) for size in np.asarray(data.train.mask).sum(axis=1))
-    choice = assembly.map_clients
+    each, choice = data.train.sizes, assembly.map_clients
+    sizes, total = " + ".join(map(str, each)), ""
+    if len(each) > 20:
+        sizes, total = f"{each.min()} to {each.max()}", f" ({each.sum():,} in all)"
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     if distributed.active():
         devices += f" of {jax.process_count()} processes"
     print(
-        f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px; "
-        f"clients run {choice.name} ({choice.why}) on {devices}."
+        f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px"
+        f"{total}; clients run {choice.name} ({choice.why}) on {devices}."
     )
     if start >= experiment.rounds:
         print(f"All is done already: {_rounds_in_words(start)}.")

@@ -4,13 +4,14 @@ from fedjax_med import class_folders, records
 from fedjax_med.types import Dataset
 
 
-def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
+def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory") -> Dataset:
     """Read a folder of images, preparing it first if it is new or has changed.
 
     Args:
         data_dir: The folder that holds ``train/`` or ``client_0/``, ``client_1/``, ...
         cache_dir: Where the prepared images are kept, by source folder and `image_size`.
         image_size: The side of the square that every image is cut and scaled to, in pixels.
+        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
 
     Returns:
         The data set, each split sorted by (client, name); files that are no usable images are in
@@ -19,4 +20,4 @@ def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
     Raises:
         UserError: `data_dir` is not such a folder, or `cache_dir` cannot be written.
     """
-    return records.load("image_folder", class_folders.scan(data_dir), cache_dir, image_size)
+    return records.load("image_folder", class_folders.scan(data_dir), cache_dir, image_size, images)

@@ -22,7 +22,7 @@ CLASS_NAMES = (
 )
 
 
-def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
+def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory") -> Dataset:
     """Read the nine-class skin-cancer set, preparing it first if it is new or has changed.
 
     Args:
@@ -30,6 +30,7 @@ def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
             packs it), or what ``fedjax-med partition`` wrote.
         cache_dir: Where the prepared images are kept, by source folder and `image_size`.
         image_size: The side of the square that every image is cut and scaled to, in pixels.
+        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
 
     Raises:
         UserError: `data_dir` is missing or does not hold the nine classes, or `cache_dir` cannot be
@@ -51,4 +52,4 @@ def build(data_dir: str, cache_dir: str, image_size: int) -> Dataset:
             f"{root} {state} {other[0]!r}: isic9 has exactly nine classes. "
             "For other images use --config.dataset.name=image_folder."
         )
-    return records.load("isic9", source, cache_dir, image_size)
+    return records.load("isic9", source, cache_dir, image_size, images)

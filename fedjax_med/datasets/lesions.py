@@ -5,11 +5,16 @@ learning the program and for testing it. It is a function of its seed alone. A l
 pixels stays far below 0.6 balanced accuracy, a small convolutional network passes 0.8.
 """
 
+import functools
 import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med import dermatoscope, draw_lesion, prepared
 from fedjax_med.dermatoscope import photograph
 from fedjax_med.draw_lesion import PATTERNS, draw
 from fedjax_med.errors import UserError
@@ -31,6 +36,8 @@ _TRAIN_WEIGHTS = {
     "starburst": 1.5,
 }
 _MIN_IMAGE_SIZE = 16
+
+Rows = Callable[[], Iterator[prepared.Row]]
 
 
 def class_sizes(weights: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
@@ -54,6 +61,7 @@ def build(
     data_dir: str,
     cache_dir: str,
     image_size: int,
+    images: str = "memory",
     *,
     seed: int = 0,
     train_size: int = 1800,
@@ -63,9 +71,11 @@ def build(
 
     Args:
         data_dir: Must be empty: this set is in no folder.
-        cache_dir: Not used: drawing takes about four seconds for each 1,000 images of 64 pixels.
+        cache_dir: Where the images are kept if they are on disk. In memory they are drawn anew,
+            in about four seconds for each 1,000 images of 64 pixels.
         image_size: Side of the images in pixels, at least 16. Structures are fine: from 48 on,
             all of them can be told apart.
+        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
         seed: Decides every image. Image i of a class is the same however many are drawn.
         train_size: Number of training images, the most frequent class three times the rarest.
         test_size: Number of test images, equally many of each class (they differ by at most 1).
@@ -74,9 +84,9 @@ def build(
         Splits whose ``sha256`` is that of the pixels' bytes and whose ``client`` is -1.
 
     Raises:
-        UserError: There is a `data_dir`, or a number is out of its range.
+        UserError: There is a `data_dir`, or a number is out of its range, or `cache_dir`
+            cannot be written.
     """
-    del cache_dir
     if data_dir:
         raise UserError(
             f"--data_dir={data_dir}: the data set 'lesions' is drawn and takes no folder: leave "
@@ -87,8 +97,21 @@ def build(
     _check("dataset.options.train_size", train_size, len(CLASS_NAMES))
     _check("dataset.options.test_size", test_size, 0)
     weights = np.array([_TRAIN_WEIGHTS[name] for name in CLASS_NAMES])
-    train = _split((seed, 0), class_sizes(weights, train_size), image_size)
-    test = _split((seed, 1), class_sizes(np.ones_like(weights), test_size), image_size)
+    sizes = {
+        "train": class_sizes(weights, train_size),
+        "test": class_sizes(np.ones_like(weights), test_size),
+    }
+    streams = {"train": (seed, 0), "test": (seed, 1)}
+    rows = {
+        split: functools.partial(_rows, streams[split], counts, image_size)
+        for split, counts in sizes.items()
+        if counts.any()
+    }
+    if prepared.on_disk(images, train_size, image_size):
+        of = [str(number) for number in (seed, train_size, test_size, image_size)]
+        train, test = _on_disk(Path(cache_dir).expanduser(), of, rows, image_size)
+    else:
+        train, test = (_split(rows.get(split), image_size) for split in sizes)
     return Dataset("lesions", CLASS_NAMES, train, test)
 
 
@@ -97,24 +120,61 @@ def _check(field: str, value: int, least: int) -> None:
         raise UserError(f"Expected --config.{field} of at least {least}, got {value}.")
 
 
-def _split(stream: tuple[int, int], sizes: npt.NDArray[np.int64], image_size: int) -> Split:
+def _rows(
+    stream: tuple[int, int], sizes: npt.NDArray[np.int64], image_size: int
+) -> Iterator[prepared.Row]:
     """Images 0 to ``sizes[k] - 1`` of each class k; `stream` is the seed and the split's number."""
-    label = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    index = np.concatenate([np.arange(size) for size in sizes])
-    image = np.zeros((len(label), image_size, image_size, 3), np.uint8)
-    for row, (k, i) in enumerate(zip(label, index, strict=True)):
-        entropy = np.random.SeedSequence([*stream, int(k), int(i)])
-        rng = np.random.Generator(np.random.PCG64(entropy))
-        image[row] = photograph(rng, draw(rng, CLASS_NAMES[k], image_size))
-    hashes = np.array([perceptual_hash(one) for one in image], np.uint8)
+    for label, name in enumerate(CLASS_NAMES):
+        for i in range(sizes[label]):
+            entropy = np.random.SeedSequence([*stream, label, i])
+            rng = np.random.Generator(np.random.PCG64(entropy))
+            image = photograph(rng, draw(rng, name, image_size))
+            yield {
+                "image": image,
+                "label": label,
+                "name": f"{name}/lesion_{i:05}.png",
+                "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+                "image_hash": perceptual_hash(image),
+                "client": -1,
+                "reason": "",
+            }
+
+
+class Lesions(prepared.Builder):
+    """Writes the set."""
+
+
+def _on_disk(
+    cache_dir: Path, of: list[str], rows: Mapping[str, Rows], image_size: int
+) -> list[Split]:
+    """The splits in `cache_dir`, drawn now or by an earlier run of the same code."""
+    code = [
+        Path(module.__file__ or "").read_text("utf-8") for module in (draw_lesion, dermatoscope)
+    ]
+    folder = cache_dir.absolute() / "lesions" / prepared.digest([*of, *code])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        builder = Lesions(rows, image_size, folder)
+        if not builder.data_path.exists():
+            count = int(of[1]) + int(of[2])
+            print(f"Drawing {count:,} images; kept in {cache_dir}.", file=sys.stderr)
+            prepared.check_space(cache_dir, count, image_size)
+            prepared.write(builder)
+            builder = Lesions(rows, image_size, folder)  # knows what is there, whoever wrote it
+    except OSError as error:
+        raise prepared.cannot_write(cache_dir, error) from error
+    return prepared.read(builder, ("train", "test"), disk=True)[0]
+
+
+def _split(rows: Rows | None, image_size: int) -> Split:
+    """All images, in memory."""
+    drawn = list(rows()) if rows else []
+    image = np.array([row["image"] for row in drawn], np.uint8)
     return Split(
-        image=image,
-        label=label,
-        name=np.array(
-            [f"{CLASS_NAMES[k]}/lesion_{i:05}.png" for k, i in zip(label, index, strict=True)],
-            np.str_,
-        ),
-        sha256=np.array([hashlib.sha256(one.tobytes()).hexdigest() for one in image], np.str_),
-        image_hash=hashes.reshape(-1, 32),
-        client=np.full(len(label), -1, np.int32),
+        image=image.reshape(-1, image_size, image_size, 3),
+        label=np.array([row["label"] for row in drawn], np.int32),
+        name=np.array([row["name"] for row in drawn], np.str_),
+        sha256=np.array([row["sha256"] for row in drawn], np.str_),
+        image_hash=np.array([row["image_hash"] for row in drawn], np.uint8).reshape(-1, 32),
+        client=np.full(len(drawn), -1, np.int32),
     )

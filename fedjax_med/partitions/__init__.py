@@ -6,6 +6,8 @@
 group ("unit"); most have one example. All raise `UserError` for a bad option.
 """
 
+import bisect
+import heapq
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +21,7 @@ Groups = npt.NDArray[np.int32]  # [N]; duplicates share a number
 
 # Each purpose draws from its own stream, so that one seed serves both.
 PARTITION, HOLD_OUT = 0, 1
+_FEW = 100  # clients
 OPTIONS = "--config.partition.options"
 
 
@@ -46,6 +49,12 @@ def parts(units: Sequence[Index], client: Sequence[int], num_clients: int) -> li
     return [np.sort(np.concatenate(part)) for part in dealt]
 
 
+def by_owner(owner: npt.NDArray[np.integer], num_clients: int) -> list[Index]:
+    """The positions of each client, ascending, when position ``i`` belongs to ``owner[i]``."""
+    order = np.argsort(owner, kind="stable").astype(np.int64)
+    return np.split(order, np.cumsum(np.bincount(owner, minlength=num_clients))[:-1])
+
+
 def deal(
     split: Split, groups: Groups, allowed: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> list[Index]:
@@ -59,21 +68,66 @@ def deal(
     rank = rng.permutation(num_classes)
     units = shuffled_units(groups, np.arange(groups.size), rng)
     units.sort(key=lambda unit: (-unit.size, rank[split.label[unit[0]]]))
-    counts = np.zeros((num_clients, num_classes), np.int64)
+    if num_clients > _FEW:
+        client = _deal_to_many(split, units, allowed, rng)
+    else:
+        client = _deal_to_few(split, units, allowed, rng)
+    return parts(units, client, num_clients)
+
+
+def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index:
+    """The clients that may hold `unit`."""
+    holders = np.flatnonzero(allowed[:, split.label[unit]].all(axis=1))
+    if not holders.size:
+        raise UserError(
+            f"no client may hold all labels of the image that is {split.name[unit[0]]} and "
+            f"{split.name[unit[-1]]}: clean the data with --config.policy=rarest or drop."
+        )
+    return holders
+
+
+def _deal_to_few(
+    split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> list[int]:
+    """The owner of each unit, by comparing all holders for each."""
+    counts = np.zeros(allowed.shape, np.int64)
     client = []
     for unit in units:
-        labels = split.label[unit]
-        holders = np.flatnonzero(allowed[:, labels].all(axis=1))
-        if not holders.size:
-            raise UserError(
-                f"no client may hold all labels of the image that is {split.name[unit[0]]} and "
-                f"{split.name[unit[-1]]}: clean the data with --config.policy=rarest or drop."
-            )
+        labels, holders = split.label[unit], _holders(split, unit, allowed)
         load, size = counts[holders][:, labels].sum(axis=1), counts[holders].sum(axis=1)
         owner = int(holders[np.lexsort((rng.permutation(holders.size), size, load))[0]])
         client.append(owner)
         np.add.at(counts[owner], labels, 1)
-    return parts(units, client, num_clients)
+    return client
+
+
+def _deal_to_many(
+    split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> list[int]:
+    """The same rule with the holders in a heap, so that time does not grow as units x clients.
+
+    It draws other numbers to settle ties, so divisions among a few clients keep to the first way.
+    """
+    counts = np.zeros(allowed.shape, np.int64)
+    client: list[int] = []
+    heap: list[tuple[int, int, float, int]] = []
+    before: list[int] | None = None
+    for unit in units:
+        labels = split.label[unit].tolist()
+        if labels != before:  # units of one size and class follow one another
+            holders = _holders(split, unit, allowed)
+            load, size = counts[holders][:, labels].sum(axis=1), counts[holders].sum(axis=1)
+            ties = rng.random(holders.size)
+            columns = (load.tolist(), size.tolist(), ties.tolist(), holders.tolist())
+            heap, before = list(zip(*columns, strict=True)), labels
+            heapq.heapify(heap)
+        *_, owner = heap[0]
+        client.append(owner)
+        np.add.at(counts[owner], labels, 1)
+        row = counts[owner]
+        key = (int(row[labels].sum()), int(row.sum()), float(rng.random()), owner)
+        heapq.heapreplace(heap, key)
+    return client
 
 
 def cut(
@@ -92,20 +146,37 @@ def cut(
 
 def repair(units: list[Index], client: Index, num_clients: int, min_examples: int) -> list[Index]:
     """Let each client below `min_examples` take units (in random order) from the largest."""
-    size = np.array([unit.size for unit in units])
-    total = np.bincount(client, weights=size, minlength=num_clients).astype(np.int64)
-    while total.min() < min_examples:
-        poor, rich = int(total.argmin()), int(total.argmax())
-        movable = np.flatnonzero((client == rich) & (size <= total[rich] - min_examples))
-        if not movable.size:
+    size = [unit.size for unit in units]
+    total = np.bincount(client, weights=size, minlength=num_clients).astype(np.int64).tolist()
+    held = [part.tolist() for part in by_owner(client, num_clients)]
+    # Whoever has the least and the most; an entry that is out of date is dropped when it comes up.
+    least = [(count, one) for one, count in enumerate(total)]
+    most = [(-count, one) for one, count in enumerate(total)]
+    heapq.heapify(least)
+    heapq.heapify(most)
+    while True:
+        while least[0][0] != total[least[0][1]]:
+            heapq.heappop(least)
+        while -most[0][0] != total[most[0][1]]:
+            heapq.heappop(most)
+        (_, poor), (_, rich) = least[0], most[0]
+        if total[poor] >= min_examples:
+            return parts(units, client.tolist(), num_clients)
+        spare = total[rich] - min_examples
+        unit = next((unit for unit in held[rich] if size[unit] <= spare), None)
+        if unit is None:
             raise UserError(
-                f"{size.sum()} images do not give each of {num_clients} clients {min_examples}: "
+                f"{sum(size)} images do not give each of {num_clients} clients {min_examples}: "
                 f"lower {OPTIONS}.min_examples or --config.num_clients."
             )
-        client[movable[0]] = poor
-        total[rich] -= size[movable[0]]
-        total[poor] += size[movable[0]]
-    return parts(units, client.tolist(), num_clients)
+        client[unit] = poor
+        held[rich].remove(unit)
+        bisect.insort(held[poor], unit)
+        total[rich] -= size[unit]
+        total[poor] += size[unit]
+        for one in (poor, rich):
+            heapq.heappush(least, (total[one], one))
+            heapq.heappush(most, (-total[one], one))
 
 
 def check_positive(**options: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.partitions import OPTIONS, Groups, Index
+from fedjax_med.partitions import OPTIONS, Groups, Index, by_owner
 from fedjax_med.types import Split
 
 
@@ -68,6 +68,10 @@ def client_names(
     return sorted(set(_sites(split, path, column, image)[0]))
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
 def build(
     split: Split,
     groups: Groups,
@@ -100,7 +104,8 @@ def build(
     names = sorted(set(site))
     if len(names) != num_clients:
         raise UserError(
-            f"{path} has {len(names)} sites in column {column!r} ({', '.join(names)}), but "
+            f"{path} has {len(names)} sites in column {column!r} ({_some(names)}), but "
             f"num_clients is {num_clients}: set --config.num_clients={len(names)}."
         )
-    return [np.flatnonzero(np.array(site) == name) for name in names]
+    place = {name: number for number, name in enumerate(names)}
+    return by_owner(np.array([place[name] for name in site]), num_clients)

@@ -1,0 +1,29 @@
+"""Ten thousand clients with twenty images each, which stay on disk; a hundred take part in a round.
+
+Run:     fedjax-med train --config=configs/many_clients.py --evaluate
+Expect:  balanced accuracy 0.752 on its test set after 19 minutes of training on two busy CPU
+         cores, in 0.92 GiB (docs/many_clients.md); the first time, images are drawn before that.
+Change:  --config.cohort.options.size=200 for more of them in a round;
+         --config.images=memory for the same bits without the disk;
+         --config.partition.name=quantity for clients of unequal size.
+"""
+
+from fedjax_med.config import Checkpoint, Client, Experiment, Spec
+
+
+def get_config() -> Experiment:
+    """The experiment; validating takes longer than a round, since all clients validate."""
+    return Experiment(
+        rounds=100,
+        dataset=Spec("lesions", {"train_size": 200_000}),
+        image_size=32,
+        num_clients=10_000,
+        # With two images of most classes a client must give up more than the usual 15 %.
+        validation_fraction=0.3,
+        model=Spec("cnn", {"widths": (16, 32, 64)}),
+        client=Client(epochs=2, batch_size=8),
+        cohort=Spec("uniform", {"size": 100}),
+        images="disk",
+        validate_every=25,
+        checkpoint=Checkpoint(every=25),
+    )

@@ -1,0 +1,98 @@
+"""What each round trains on, on the device: everyone at once, or the next cohort read ahead."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
+
+from fedjax_med import distributed, federated, stack
+from fedjax_med.types import Array, Examples
+
+
+class Turn(NamedTuple):
+    """Who trains in a round and on what, as `fedjax_med.federated.run_round` takes them."""
+
+    data: Examples | federated.Buckets
+    places: federated.Places
+
+
+class Feed:
+    """Gives each round its turn; at most two cohorts are in memory, whoever else there is.
+
+    A cohort depends on the seed, the round and the clients' sizes alone, so the one of the next
+    round is read, stacked and put on the device by a thread while this round trains. Where everyone
+    trains, all are put there once, in buckets of like size if clients are computed side by side.
+
+    Args:
+        held: who holds what.
+        choose: from the rounds done and the sizes to who trains; None is everyone.
+        strategy: how clients are mapped, one of `fedjax_med.federated.STRATEGIES`.
+        batch_size: of the clients' training.
+        rounds: the last round.
+    """
+
+    def __init__(
+        self,
+        held: stack.Held,
+        choose: Callable[[ArrayLike, Array], Array] | None,
+        strategy: str,
+        batch_size: int,
+        rounds: int,
+    ) -> None:
+        self._held, self._choose, self._strategy = held, choose, strategy
+        self._batch_size, self._rounds = batch_size, rounds
+        self._last: Turn | None = None
+        self._ahead: dict[int, Future[Turn]] = {}
+        self._thread = ThreadPoolExecutor(1, "feed")
+
+    def get(self, number: int) -> Turn:
+        """The turn of round `number`, counted from 1; the one after it is then begun.
+
+        Raises:
+            UserError: The images on disk cannot be read.
+        """
+        if self._choose is None:
+            self._last = self._last or self._everyone()
+            return self._last
+        turn = self._ahead.pop(number, None) or self._thread.submit(self._cohort, number)
+        given = turn.result()
+        if number < self._rounds:
+            self._ahead[number + 1] = self._thread.submit(self._cohort, number + 1)
+        return given
+
+    def close(self) -> None:
+        """End the thread, after what it is reading."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _everyone(self) -> Turn:
+        groups = [np.arange(len(self._held.parts))]
+        if "sequential" not in self._strategy:  # there padding costs next to nothing
+            devices = jax.device_count() if self._strategy.startswith("sharded") else 1
+            groups = stack.buckets(self._held.sizes, self._batch_size, devices)
+        if len(groups) == 1:
+            return Turn(self._stacked(groups[0]), None)
+        places = tuple(group.astype(np.int32) for group in groups)
+        return Turn(tuple(map(self._stacked, groups)), places)  # type: ignore[arg-type]
+
+    def _cohort(self, number: int) -> Turn:
+        assert self._choose is not None
+        sizes = self._held.sizes
+        places = np.asarray(self._choose(jnp.int32(number - 1), jnp.asarray(sizes)))
+        if self._last and self._last.places and np.array_equal(places, self._last.places[0]):
+            return self._last
+        largest = int(sizes[places].max())
+        room = stack.room_on_grid(largest, self._held.room, self._batch_size)
+        # On the host, for jit to put wherever the strategy wants them.
+        self._last = Turn(self._stacked(places, room), (places,))  # type: ignore[arg-type]
+        return self._last
+
+    def _stacked(self, clients: npt.NDArray[np.integer], room: int = 0) -> Examples:
+        parts = [self._held.parts[client] for client in clients]
+        placement = federated.placement(self._strategy, len(parts))
+        filled = stack.fill_clients(stack.stack(self._held.split, parts, room), placement.rows)
+        return distributed.place(filled, placement.data)  # type: ignore[no-any-return]

@@ -1,0 +1,207 @@
+"""Cohorts read ahead from disk: the same bits as from memory, bounded, and closed in every case."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_med import cli, shelves, stack
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.config import Checkpoint, Spec
+from fedjax_med.disk_images import DiskImages
+from fedjax_med.errors import UserError
+from fedjax_med.feed import Feed
+from fedjax_med.types import Split
+
+TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+SIZES = (5, 9, 2, 7, 30)
+
+
+class Reader:
+    """Records in memory that remember when they were read."""
+
+    def __init__(self, image):
+        self.image, self.read = image, []
+
+    def __getitems__(self, positions):
+        self.read += positions
+        return [{"image": self.image[position]} for position in positions]
+
+
+@pytest.fixture
+def held():
+    """Clients of unequal size, in memory and as if on disk."""
+    count = sum(SIZES)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    split = Split(
+        image=image,
+        label=rng.integers(0, 3, count).astype(np.int32),
+        name=np.array([f"a/{i:03}" for i in range(count)]),
+        sha256=np.array([f"{i:064x}" for i in range(count)]),
+        image_hash=np.zeros((count, 32), np.uint8),
+        client=np.full(count, -1, np.int32),
+    )
+    # The records lie in another order than the split has them.
+    order = rng.permutation(count)
+    reader = Reader(image[np.argsort(order)])
+    disk = DiskImages(reader, order, image.max(axis=(1, 2, 3)), (4, 4, 3), "somewhere")
+    parts = tuple(np.split(np.arange(count), np.cumsum(SIZES)[:-1]))
+    return stack.Held(split, parts), stack.Held(split._replace(image=disk), parts), reader
+
+
+def choose(done, sizes):
+    """Two neighbours, another pair each round."""
+    return jnp.sort(jnp.array([done, done + 1]) % 5).astype(jnp.int32)
+
+
+def turns(held, choose, rounds=4, start=1, strategy="sequential"):
+    feed = Feed(held, choose, strategy, 4, rounds)
+    try:
+        return [feed.get(number) for number in range(start, rounds + 1)]
+    finally:
+        feed.close()
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("cohort", [None, choose], ids=["everyone", "sampled"])
+@pytest.mark.parametrize("strategy", ["sequential", "vmap", "sharded"])
+def test_disk_and_memory_give_the_same_turns_and_so_does_a_later_start(held, cohort, strategy):
+    memory, disk, _ = held
+    expected = turns(memory, cohort, strategy=strategy)
+    assert_same(turns(disk, cohort, strategy=strategy), expected)
+    assert_same(turns(disk, cohort, start=3, strategy=strategy), expected[2:])
+
+
+def test_a_turn_is_the_cohort_stacked(held):
+    memory, disk, _ = held
+    turn = turns(disk, choose)[1]
+    assert turn.places[0].tolist() == [1, 2]
+    assert_same(turn.data, stack.stack(memory.split, memory.parts[1:3], turn.data.label.shape[1]))
+
+
+def test_nothing_but_the_next_cohort_is_read_ahead(held):
+    _, disk, reader = held
+    feed = Feed(disk, choose, "sequential", 4, 4)
+    feed.get(1)
+    deadline = time.monotonic() + 20
+    while len(reader.read) < 5 + 9 + 9 + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(reader.read) == 5 + 9 + 9 + 2
+    feed.close()
+
+
+def test_the_same_cohort_is_read_once(held):
+    _, disk, reader = held
+    turns(disk, lambda done, sizes: jnp.array([0, 3], jnp.int32))
+    assert len(reader.read) == 5 + 7
+
+
+def test_what_fails_in_the_thread_is_told_in_the_round_and_the_thread_ends(held):
+    _, disk, reader = held
+    feed = Feed(disk, choose, "sequential", 4, 4)
+    feed.get(1)
+    feed.get(2)  # the third round's may be read already
+    reader.image = None
+    with pytest.raises(UserError, match="somewhere could not be read"):
+        [feed.get(number) for number in (3, 4)]
+    feed.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
+def test_cohorts_of_unequal_clients_have_few_shapes_and_keep_their_batches():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        largest, batch = int(rng.integers(1, 500)), int(rng.integers(0, 40))
+        rooms = {needed: stack.room_on_grid(needed, largest, batch) for needed in range(1, largest)}
+        assert len(set(rooms.values())) <= 4
+        for needed, room in rooms.items():
+            assert needed <= room <= largest
+            assert min(batch or room, room) == min(batch or largest, largest)
+    assert stack.room_on_grid(16, 17, 4) == 17  # sizes that differ by one have one shape
+    assert [stack.room_on_grid(n, 80, 4) for n in (1, 10, 11, 20, 21, 41)] == [
+        10,
+        10,
+        20,
+        20,
+        40,
+        80,
+    ]
+
+
+def run(workdir, *arguments, cache=None):
+    flags = [TINY, f"--workdir={workdir}", "--config.client.schedule=constant"]
+    flags += [f"--cache_dir={cache}", "--config.client.epochs=1"]
+    return cli.main(["train", *flags, *arguments])
+
+
+def digest(workdir, number):
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return checkpoints.read_identity(number)["digest"]
+    finally:
+        checkpoints.close()
+
+
+def scores(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cohort", ["everyone", "weighted"])
+def test_a_run_from_disk_has_the_bits_of_one_from_memory_and_goes_on_with_them(
+    tmp_path, cohort, capsys
+):
+    options = [f"--config.cohort.name={cohort}", "--config.partition.name=quantity"]
+    cache = tmp_path / "cache"
+    for images in ("memory", "disk"):
+        where = [f"--config.images={images}", "--config.rounds=4"]
+        assert run(tmp_path / images, *options, *where, cache=cache) == 0
+    assert "Images stayed on disk; memory:" in capsys.readouterr().out
+    assert digest(tmp_path / "memory", 4) == digest(tmp_path / "disk", 4)
+    assert scores(tmp_path / "memory") == scores(tmp_path / "disk")
+    for images, rounds in (("disk", 2), ("memory", 3), ("disk", 4)):
+        where = [f"--config.images={images}", f"--config.rounds={rounds}"]
+        assert run(tmp_path / "turns", *options, *where, cache=cache) == 0
+    assert digest(tmp_path / "turns", 4) == digest(tmp_path / "memory", 4)
+
+
+def test_drawn_images_on_disk_are_those_in_memory(tmp_path, capsys):
+    spec = Spec("lesions", {"train_size": 20, "test_size": 9})
+    memory, first, again = (
+        shelves.build("datasets", spec, "", str(tmp_path), 16, images)
+        for images in ("memory", "disk", "disk")
+    )
+    assert capsys.readouterr().err.count("Drawing 29 images") == 1
+    for disk in (first, again):
+        assert isinstance(disk.train.image, DiskImages)
+        for split in ("train", "test"):
+            assert_same(tuple(getattr(disk, split)), tuple(getattr(memory, split)))
+
+
+def test_images_are_on_disk_where_they_would_take_a_quarter_of_the_memory(tmp_path, monkeypatch):
+    spec = Spec("lesions", {"train_size": 20, "test_size": 0})
+    size = 20 * 3 * 16**2
+    for memory, kept in ((4 * size, np.ndarray), (4 * size - 1, DiskImages)):
+        monkeypatch.setattr("fedjax_med.prepared.memory_bytes", lambda memory=memory: memory)
+        dataset = shelves.build("datasets", spec, "", str(tmp_path), 16, "auto")
+        assert isinstance(dataset.train.image, kept)
+    with pytest.raises(UserError, match="Did you mean 'disk'"):
+        shelves.build("datasets", spec, "", str(tmp_path), 16, "disc")
+
+
+def test_rounds_are_validated_as_often_as_asked_and_when_saved(tmp_path):
+    often = ["--config.rounds=5", "--config.validate_every=3", "--config.checkpoint.every=2"]
+    assert run(tmp_path / "run", *often, cache=tmp_path) == 0
+    validated = [bool(one["validation"]) for one in scores(tmp_path / "run")]
+    assert validated == [False, True, True, True, True]
