@@ -125,7 +125,7 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
 
 
 def _local_training(
-    experiment: Experiment, model: Model, class_counts: ArrayLike
+    experiment: Experiment, model: Model, class_counts: ArrayLike, work: strategies.Work
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
     grad_fn = losses.cross_entropy(
@@ -133,7 +133,7 @@ def _local_training(
         augment.build(experiment.augment),
         losses.class_balanced_weights(class_counts, loss.class_balance),
         loss.label_smoothing,
-        ops.micro_batch(),
+        ops.micro_batch() if work.convolutions else 0,
     )
     return local.LocalTraining(
         grad_fn,
@@ -175,25 +175,25 @@ def assemble(
     """
     check_ranges(experiment)
     model = build_model(experiment, num_classes)
+    side = experiment.image_size
+    init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
+    work = strategies.work_of(jax.eval_shape(lambda: model.init(init_key, (side, side, 3))))
     algorithm = shelves.build(
         "algorithms",
         experiment.algorithm,
-        _local_training(experiment, model, class_counts),
+        _local_training(experiment, model, class_counts, work),
         shelves.build("optax", experiment.server_optimizer),
     )
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     cohort = _cohort(experiment)
-    init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
 
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
         params = model.init(init_key, (height, width, channels))
         return federated.init(algorithm, reducer, params, data, cohort)
 
-    side = experiment.image_size
-    shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
-    choice = strategies.choose(experiment.map_clients, strategies.work_of(shapes), before)
+    choice = strategies.choose(experiment.map_clients, work, before)
     parts = _Parts(algorithm, reducer, cohort, rounds_key)
     return _mapped(experiment.num_clients, model, init, parts, choice)
 
