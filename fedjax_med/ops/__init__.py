@@ -31,7 +31,7 @@ def micro_batch() -> int:
     Training a small network on a CPU is bound by its memory: what a few images need stays in the
     cache. An accelerator wants all that it can get.
     """
-    return 8 if jax.default_backend() == "cpu" else 0
+    return 4 if jax.default_backend() == "cpu" else 0
 
 
 def compiler_options() -> dict[str, Any]:
