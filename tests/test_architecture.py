@@ -37,7 +37,7 @@ LAYERS = [
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
     {"algorithms", "cohorts", "strategies", "feed"},
     {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},
-    {"flags"},
+    {"flags", "pictures"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import metrics, report
+from fedjax_med import metrics, pictures, report
 from fedjax_med.errors import UserError
 
 NAMES = ["melanoma", "nevus", "vascular lesion", "a class with a name " + "that is long " * 4]
@@ -110,9 +110,9 @@ def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
     evaluation = _evaluation()
     # The same examples of each class, predicted otherwise.
     reversed_rows = [row[::-1] for row in evaluation["confusion_matrix"]]
-    report.confusion_matrix_png(evaluation, tmp_path / "a.png")
-    report.confusion_matrix_png(evaluation, tmp_path / "b.png")
-    report.confusion_matrix_png(
+    pictures.confusion_matrix_png(evaluation, tmp_path / "a.png")
+    pictures.confusion_matrix_png(evaluation, tmp_path / "b.png")
+    pictures.confusion_matrix_png(
         evaluation | {"confusion_matrix": reversed_rows}, tmp_path / "c.png"
     )
     first, again, other = (_pixels(tmp_path / f"{name}.png") for name in "abc")
@@ -125,7 +125,7 @@ def test_class_names_are_drawn_as_they_are_written(tmp_path, recwarn):
     evaluation = _evaluation()
     names = ["cost $x", "a_b^c", "$\\frac{", "母斑", *evaluation["per_class"]]
     rows = dict(zip(names, evaluation["per_class"].values(), strict=False))
-    report.confusion_matrix_png(evaluation | {"per_class": rows}, tmp_path / "a.png")
+    pictures.confusion_matrix_png(evaluation | {"per_class": rows}, tmp_path / "a.png")
     assert min(_pixels(tmp_path / "a.png").shape[:2]) > 300
     assert not recwarn.list
 
@@ -149,9 +149,9 @@ def _balanced_accuracy(record):
 @pytest.mark.parametrize("change", [_train_loss, _client_loss, _accuracy, _balanced_accuracy])
 def test_learning_curves_are_an_image_that_shows_each_quantity(tmp_path, change):
     records = _records()
-    report.learning_curves_png(records, tmp_path / "a.png")
+    pictures.learning_curves_png(records, tmp_path / "a.png")
     change(records[-1])
-    report.learning_curves_png(records, tmp_path / "b.png")
+    pictures.learning_curves_png(records, tmp_path / "b.png")
     first, other = _pixels(tmp_path / "a.png"), _pixels(tmp_path / "b.png")
     assert min(first.shape[:2]) > 300
     assert first.shape == other.shape
@@ -159,10 +159,10 @@ def test_learning_curves_are_an_image_that_shows_each_quantity(tmp_path, change)
 
 
 def test_learning_curves_need_rounds_but_not_validation(tmp_path):
-    report.learning_curves_png([{"round": 0, "train_loss": 1.0}], tmp_path / "a.png")
+    pictures.learning_curves_png([{"round": 0, "train_loss": 1.0}], tmp_path / "a.png")
     assert _pixels(tmp_path / "a.png").size
     with pytest.raises(UserError, match="at least one round"):
-        report.learning_curves_png([], tmp_path / "b.png")
+        pictures.learning_curves_png([], tmp_path / "b.png")
 
 
 def test_json_is_written_as_given(tmp_path):
@@ -199,9 +199,9 @@ def test_failing_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
 
 
 def test_missing_folder_is_made_and_an_impossible_one_is_one_clear_line(tmp_path):
-    report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
+    pictures.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
     with pytest.raises(UserError, match=r"could not write .*File exists"):
-        report.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")
+        pictures.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")
 
 
 def _many(loss, number=1000):
@@ -224,8 +224,8 @@ def test_of_many_clients_the_table_has_the_spread():
 def test_many_clients_are_drawn_as_a_band(tmp_path):
     few, many = tmp_path / "few.png", tmp_path / "many.png"
     records = [{"round": i, "train_loss": 1.0, "validation": _many(1.0 + i)} for i in (1, 2, 3)]
-    report.learning_curves_png(records, many)
+    pictures.learning_curves_png(records, many)
     for record in records:
         del record["validation"]["clients"]
-    report.learning_curves_png(records, few)
+    pictures.learning_curves_png(records, few)
     assert (_pixels(few) != _pixels(many)).any()

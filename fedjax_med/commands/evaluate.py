@@ -124,9 +124,11 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     if done < experiment.rounds:
         print(f"The run is not complete: {done} of {experiment.rounds} rounds are saved.")
     print(f"\n{report.table(evaluation)}")
+    from fedjax_med import pictures  # here: it loads matplotlib, and `train` loads this file
+
     with writing(workdir):
         report.write_json(evaluation, workdir / "evaluation.json")
-        report.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
+        pictures.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
     print(f"Written: {workdir / 'evaluation.json'}, {workdir / 'confusion_matrix.png'}")
     return evaluation
 

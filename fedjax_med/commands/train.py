@@ -234,8 +234,10 @@ def _same_everywhere(experiment: config.Experiment, data: clients.Federation) ->
 
 def _say_end(workdir: Path, run: _Run, progress: Progress, done: int, signal: int) -> None:
     if progress.records:
+        from fedjax_med import pictures  # here: the first round need not wait for matplotlib
+
         with writing(workdir):
-            report.learning_curves_png(progress.records, workdir / "learning_curves.png")
+            pictures.learning_curves_png(progress.records, workdir / "learning_curves.png")
     if signal and done < run.experiment.rounds:
         print(f"Stopped after round {done}; the same command goes on from there.")
         return
