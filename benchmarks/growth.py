@@ -7,12 +7,14 @@ ones, which share this machine's cores: they show what dealing the clients over 
 what more hardware brings.
 """
 
+import contextlib
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +61,7 @@ def points(axes: list[str], most_clients: int) -> list[Point]:
     return [point for axis in axes for point in every[axis]]
 
 
-def experiment(point: Point) -> Any:
+def experiment(point: Point, rounds: int) -> Any:
     """The small network on small images; one client after the other, or dealt over devices."""
     import workloads
 
@@ -69,7 +71,7 @@ def experiment(point: Point) -> Any:
     sample = Spec("uniform", {"size": point.cohort})
     return overrides.complete(
         Experiment(
-            rounds=1,
+            rounds=rounds,
             num_clients=point.clients,
             image_size=SIDE,
             model=Spec("cnn", {"widths": (8, 16)}),
@@ -86,11 +88,36 @@ def experiment(point: Point) -> Any:
     )
 
 
-def federation(point: Point) -> Any:
-    """The clients' images, all in memory: the only place that decides where they come from."""
+def federation(point: Point, file: Path) -> Any:
+    """Who holds what; the images are in `file`, of which a round reads what it trains on."""
+    import numpy as np
     import workloads
 
-    return workloads.examples(point.clients, IMAGES, SIDE)
+    from fedjax_med import stack
+    from fedjax_med.disk_images import DiskImages
+    from fedjax_med.types import Split
+
+    number, size = point.clients * IMAGES, SIDE * SIDE * 3
+    rng = np.random.default_rng(0)
+    with file.open("wb") as out:
+        for _ in range(point.clients):
+            out.write(rng.bytes(IMAGES * size))
+
+    class Reader:
+        def __getitems__(self, positions: list[int], /) -> list[dict[str, Any]]:
+            with file.open("rb") as images:
+                found = [
+                    np.fromfile(images, np.uint8, size, offset=at * size - images.tell())
+                    for at in positions
+                ]
+            return [{"image": one.reshape(SIDE, SIDE, 3)} for one in found]
+
+    places = np.arange(number)
+    bright = np.full(number, 255, np.uint8)
+    image: Any = DiskImages(Reader(), places, bright, (SIDE, SIDE, 3), str(file))
+    label = rng.integers(0, workloads.CLASSES, number).astype(np.int32)
+    split = Split(image, label, *[places] * 4)
+    return stack.Held(split, list(places.reshape(point.clients, IMAGES)))
 
 
 def measure(point: Point, rounds: int) -> dict[str, Any]:
@@ -102,18 +129,25 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
 
     from fedjax_med import assemble
 
-    assembly = assemble.assemble(experiment(point), workloads.CLASSES, np.ones(workloads.CLASSES))
-    data = jax.device_put(federation(point), assembly.placement.data)
-    state = jax.device_put(assembly.init(data), assembly.placement.state)
-    state, _ = jax.block_until_ready(assembly.run_round(state, data))
-    first, seconds = time.perf_counter() - began, []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        state, _ = jax.block_until_ready(assembly.run_round(state, data))
-        seconds.append(time.perf_counter() - started)
+    one = experiment(point, rounds + 1)
+    assembly = assemble.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(
+            assemble.feed(assembly, one, held := federation(point, Path(folder) / "images"))
+        ) as feed,
+    ):
+        state = jax.device_put(assembly.init(held.shapes()), assembly.placement.state)
+        seconds, first = [], 0.0
+        for number in range(1, rounds + 2):
+            started = time.perf_counter()
+            turn = feed.get(number)
+            state, _ = jax.block_until_ready(assembly.run_round(state, turn.data, turn.places))
+            seconds.append(time.perf_counter() - started)
+            first = first or time.perf_counter() - began
     return {
         **point._asdict(),
-        "seconds": statistics.median(seconds),
+        "seconds": statistics.median(seconds[1:]),
         "seconds_to_first_round": first,
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }

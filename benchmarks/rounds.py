@@ -69,7 +69,7 @@ def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[
     except TooSlowError:
         return {"peer": peer, "over_seconds": FLAGS.limit}
     us = Contender(sys.executable, "ours", workload, FLAGS.limit)
-    if abs(them.loss - us.loss) > 1e-3:
+    if not abs(them.loss - us.loss) <= 1e-3:  # nor if one is not a number
         them.kill()
         us.kill()
         raise SystemExit(f"{peer} did other work: loss {them.loss}, fedjax_med {us.loss}")

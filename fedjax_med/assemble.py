@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -254,13 +255,18 @@ def _mapped(
     )
 
 
-def feed(
-    assembly: Assembly, experiment: Experiment, held: stack.Held, rounds: int | None = None
-) -> Feed:
-    """What each of the rounds (all of the experiment's) trains on; close it at the end."""
-    last = experiment.rounds if rounds is None else rounds
-    batch_size = experiment.client.batch_size
-    return Feed(held, assembly.choose, assembly.map_clients.name, batch_size, last)
+def feed(assembly: Assembly, experiment: Experiment, held: stack.Held) -> Feed:
+    """What each round trains on; close it at the end."""
+    sizes = (experiment.client.batch_size, experiment.rounds)
+    return Feed(held, assembly.choose, assembly.map_clients.name, *sizes)
+
+
+def _bytes_on_a_device(data: Any) -> int:
+    """What arrays, or their shapes with shardings, take of each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(data)
+    )
 
 
 def fitted(assembly: Assembly, experiment: Experiment, held: stack.Held) -> Assembly:
@@ -276,14 +282,10 @@ def fitted(assembly: Assembly, experiment: Experiment, held: stack.Held) -> Asse
     if assembly.smaller is None:
         return assembly
 
-    def described(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-    with contextlib.closing(feed(assembly, experiment, held, rounds=1)) as once:
-        turn = once.get(1)
-    data, places = jax.tree.map(described, turn.data), turn.places
-    del turn, once  # so that the images do not count twice
+    with contextlib.closing(feed(assembly, experiment, held)) as shapes:
+        data, places = shapes.largest()
     start = jax.jit(lambda: assembly.init(held.shapes()), out_shardings=assembly.placement.state)
+    ahead = _bytes_on_a_device(data) if places is not None and assembly.choose else 0
     needed = strategies.bytes_needed(assembly.lower(start.eval_shape(), data, places))
-    fits = needed <= strategies.bytes_free()
+    fits = needed + ahead <= strategies.bytes_free()
     return assembly if distributed.all_of(fits) else assembly.smaller

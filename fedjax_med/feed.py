@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +69,40 @@ class Feed:
         """End the thread, after what it is reading."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    def largest(self) -> Turn:
+        """The shapes of the largest turn that a round may have; nothing is read."""
+        sizes = self._held.sizes
+        if self._choose is not None:
+            number = jax.ShapeDtypeStruct((), jnp.int32)
+            places = jax.eval_shape(self._choose, number, sizes)
+            return Turn(self._shapes(places.shape[0], self._held.room), (places,))
+        groups = self._groups()
+        data = tuple(self._shapes(len(group), int(sizes[group].max())) for group in groups)
+        places = tuple(jax.ShapeDtypeStruct(group.shape, jnp.int32) for group in groups)
+        return Turn(data[0], None) if len(groups) == 1 else Turn(data, places)
+
+    def _shapes(self, clients: int, room: int) -> Examples:
+        placement = federated.placement(self._strategy, clients)
+        lead = (placement.rows, max(room, 1))
+        kinds = (
+            ((*lead, *self._held.split.image.shape[1:]), jnp.uint8),
+            (lead, jnp.int32),
+            (lead, jnp.bool_),
+        )
+        leaves: Any = [
+            jax.ShapeDtypeStruct(shape, kind, sharding=placement.data) for shape, kind in kinds
+        ]
+        return Examples(*leaves)
+
+    def _groups(self) -> list[npt.NDArray[np.int64]]:
+        """Where everyone trains, who is computed with whom."""
+        if "sequential" in self._strategy:  # a batch of padding alone takes no step there
+            return [np.arange(len(self._held.parts))]
+        devices = jax.device_count() if self._strategy.startswith("sharded") else 1
+        return stack.buckets(self._held.sizes, self._batch_size, devices)
+
     def _everyone(self) -> Turn:
-        groups = [np.arange(len(self._held.parts))]
-        if "sequential" not in self._strategy:  # there padding costs next to nothing
-            devices = jax.device_count() if self._strategy.startswith("sharded") else 1
-            groups = stack.buckets(self._held.sizes, self._batch_size, devices)
+        groups = self._groups()
         if len(groups) == 1:
             return Turn(self._stacked(groups[0]), None)
         places = tuple(group.astype(np.int32) for group in groups)

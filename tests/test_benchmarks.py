@@ -72,7 +72,7 @@ def test_operations_of_a_round_are_those_of_its_products(small):
     assert about["rounds_in_a_turn"] == 2
 
 
-def test_operations_do_not_depend_on_the_lowering_of_the_convolutions(monkeypatch):
+def test_operations_do_not_depend_on_the_lowering_of_the_convolutions():
     model = assemble.build_model(workloads.experiment("cnn"), 9)
     flops = workloads.training_flops(model, (16, 16, 3))
     products = sum(

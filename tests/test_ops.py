@@ -57,7 +57,7 @@ def assert_agree(ours, theirs, *arguments):
     size=st.tuples(st.integers(3, 7), st.integers(3, 7)),
     window=st.sampled_from([(1, 1), (2, 3), (3, 1), (3, 3), (3, 3)]),
     strides=st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]),
-    padding=st.sampled_from(["SAME", "SAME", "VALID", ((1, 0), (0, 2))]),
+    padding=st.sampled_from(["SAME", "SAME", "VALID", ((1, 0), (0, 2)), ((1, -1), (0, 0))]),
     channels=st.sampled_from([(3, 4), (8, 9), (9, 8), (8, 2)]),
 )
 def test_convolution_agrees_with_lax_in_value_and_gradient(
@@ -166,8 +166,34 @@ def test_grouped_and_dilated_convolutions_are_those_of_lax():
         np.testing.assert_array_equal(actual, expected)
 
 
+def test_channels_first_is_left_to_lax():
+    image, kernel = jnp.ones((1, 4, 6, 6)), jnp.ones((2, 4, 3, 3))
+    numbers = ("NCHW", "OIHW", "NCHW")
+    actual = ops.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    assert actual.shape == (1, 2, 6, 6)
+
+
+def native_max_pool(image):
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(image, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("size", [4, 5])
-def test_max_pool_takes_each_square_and_cuts_the_rest(size):
+def test_max_pool_takes_each_square_and_cuts_the_rest(monkeypatch, platform, size):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     image = jnp.arange(size * size, dtype=jnp.float32).reshape(1, size, size, 1)
     expected = {4: [[5, 7], [13, 15]], 5: [[6, 8], [16, 18]]}[size]
     np.testing.assert_array_equal(ops.max_pool(image, 2)[0, :, :, 0], expected)
+    ties = jnp.round(image / 5)
+    assert_agree(lambda image: ops.max_pool(image, 2), native_max_pool, ties)
+    assert jnp.isnan(ops.max_pool(image.at[0, 0, 1].set(jnp.nan), 2)[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_forms_for_accelerators_agree_with_lax_too(monkeypatch, name):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (ours, theirs), shape = OPERATIONS[name]
+    assert_agree(ours, theirs, *images_and_kernel((6, 5), (3, 3), *shape))
+    assert ops.micro_batch() == 0
+    assert ops.compiler_options() == {}

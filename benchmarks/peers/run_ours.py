@@ -1,7 +1,10 @@
 """fedjax_med itself: what ``fedjax-med train`` runs, round after round."""
 
+import contextlib
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -11,28 +14,42 @@ import numpy as np
 import workloads
 from channel import Channel
 
-from fedjax_med import assemble, evaluate
-from fedjax_med.types import Examples
+from fedjax_med import assemble, evaluate, progress, stack
+from fedjax_med.types import Split
+
+
+def held(work: Any) -> stack.Held:
+    """Who holds what, of a workload file."""
+    clients, each = work["label"].shape
+    label = work["label"].reshape(-1).astype(np.int32)
+    none = np.zeros(label.shape)
+    split = Split(work["pixels"].reshape(-1, *work["pixels"].shape[2:]), label, *[none] * 4)
+    return stack.Held(split, list(np.arange(clients * each).reshape(clients, each)))
 
 
 def main(file: str, name: str) -> None:
     channel = Channel()
-    work = np.load(file)
-    experiment = workloads.experiment(name)
+    work = dict(np.load(file))
+    experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
+    data = held(work)
     assembly = assemble.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    label = work["label"]
-    data = Examples(work["pixels"], label, np.ones(label.shape, bool))
-    state = jax.device_put(assembly.init(data), assembly.placement.state)
-    data = jax.device_put(data, assembly.placement.data)
+    assembly = assemble.fitted(assembly, experiment, data)
+    state = jax.device_put(assembly.init(data.shapes()), assembly.placement.state)
 
     def loss() -> float:
-        p = evaluate.probabilities(assembly.model, state.server.params, data.image)
-        picked = jnp.take_along_axis(p, data.label[..., None], axis=-1)
+        p = evaluate.probabilities(assembly.model, state.server.params, jnp.asarray(work["pixels"]))
+        picked = jnp.take_along_axis(p, jnp.asarray(work["label"])[..., None], axis=-1)
         return float(-jnp.mean(jnp.log(picked)))
 
-    while channel.next():
-        state, _ = jax.block_until_ready(assembly.run_round(state, data))
-        channel.done(loss)
+    with contextlib.closing(assemble.feed(assembly, experiment, data)) as feed:
+        number = 0
+        while channel.next():
+            number += 1
+            turn = feed.get(number)
+            state, result = assembly.run_round(state, turn.data, turn.places)
+            progress.check_finite(jax.device_get(result), state, number, 0)
+            jax.block_until_ready(state)
+            channel.done(loss)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from fedjax_med.disk_images import DiskImages
 from fedjax_med.errors import UserError
 from fedjax_med.evaluate import Validation, pool, validate
 from fedjax_med.federated import FedState
-from fedjax_med.feed import Feed
+from fedjax_med.feed import Feed, Turn
 from fedjax_med.flags import define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity, refuse_other
 from fedjax_med.interrupt import stop_requests
@@ -67,6 +67,18 @@ class _Run(NamedTuple):
     feed: Feed
 
 
+def _compile_together(
+    assembly: assemble.Assembly, state: FedState, turn: Turn, compiled: set[Any]
+) -> None:
+    """All processes compile before any of them runs: devices wait for each other for 30 s only."""
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(turn.data))
+    if not distributed.active() or shapes in compiled:
+        return
+    with distributed.together():
+        assembly.lower(state, turn.data, turn.places).compile()
+    compiled.add(shapes)
+
+
 def _rounds(
     run: _Run, state: FedState, progress: Progress | None, stop: list[int]
 ) -> tuple[int, int]:
@@ -81,15 +93,14 @@ def _rounds(
     state = distributed.place(state, assembly.placement.state)
     validation = pool(data.validation)
     tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-    done, signal = int(state.round), 0
+    done, signal, compiled = int(state.round), 0, set[Any]()
     for number in range(done + 1, experiment.rounds + 1):
         began = time.monotonic()
         profile.begin(number)
         with profile.part("data"), distributed.together():
             turn = feed.get(number)
-            if distributed.active() and number == done + 1:
-                # By all before it runs: devices wait for each other for 30 s only.
-                assembly.lower(state, turn.data, turn.places).compile()
+        with profile.part("compilation"):
+            _compile_together(assembly, state, turn, compiled)
         with profile.part("training"):
             state, result = assembly.run_round(state, turn.data, turn.places)
             client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)

@@ -1,9 +1,9 @@
 """Operations whose fastest form depends on the backend: one definition, several lowerings.
 
-The lowering is chosen when a function is traced, by platform and shapes. On accelerators it is
-always XLA's own operation. On a CPU, XLA runs a convolution inside a loop body, or one with a
-batched kernel (what `vmap` over clients makes of it), several to dozens of times slower than the
-same sums written as matrix products.
+The lowering is chosen when a function is traced, by platform and shapes. On accelerators
+convolutions and pooling are always XLA's own. On a CPU, XLA runs a convolution inside a loop body,
+or one with a batched kernel (what `vmap` over clients makes of it), several to dozens of times
+slower than the same sums written as matrix products.
 """
 
 from typing import Any

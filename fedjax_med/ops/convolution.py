@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from fedjax_med.ops import winograd
@@ -47,8 +48,8 @@ def conv_general_dilated(
     """
     dilated = any(step != 1 for step in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     is_depthwise = 1 < feature_group_count == lhs.shape[-1] == rhs.shape[-1]
-    plain = lhs.ndim == 4 and not dilated and (feature_group_count == 1 or is_depthwise)
-    if jax.default_backend() != "cpu" or not plain:
+    plain = not dilated and (feature_group_count == 1 or is_depthwise)
+    if jax.default_backend() != "cpu" or not plain or not _is_usual(lhs, rhs, options):
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -61,12 +62,30 @@ def conv_general_dilated(
         )
     window, strides = (rhs.shape[0], rhs.shape[1]), (window_strides[0], window_strides[1])
     pads = explicit_padding(lhs.shape[1:3], window, strides, padding)
+    if min(min(pad) for pad in pads) < 0:
+        lhs = lax.pad(
+            lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)]
+        )
+        pads = ((0, 0), (0, 0))
     if is_depthwise:
         return depthwise(lhs, rhs, strides, pads)
     same = window == (3, 3) and strides == (1, 1) and pads == ((1, 1), (1, 1))
     if same and min(rhs.shape[2:]) >= _MIN_CHANNELS:
         return _winograd(lhs, rhs)
     return matrix_product(patches(lhs, window, strides, pads), rhs.reshape(-1, rhs.shape[-1]))
+
+
+def _is_usual(lhs: Array, rhs: Array, options: dict[str, Any]) -> bool:
+    """Whether these are images with channels last, and no other option asks for more."""
+    if lhs.ndim != 4:
+        return False
+    given = options.get("dimension_numbers")
+    numbers = [
+        lax.conv_dimension_numbers(lhs.shape, rhs.shape, one)
+        for one in (given, ("NHWC", "HWIO", "NHWC"))
+    ]
+    others = [value for name, value in options.items() if name != "dimension_numbers"]
+    return numbers[0] == numbers[1] and all(value in (None, 1) for value in others)
 
 
 def _halves(image: Array) -> tuple[int, int]:
