@@ -66,6 +66,8 @@ class DiskImages:
     def _read(self, positions: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
         try:
             return [record["image"] for record in self._reader.__getitems__(positions.tolist())]
+        except MemoryError:
+            raise
         except Exception as error:  # the reader raises anything on a file that is damaged or gone
             raise UserError(
                 f"the prepared images in {self._place} could not be read: remove that folder and "

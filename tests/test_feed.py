@@ -118,6 +118,18 @@ def test_what_fails_in_the_thread_is_told_in_the_round_and_the_thread_ends(held)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
 
 
+def test_too_little_memory_is_not_taken_for_a_damaged_file(held):
+    _, disk, _ = held
+
+    class Full:
+        def __getitems__(self, positions):
+            raise MemoryError
+
+    disk.split.image._reader = Full()
+    with pytest.raises(MemoryError):
+        np.asarray(disk.split.image)
+
+
 def test_cohorts_of_unequal_clients_have_few_shapes_and_keep_their_batches():
     rng = np.random.default_rng(0)
     for _ in range(200):
