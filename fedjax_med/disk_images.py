@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fedjax_med.errors import UserError
 
-_BLOCK = 256  # records read at a time
+BLOCK = 256  # images decoded, or records read, at a time
 
 
 class Reader(Protocol):
@@ -58,8 +58,8 @@ class DiskImages:
         if copy is False:
             raise ValueError("images on disk cannot become an array without a copy")
         array = np.empty(self.shape, np.uint8)
-        for start in range(0, len(self), _BLOCK):
-            chosen = self._positions[start : start + _BLOCK]
+        for start in range(0, len(self), BLOCK):
+            chosen = self._positions[start : start + BLOCK]
             array[start : start + len(chosen)] = self._read(chosen)
         return array if dtype is None else array.astype(dtype, copy=False)
 

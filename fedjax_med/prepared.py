@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fedjax_med.disk_images import DiskImages
+from fedjax_med.disk_images import BLOCK, DiskImages
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Split, Unreadable
-
-BLOCK = 256  # images decoded, or records read, at a time
 
 PLACES = ("auto", "memory", "disk")  # where a data set's images are while it is used
 
