@@ -243,7 +243,7 @@ class Checkpoints:
         changed = [
             f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
         ]
-        if changed:
+        if changed and not self._read_only:  # else nothing is trained on
             say(
                 f"Since the checkpoint of round {number}: {', '.join(changed)}. The last bits may "
                 "differ from a run that was never stopped."

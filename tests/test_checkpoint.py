@@ -190,6 +190,15 @@ def test_what_the_last_bits_depend_on_is_told_when_it_changes(five, key):
     assert f"{key} {TAG['computed by'][key]} -> another. The last bits may differ" in said[0]
 
 
+def test_who_only_reads_is_not_told_of_last_bits(five):
+    said = []
+    reader = Checkpoints(five, Checkpoint(), read_only=True)
+    moved = TAG | {"computed by": TAG["computed by"] | {"platform": "another"}}
+    assert reader.restore(state, moved, [5], said.append) is not None
+    reader.close()
+    assert said == []
+
+
 def test_long_lists_of_differences_are_cut(five):
     other = experiment(seed=3, rounds=7, num_clients=2, image_size=9, policy="keep")
     with pytest.raises(UserError, match=r"choose another --workdir.*; and 2 more\.$"):
