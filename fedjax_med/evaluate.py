@@ -73,17 +73,14 @@ class Validation(NamedTuple):
     """The clients' validation examples; the images lie one after the other, without padding."""
 
     image: Images  # [V, H, W, ch]
-    label: npt.NDArray[np.int32]  # [C, M]
-    mask: npt.NDArray[np.bool_]  # [C, M], V of them True
+    label: npt.NDArray[np.int32]  # [V]
+    sizes: npt.NDArray[np.int32]  # [C], of each client; V together
 
 
 def pool(held: Held) -> Validation:
     """The examples that the clients hold, side by side."""
     flat = np.concatenate([np.empty(0, np.int64), *held.parts])
-    mask = np.arange(held.room) < held.sizes[:, None]
-    label = np.zeros(mask.shape, np.int32)
-    label[mask] = held.split.label[flat]
-    return Validation(held.split.image[flat], label, mask)
+    return Validation(held.split.image[flat], held.split.label[flat], held.sizes)
 
 
 def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:
@@ -92,9 +89,7 @@ def validate(model: Model, params: Params, validation: Validation) -> dict[str, 
     Raises:
         UserError: A client's probabilities are not finite, or the images cannot be read.
     """
-    if not validation.mask.any():
+    if not len(validation.label):
         return {}
-    flat = predict(model, params, validation.image)
-    predicted = np.zeros((*validation.mask.shape, flat.shape[1]), flat.dtype)
-    predicted[validation.mask] = flat
-    return metrics.validation_metrics(predicted, validation.label, validation.mask)
+    predicted = predict(model, params, validation.image)
+    return metrics.validation_metrics(predicted, validation.label, validation.sizes)

@@ -256,14 +256,14 @@ def _validation_row(probabilities: Floats, labels: Integers, of: str) -> dict[st
 
 
 def validation_metrics(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, mask: npt.ArrayLike
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, sizes: npt.ArrayLike
 ) -> dict[str, Any]:
     """Validation of one round, over all clients' examples and of each client.
 
     Args:
-        probabilities: float ``[C, N, K]``; padding may hold anything.
-        labels: int ``[C, N]``.
-        mask: bool ``[C, N]``; False is padding.
+        probabilities: float ``[V, K]``, of the clients' examples one client after the other.
+        labels: int ``[V]``.
+        sizes: int ``[C]``, the examples of each client, ``V`` together.
 
     Returns:
         ``n``, ``loss``, ``accuracy`` and ``balanced_accuracy`` of the pooled examples, and
@@ -272,10 +272,11 @@ def validation_metrics(
     Raises:
         UserError: A client's probabilities are not finite; the message names the client.
     """
-    p, y, real = np.asarray(probabilities), np.asarray(labels), np.asarray(mask, np.bool_)
+    p, y, ends = np.asarray(probabilities), np.asarray(labels), np.cumsum(sizes)[:-1]
+    of_clients = zip(np.split(p, ends), np.split(y, ends), strict=True)
     rows = [
-        _validation_row(p[c][real[c]], y[c][real[c]], f"validation of client {c}: ")
-        for c in range(len(real))
+        _validation_row(its_p, its_y, f"validation of client {c}: ")
+        for c, (its_p, its_y) in enumerate(of_clients)
     ]
-    pooled = _validation_row(p[real], y[real], "validation: ")
+    pooled = _validation_row(p, y, "validation: ")
     return pooled | {"clients": {key: [row[key] for row in rows] for key in pooled}}

@@ -318,37 +318,30 @@ def test_impossible_input_is_refused_in_one_line(probabilities, labels, message)
     assert "\n" not in str(error.value)
 
 
-def test_validation_pools_the_real_examples_and_lists_the_clients():
+def test_validation_pools_the_examples_and_lists_the_clients():
     probabilities, labels = _problem(0, 30, range(3), num_classes=3)
-    stacked = probabilities.reshape(3, 10, 3).copy()
-    mask = np.ones((3, 10), bool)
-    mask[0, 6:] = False
-    mask[2] = False
-    stacked[~mask] = np.nan
-    result = metrics.validation_metrics(stacked, labels.reshape(3, 10), mask)
-    kept = mask.ravel()
+    probabilities, labels = probabilities[:16], labels[:16]
+    result = metrics.validation_metrics(probabilities, labels, [6, 10, 0])
     assert result["n"] == 16
-    assert result["accuracy"] == float(metrics.accuracy(probabilities[kept], labels[kept]))
-    assert result["balanced_accuracy"] == float(
-        metrics.balanced_accuracy(probabilities[kept], labels[kept])
-    )
-    assert result["loss"] == float(metrics.log_loss(probabilities[kept], labels[kept]))
+    assert result["accuracy"] == float(metrics.accuracy(probabilities, labels))
+    assert result["balanced_accuracy"] == float(metrics.balanced_accuracy(probabilities, labels))
+    assert result["loss"] == float(metrics.log_loss(probabilities, labels))
     clients = result["clients"]
     assert clients["n"] == [6, 10, 0]
-    assert clients["accuracy"][1] == float(metrics.accuracy(probabilities[10:20], labels[10:20]))
+    assert clients["accuracy"][1] == float(metrics.accuracy(probabilities[6:], labels[6:]))
     assert clients["loss"][0] == float(metrics.log_loss(probabilities[:6], labels[:6]))
     assert [clients[key][2] for key in ("loss", "accuracy", "balanced_accuracy")] == [None] * 3
     json.dumps(result, allow_nan=False)
 
 
 def test_validation_without_any_examples_is_undefined_not_an_error():
-    result = metrics.validation_metrics(np.zeros((2, 0, 3)), np.zeros((2, 0)), np.zeros((2, 0)))
+    result = metrics.validation_metrics(np.zeros((0, 3)), np.zeros(0), [0, 0])
     assert (result["n"], result["loss"], result["accuracy"]) == (0, None, None)
     assert result["clients"]["n"] == [0, 0]
 
 
 def test_diverged_validation_names_the_client():
-    probabilities = np.full((2, 3, 2), 0.5)
-    probabilities[1, 0] = np.nan
+    probabilities = np.full((6, 2), 0.5)
+    probabilities[3, 0] = np.nan
     with pytest.raises(UserError, match="client 1: expected finite"):
-        metrics.validation_metrics(probabilities, np.zeros((2, 3)), np.ones((2, 3)))
+        metrics.validation_metrics(probabilities, np.zeros(6, int), [3, 3])
