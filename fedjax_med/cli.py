@@ -19,8 +19,9 @@ from fedjax_med.flags import config_path_given, for_absl
 
 _OUT_OF_MEMORY = (
     "out of memory: lower --config.client.batch_size or --config.image_size, or set "
-    "--config.map_clients=sequential, which trains one client at a time."
+    "--config.map_clients={}, which trains one client at a time{}."
 )
+_PATIENCE = 10  # seconds; what all processes meet with, they meet with at about the same time
 
 
 def _commands() -> dict[str, ModuleType]:
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         which = f" (process {jax.process_index()})" if distributed.active() else ""
         print(f"fedjax-med{which}: {error}", file=sys.stderr)
-        return 2
+        return distributed.leave(2, _PATIENCE)
     except KeyboardInterrupt:
         print("fedjax-med: interrupted.", file=sys.stderr)
         return 130
@@ -162,7 +163,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            print(f"fedjax-med: {_OUT_OF_MEMORY}", file=sys.stderr)
+            one_by_one = ("sequential", "")
+            if distributed.active():  # several devices
+                one_by_one = ("sharded_sequential", " on each device")
+            print(f"fedjax-med: {_OUT_OF_MEMORY.format(*one_by_one)}", file=sys.stderr)
             return distributed.leave(2)
         if distributed.active():
             said = " ".join(str(error).split())[:200]

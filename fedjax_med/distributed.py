@@ -126,9 +126,19 @@ def initialise(
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
-def leave(code: int) -> int:
-    """Give `code` back, or end at once where the other processes would be waited for in vain."""
+def leave(code: int, patience: float = 0) -> int:
+    """Give `code` back, or end at once where the other processes would be waited for in vain.
+
+    Args:
+        code: of the exit.
+        patience: seconds in which the others, if they leave as well, do so.
+    """
     if code and active():
+        client: Any = runtime.global_state.client
+        if patience:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client.wait_at_barrier("leave", int(1000 * patience))
+                return code
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -218,6 +218,52 @@ def test_processes_agree_place_gather_and_fail_together(tmp_path):
     assert codes == [0, 0], err
 
 
+# What fails where the processes do not wait for each other, in the first or in all.
+LEAVE = """
+import sys
+from fedjax_med import cli, distributed, errors
+
+failing, coordinator, _, process = sys.argv[1:]
+me = int(process.partition("=")[2])
+
+def run(arguments):
+    distributed.initialise(coordinator.partition("=")[2], 2, me, 60)
+    if str(me) in failing:
+        raise errors.UserError("my own")
+    distributed.on_main(print)
+
+cli._run, cli._PATIENCE = run, 3
+sys.exit(cli.main([]))
+"""
+
+
+@pytest.mark.parametrize("failing", ["0", "01"])
+def test_a_mistake_that_one_process_meets_with_ends_all_of_them_soon(failing):
+    began = time.monotonic()
+    codes, _, err = finish(start(2, ["-c", LEAVE], failing))
+    assert time.monotonic() - began < 50  # seconds; JAX itself would wait for 60
+    for process in map(int, failing):
+        assert codes[process] == 2
+        assert err[process] == f"fedjax-med (process {process}): my own\n"
+    assert codes[1]
+
+
+@pytest.mark.parametrize(
+    ("active", "name"), [(False, "=sequential"), (True, "=sharded_sequential")]
+)
+def test_too_little_memory_names_a_strategy_that_may_be_asked_for(
+    monkeypatch, capsys, active, name
+):
+    def fail(arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(distributed, "active", lambda: active)
+    monkeypatch.setattr(distributed, "leave", lambda code: code)
+    assert cli.main([]) == 2
+    assert f"--config.map_clients{name}, " in capsys.readouterr().err
+
+
 def test_alone_nothing_is_waited_for_and_nothing_copied():
     tree = {"a": jax.numpy.ones(2)}
     for same in (distributed.gather, distributed.local, distributed.from_main):
