@@ -51,6 +51,14 @@ class Profile:
         self._seconds: dict[str, float] = {}
         self._tracing = False
 
+    def check(self, first: int, last: int) -> None:
+        """Say so where none of the rounds that will run, `first` to `last`, is to be profiled."""
+        wanted = self._rounds
+        if not wanted or (wanted[0] <= last and wanted[-1] >= first):
+            return
+        left = f"rounds {first} to {last} are left" if first <= last else "no round is left"
+        print(f"--profile_rounds={wanted[0]}-{wanted[-1]}: nothing is profiled, since {left}.")
+
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count the time in here as the round's `name`."""

@@ -38,6 +38,19 @@ def test_profiled_rounds_are_traced_and_told(tmp_path, capsys):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_rounds_that_will_not_run_are_told(tmp_path, capsys):
+    for rounds, first, left in (
+        (range(41, 42), 1, "--profile_rounds=41-41: nothing is profiled, since rounds 1 to 40 are"),
+        (range(3, 6), 6, "--profile_rounds=3-5: nothing is profiled, since rounds 6 to 40 are"),
+        (range(3, 6), 41, "since no round is left"),
+    ):
+        Profile(tmp_path, rounds).check(first, 40)
+        assert left in capsys.readouterr().out
+    for rounds, first in ((range(0), 1), (range(40, 50), 1), (range(3, 6), 5)):
+        Profile(tmp_path, rounds).check(first, 40)
+        assert capsys.readouterr().out == ""
+
+
 def test_without_rounds_nothing_is_written(tmp_path, capsys):
     profile = Profile(tmp_path, range(0))
     profile.begin(1)

@@ -219,6 +219,7 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
         state = distributed.from_main(distributed.on_main(begin) or template)
         start = int(state.round)
         _say_start(experiment, assembly, data, start)
+        profile.check(start + 1, experiment.rounds)
         feed = assemble.feed(assembly, experiment, data.train)
         run = _Run(experiment, assembly, data, checkpoints, profile, feed)
         opened.enter_context(contextlib.closing(feed))
