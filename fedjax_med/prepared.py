@@ -149,10 +149,17 @@ def read(
         The splits, and the files among them that are no usable images.
 
     Raises:
-        UserError: The records cannot be read; they were removed.
+        UserError: The records cannot be read; damaged ones were removed.
     """
     try:
         parts = [_read(builder, split, disk) for split in splits]
+    except MemoryError:
+        raise
+    except OSError as error:  # of the file system, and may pass; another run may read them
+        raise UserError(
+            f"the prepared images in {builder.data_path} could not be read: try again, and if it "
+            f"stays so remove that folder ({' '.join(str(error).split())})."
+        ) from error
     except Exception as error:
         shutil.rmtree(builder.data_path, ignore_errors=True)
         raise UserError(

@@ -288,6 +288,22 @@ def test_a_damaged_preparation_is_removed_and_said_so(folder):
     assert build(folder).train.num_examples == 5
 
 
+@pytest.mark.parametrize("error", [OSError("Stale file handle"), MemoryError()])
+def test_what_may_pass_removes_no_preparation(folder, monkeypatch, error):
+    build(folder)
+    before = prepared(folder)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("fedjax_med.prepared._read", fail)
+    with pytest.raises((UserError, MemoryError)) as told:
+        build(folder)
+    if isinstance(error, OSError):
+        assert "try again, and if it stays so remove that folder (Stale" in str(told.value)
+    assert prepared(folder) == before != set()
+
+
 def mistake(root: Path, match: str, cache: str | None = None) -> None:
     with pytest.raises(UserError, match=match) as error:
         image_folder.build(str(root), cache or str(root.parent / "cache"), 16)
