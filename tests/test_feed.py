@@ -1,5 +1,6 @@
 """Cohorts read ahead from disk: the same bits as from memory, bounded, and closed in every case."""
 
+import functools
 import json
 import threading
 import time
@@ -8,15 +9,21 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import toy
 
-from fedjax_med import cli, shelves, stack
+from fedjax_med import cli, federated, shelves, stack
+from fedjax_med.algorithms import fed_avg
 from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.cohorts import uniform
 from fedjax_med.config import Checkpoint, Spec
 from fedjax_med.disk_images import DiskImages
 from fedjax_med.errors import UserError
 from fedjax_med.feed import Feed
-from fedjax_med.types import Split
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+from fedjax_med.types import Examples, Split
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 SIZES = (5, 9, 2, 7, 30)
@@ -73,12 +80,76 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("cohort", [None, choose], ids=["everyone", "sampled"])
-@pytest.mark.parametrize("strategy", ["sequential", "vmap", "sharded"])
+@pytest.mark.parametrize("strategy", federated.STRATEGIES)
 def test_disk_and_memory_give_the_same_turns_and_so_does_a_later_start(held, cohort, strategy):
     memory, disk, _ = held
     expected = turns(memory, cohort, strategy=strategy)
     assert_same(turns(disk, cohort, strategy=strategy), expected)
     assert_same(turns(disk, cohort, start=3, strategy=strategy), expected[2:])
+
+
+@functools.cache
+def a_federation():
+    """Averaging of the toy model, trained on the images of `held`."""
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1, momentum=0.9), 2, 4)
+    return fed_avg.build(training, optax.sgd(1.0)), mean.build()
+
+
+def train(held, choose, strategy, rounds=2, filled=None):
+    """The state and the metrics after some rounds on what a feed gives; `filled` may change it."""
+    algorithm, reducer = a_federation()
+    state = federated.init(algorithm, reducer, toy.params(), held.shapes())
+    state = jax.device_put(state, federated.placement(strategy, len(SIZES)).state)
+    ids = jnp.arange(len(SIZES), dtype=jnp.int32)
+    run = jax.jit(
+        functools.partial(
+            federated.run_round,
+            algorithm,
+            reducer,
+            map_clients=federated.STRATEGIES[strategy],
+            client_ids=ids,
+        )
+    )
+    for turn in turns(held, choose, rounds, strategy=strategy):
+        data = filled(turn.data) if filled else turn.data
+        state, metrics = run(state, data, jax.random.key(3), places=turn.places)
+    return jax.device_get((state, metrics))
+
+
+def uniform_three(done, sizes):
+    """Three of the clients, drawn uniformly."""
+    return federated.choose(uniform.build(len(SIZES), size=3), jax.random.key(3), done, sizes)
+
+
+COHORTS = pytest.mark.parametrize("cohort", [None, uniform_three], ids=["everyone", "uniform"])
+
+
+@COHORTS
+@pytest.mark.parametrize("strategy", sorted(federated.STRATEGIES.keys() - {"vmap"}))
+def test_turns_train_the_same_under_every_strategy(held, cohort, strategy):
+    assert jax.device_count() == 4  # that divide neither five clients nor three
+    expected = train(held[0], cohort, "vmap")
+    toy.assert_close(train(held[0], cohort, strategy), expected)
+    assert len(expected[1]["client"]) == (3 if cohort else 5)
+
+
+@COHORTS
+@pytest.mark.parametrize("strategy", ["sharded_vmap", "sharded_sequential"])
+def test_clients_that_fill_a_device_change_nothing(held, cohort, strategy):
+    rows = []
+
+    def noisy(data):
+        """The turn's data with noise instead of zeros in the images of the fillers."""
+        one = data if isinstance(data, Examples) else data[0]
+        fills = ~one.mask.any(axis=1)
+        rows.append(int(fills.sum()))
+        noise = jnp.where(fills[:, None, None, None, None], jnp.uint8(201), one.image)
+        changed = one._replace(image=jax.device_put(noise, one.image.sharding))
+        return changed if isinstance(data, Examples) else (changed, *data[1:])
+
+    expected = train(held[0], cohort, strategy)
+    toy.assert_same_bits(train(held[0], cohort, strategy, filled=noisy), expected)
+    assert min(rows) > 0
 
 
 def test_a_turn_is_the_cohort_stacked(held):
