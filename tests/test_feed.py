@@ -273,8 +273,8 @@ def test_drawn_images_on_disk_are_those_in_memory(tmp_path, capsys):
 
 
 def test_images_are_on_disk_where_they_would_take_a_quarter_of_the_memory(tmp_path, monkeypatch):
-    spec = Spec("lesions", {"train_size": 20, "test_size": 0})
-    size = 20 * 3 * 16**2
+    spec = Spec("lesions", {"train_size": 20, "test_size": 9})
+    size = 29 * 3 * 16**2
     for memory, kept in ((4 * size, np.ndarray), (4 * size - 1, DiskImages)):
         monkeypatch.setattr("fedjax_med.prepared.memory_bytes", lambda memory=memory: memory)
         dataset = shelves.build("datasets", spec, "", str(tmp_path), 16, "auto")

@@ -107,7 +107,7 @@ def build(
         for split, counts in sizes.items()
         if counts.any()
     }
-    if prepared.on_disk(images, train_size, image_size):
+    if prepared.on_disk(images, train_size + test_size, image_size):
         of = [str(number) for number in (seed, train_size, test_size, image_size)]
         train, test = _on_disk(Path(cache_dir).expanduser(), of, rows, image_size)
     else:
