@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ import tensorflow_datasets as tfds
 from fedjax_med.disk_images import BLOCK, DiskImages
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Split, Unreadable
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, which removes no file that is open
+    fcntl = None  # type: ignore[assignment]
 
 PLACES = ("auto", "memory", "disk")  # where a data set's images are while it is used
 
@@ -36,6 +42,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         self, rows: Mapping[str, Callable[[], Iterator[Row]]], image_size: int, data_dir: Path
     ) -> None:
         """For each split the images, which are asked for when they are written."""
+        self.folder = data_dir
         self._rows = rows
         self._image_size = image_size
         super().__init__(data_dir=data_dir, file_format="array_record")
@@ -135,6 +142,32 @@ def write(builder: Builder) -> None:
             raise OSError(" ".join(str(error).split())) from error
 
 
+def _mark_used(folder: Path, reader: object) -> None:
+    """Keep other runs from removing `folder` as long as `reader` lives."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            descriptor = os.open(folder, os.O_RDONLY)
+            weakref.finalize(reader, os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove `folder` unless a run reads from it, or it cannot be known; whether it is gone."""
+    if fcntl is not None:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
 def read(
     builder: Builder, splits: tuple[str, ...], disk: bool
 ) -> tuple[list[Split], tuple[Unreadable, ...]]:
@@ -172,6 +205,8 @@ def read(
 def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unreadable, ...]]:
     """One split; tfds shuffles the records."""
     reader = builder.as_data_source(split) if split in builder.info.splits else ()
+    if len(reader):
+        _mark_used(builder.folder, reader)
     rows: list[Row] = []
     for block in blocks(len(reader)):
         for row in reader.__getitems__(list(block)):  # type: ignore[union-attr]

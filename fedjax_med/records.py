@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import itertools
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,8 @@ def load(
 ) -> Dataset:
     """Read the images of `source`, preparing them first if they are new or have changed.
 
-    What was prepared from this folder before, and is out of date, is removed afterwards.
+    What was prepared from this folder before, and is out of date, is removed afterwards, unless
+    another run reads it.
 
     Args:
         name: What the data set is called.
@@ -108,9 +108,15 @@ def _prepare(source: Source, cache_dir: Path, image_size: int) -> ClassFolders:
         prepared.write(builder)
     except OSError as error:
         raise prepared.cannot_write(cache_dir, error) from error
-    for other in itertools.chain(home.iterdir(), builder.data_path.parent.iterdir()):
-        if other not in (folder, builder.data_path):
-            shutil.rmtree(other, ignore_errors=True)
+    for unfinished in set(builder.data_path.parent.iterdir()) - {builder.data_path}:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for other in set(home.iterdir()) - {folder}:
+        if not prepared.remove_unused(other):
+            print(
+                f"What was prepared before stays in {other}, since another run may read it: "
+                "remove that folder when none does.",
+                file=sys.stderr,
+            )
     return ClassFolders(source.files, image_size, folder)  # knows what is there, whoever wrote it
 
 

@@ -215,6 +215,21 @@ def test_a_changed_source_is_noticed_and_the_old_preparation_removed(folder, cap
     assert prepared(folder).isdisjoint(before)
 
 
+def test_what_another_run_reads_from_disk_is_not_removed(folder, capsys):
+    cache = folder.parent / "cache"
+    used = image_folder.build(str(folder), str(cache), 16, "disk")
+    (old,) = prepared(folder)
+    (folder / "Train/b/2.png").unlink()
+    assert build(folder).train.num_examples == 4
+    assert "since another run may read it: remove that folder" in capsys.readouterr().err
+    assert old in prepared(folder)
+    assert np.asarray(used.train.image).shape == (5, 16, 16, 3)
+    del used
+    (folder / "Train/b/1.png").unlink()
+    assert build(folder).train.num_examples == 3
+    assert len(prepared(folder)) == 1
+
+
 def test_every_image_size_has_its_own_preparation(folder, capsys):
     build(folder, 16)
     assert build(folder, 24).train.image.shape == (5, 24, 24, 3)
