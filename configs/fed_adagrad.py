@@ -3,7 +3,7 @@
 Reddi et al., ICLR 2021, "Adaptive Federated Optimization".
 
 Run:     fedjax-med train --config=configs/fed_adagrad.py --evaluate
-Expect:  balanced accuracy 0.895 on its test set after 1.8 minutes of training on two CPU cores.
+Expect:  balanced accuracy 0.895 on its test set after about a minute of training on two CPU cores.
 Change:  --config.server_optimizer.options.learning_rate=...;
          the step shrinks as 1 over the root of the rounds, so more rounds want a larger one.
 """

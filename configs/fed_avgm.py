@@ -4,7 +4,7 @@ Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution for 
 Visual Classification".
 
 Run:     fedjax-med train --config=configs/fed_avgm.py --evaluate
-Expect:  balanced accuracy 0.883 on its test set after about 2 minutes of training on two CPU cores.
+Expect:  balanced accuracy 0.883 on its test set after about a minute of training on two CPU cores.
 Change:  --config.server_optimizer.options.learning_rate=...;
          learning_rate / (1 - momentum) is the size of the step that a steady direction gets.
 """

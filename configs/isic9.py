@@ -2,8 +2,8 @@
 
 Run:     fedjax-med train --config=configs/isic9.py --data_dir=DATA --workdir=runs/isic9
          fedjax-med evaluate --workdir=runs/isic9
-Expect:  balanced accuracy 0.491 +- 0.025 on Test (mean and sd over the seeds 0, 1 and 2),
-         after 10 to 12 minutes on two CPU cores.
+Expect:  balanced accuracy 0.475 +- 0.044 on Test (mean and sd over the seeds 0, 1 and 2),
+         after about 7 minutes on two CPU cores.
 Change:  --config.policy=keep to train on the set as published, with its wrong labels;
          --config.partition.name=dirichlet for hospitals that differ in their mix of diseases;
          --config.seed=1 for another seed.
