@@ -158,7 +158,7 @@ def test_growth_measures_a_point_and_draws_it(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "SIDE", 8)
     point = growth.Point("clients", 3, 3)
     one = growth.measure(point, rounds=1)
-    assert Spec("everyone") == growth.experiment(point).cohort
+    assert Spec("everyone") == growth.experiment(point, 1).cohort
     assert json.loads(json.dumps(one)).keys() >= {"seconds", "peak_megabytes", "clients"}
     row = as_markdown.growth([one]).splitlines()[-1]
     assert row.startswith("| clients | 3 | 3 | 1 | 1 | ")

@@ -65,7 +65,8 @@ def test_every_file_has_a_row_and_every_row_a_file(shelf):
 
 def test_every_shelf_is_walked():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders - {"commands"} == set(ROWS)  # commands are tested one by one
+    # Commands are tested one by one, and operations are a room in several files.
+    assert folders - {"commands", "ops"} == set(ROWS)
 
 
 @pytest.mark.parametrize(("shelf", "name"), [(s, n) for s in ROWS for n in ROWS[s]])
