@@ -5,7 +5,6 @@
 writes it and prints, as JSON, what the driver wants to know about the work and the machine.
 """
 
-import functools
 import json
 import statistics
 import sys
@@ -18,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_med import assemble, augment, federated, local, overrides, shelves
+from fedjax_med import assemble, augment, local, overrides
 from fedjax_med.config import Augment, Client, Experiment, Spec
-from fedjax_med.reducers import mean
 from fedjax_med.types import Examples, Model, Params
 
 NO_AUGMENTATION = Augment(
@@ -109,24 +107,12 @@ def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
 
 
 def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
-    """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S].
-
-    `run_round` itself says it, with an algorithm that trains nothing.
-    """
-    nothing = federated.ClientResult(jnp.zeros(()), (), jnp.ones(()), {})
-    algorithm = federated.FedAlgorithm(
-        lambda params: (params, ()), lambda *_: nothing, lambda server, _: server
-    )
-    lead = (one.num_clients, 1)
-    data = Examples(jnp.zeros((*lead, 1, 1, 3), jnp.uint8), jnp.zeros(lead, int), jnp.ones(lead))
-    cohort = shelves.build("cohorts", one.cohort, one.num_clients)
-    reducer = mean.build()
-    state, chosen = federated.init(algorithm, reducer, (), data, cohort), []
-    step = jax.jit(functools.partial(federated.run_round, algorithm, reducer, cohort=cohort))
-    for _ in range(rounds):
-        state, metrics = step(state, data, _rounds_key(one))
-        chosen.append(metrics["client"])
-    return np.stack(chosen)
+    """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S]."""
+    choose = assemble.assemble(one, CLASSES, np.ones(CLASSES)).choose
+    if choose is None:
+        return np.tile(np.arange(one.num_clients, dtype=np.int32), (rounds, 1))
+    sizes = jnp.ones(one.num_clients, jnp.int32)
+    return np.stack([choose(jnp.int32(number), sizes) for number in range(rounds)])
 
 
 def training_flops(model: Model, image_shape: tuple[int, int, int]) -> float:

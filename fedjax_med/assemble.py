@@ -235,7 +235,6 @@ def _mapped(
             map_clients=map_clients,
             # Not of those that only fill a device.
             client_ids=jnp.arange(num_clients, dtype=jnp.int32),
-            cohort=cohort if places is None else None,
             places=places,
         )
 

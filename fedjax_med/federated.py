@@ -165,7 +165,7 @@ def init(
         reducer: the reducer.
         params: the first global parameters.
         data: the clients' training examples, ``[C, N]``, or their shapes and types.
-        cohort: as in `run_round`.
+        cohort: who takes part in a round; None is everyone.
     """
     server, client = algorithm.init(params)
     num_clients = data.label.shape[0]
@@ -224,7 +224,6 @@ def run_round(
     *,
     map_clients: MapClients = jax.vmap,
     client_ids: Array | None = None,
-    cohort: Cohort | None = None,
     places: Places = None,
 ) -> tuple[FedState, Metrics]:
     """One round: every client's update, the reduction of their messages, the server's update.
@@ -245,8 +244,6 @@ def run_round(
             `STRATEGIES` give the same result.
         client_ids: int32 [C], who the clients are; a client's randomness follows its id. Without
             it, their places, and then no client is there to fill a device.
-        cohort: chooses who of `data` takes part; the state of the others stays as it is. Without
-            it, everyone.
         places: who is in each bucket, or in the only one, where that is not everyone in order;
             what `choose` gave.
 
@@ -256,11 +253,6 @@ def run_round(
         client sent is a number.
     """
     data = (data,) if isinstance(data, Examples) else data
-    if cohort is not None:
-        sizes = jnp.sum(data[0].mask, axis=1, dtype=jnp.int32)
-        sizes = sizes if client_ids is None else sizes[: client_ids.shape[0]]
-        chosen = choose(cohort, key, state.round, sizes)
-        data, places = (jax.tree.map(lambda leaf: leaf[chosen], data[0]),), (chosen,)
     round_key = jax.random.fold_in(key, state.round)
     clients_key, reducer_key = jax.random.split(round_key)
 

@@ -1,5 +1,7 @@
 """What the benchmarks say of the work is true, without any of the peers."""
 
+import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,12 +12,12 @@ import jax
 import jax_model
 import numpy as np
 import pytest
+import run_ours
 import workloads
 from contender import Contender, TooSlowError
 
 from fedjax_med import assemble
 from fedjax_med.config import Spec
-from fedjax_med.types import Examples
 
 
 @pytest.fixture
@@ -30,12 +32,15 @@ def small(tmp_path, monkeypatch):
 
 def rounds_of(work, count):
     """The global weights and who took part, after each of fedjax_med's own rounds."""
-    assembly = assemble.assemble(workloads.experiment("small"), 9, np.ones(9))
-    data = Examples(work["pixels"], work["label"], np.ones(work["label"].shape, bool))
-    state = assembly.init(data)
-    for _ in range(count):
-        state, metrics = assembly.run_round(state, data)
-        yield jax.device_get((state.server.params["classifier"], metrics["client"]))
+    experiment = dataclasses.replace(workloads.experiment("small"), rounds=count)
+    assembly = assemble.assemble(experiment, 9, np.ones(9))
+    data = run_ours.held(work)
+    state = assembly.init(data.shapes())
+    with contextlib.closing(assemble.feed(assembly, experiment, data)) as feed:
+        for number in range(1, count + 1):
+            turn = feed.get(number)
+            state, metrics = assembly.run_round(state, turn.data, turn.places)
+            yield jax.device_get((state.server.params["classifier"], metrics["client"]))
 
 
 def test_cohorts_in_the_file_are_those_of_our_rounds(small):

@@ -35,13 +35,15 @@ def run(cohort, number=3, map_clients=toy.MAP_CLIENTS, algorithm=ALGORITHM):
     data, reducer = toy.federation(SIZES), mean.build()
     state = federated.init(algorithm, reducer, toy.params(), data, cohort)
     step = jax.jit(
-        functools.partial(
-            federated.run_round, algorithm, reducer, map_clients=map_clients, cohort=cohort
-        )
+        functools.partial(federated.run_round, algorithm, reducer, map_clients=map_clients)
     )
-    seen = []
+    seen, places = [], None
     for _ in range(number):
-        state, metrics = step(state, data, KEY)
+        taking_part = data
+        if cohort is not None:
+            chosen = federated.choose(cohort, KEY, state.round, jnp.array(SIZES))
+            taking_part, places = jax.tree.map(lambda leaf: leaf[chosen], data), (chosen,)  # noqa: B023
+        state, metrics = step(state, taking_part, KEY, places=places)
         seen.append(metrics["client"].tolist())
     return state, seen, metrics
 
@@ -73,28 +75,6 @@ def test_only_who_takes_part_moves_on(strategy):
     times = np.bincount(np.concatenate(seen), minlength=5)
     assert state.clients.tolist() == times.tolist()
     assert len({tuple(one) for one in seen}) > 1  # each round draws anew
-
-
-@pytest.mark.parametrize("strategy", federated.STRATEGIES)
-def test_a_cohort_given_from_outside_is_the_one_chosen_inside(strategy):
-    cohort, reducer, data = weighted.build(5, size=3), mean.build(), toy.federation(SIZES)
-    algorithm, sizes = counting(), jnp.array(SIZES)
-    expected, seen, metrics = run(cohort, 3, federated.STRATEGIES[strategy], algorithm)
-    state = federated.init(algorithm, reducer, toy.params(), data, cohort)
-    for number in range(3):
-        places = federated.choose(cohort, KEY, jnp.int32(number), sizes)
-        assert places.tolist() == seen[number]
-        alone = jax.tree.map(lambda leaf, places=places: leaf[places], data)
-        state, other = federated.run_round(
-            algorithm,
-            reducer,
-            state,
-            alone,
-            KEY,
-            map_clients=federated.STRATEGIES[strategy],
-            places=(places,),
-        )
-    toy.assert_close((state, other), (expected, metrics))
 
 
 def test_uniform_takes_all_alike_and_weighted_by_their_examples():

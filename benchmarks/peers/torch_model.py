@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
+# Expansion, side of the depthwise kernel, stride of the first block, channels, blocks. Written
+# again, since this runs where fedjax_med's packages are not installed; the losses are compared.
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),

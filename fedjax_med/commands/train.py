@@ -72,10 +72,9 @@ def _compile_together(
 ) -> None:
     """All processes compile before any of them runs: devices wait for each other for 30 s only."""
     shapes = tuple(leaf.shape for leaf in jax.tree.leaves(turn.data))
-    if not distributed.active() or shapes in compiled:
-        return
     with distributed.together():
-        assembly.lower(state, turn.data, turn.places).compile()
+        if shapes not in compiled:
+            assembly.lower(state, turn.data, turn.places).compile()
     compiled.add(shapes)
 
 
@@ -99,8 +98,9 @@ def _rounds(
         profile.begin(number)
         with profile.part("data"), distributed.together():
             turn = feed.get(number)
-        with profile.part("compilation"):
-            _compile_together(assembly, state, turn, compiled)
+        if distributed.active():
+            with profile.part("compilation"):
+                _compile_together(assembly, state, turn, compiled)
         with profile.part("training"):
             state, result = assembly.run_round(state, turn.data, turn.places)
             client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)

@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 from flax import nnx
 
+from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Key, Model, Params
 
 
-def from_nnx(make: Callable[[int, nnx.Rngs], nnx.Module]) -> Model:
+def from_nnx(
+    make: Callable[[int, nnx.Rngs], nnx.Module], smallest: int = 1, remedy: str = ""
+) -> Model:
     """Put a flax.nnx module behind the pure interface.
 
     The module may not keep state outside its `nnx.Param` leaves (no running statistics): a
@@ -16,9 +19,17 @@ def from_nnx(make: Callable[[int, nnx.Rngs], nnx.Module]) -> Model:
     Args:
         make: ``(channels, rngs) -> module``, called as ``module(images, rngs=rngs)``; ``rngs`` is
             None in evaluation.
+        smallest: side of the smallest image that the module takes, in pixels.
+        remedy: what to do about a smaller one, for the message of the `UserError` that ``init``
+            raises.
     """
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
+        if min(image_shape[:2]) < smallest:
+            raise UserError(
+                f"the model takes images of at least {smallest} pixels, got "
+                f"{min(image_shape[:2])}: {remedy}."
+            )
         return nnx.to_pure_dict(nnx.state(make(image_shape[-1], nnx.Rngs(key)), nnx.Param))
 
     def apply(params: Params, images: Array, key: Key | None) -> Array:

@@ -10,7 +10,7 @@ from flax import nnx
 from fedjax_med import ops
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import Array, Key, Model, Params
+from fedjax_med.types import Array, Model
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -96,15 +96,5 @@ def build(
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return CNN(channels, num_classes, tuple(widths), groups, dropout, rngs)
 
-    model = from_nnx(make)
-
-    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
-        if min(image_shape[:2]) < 2 ** len(widths):
-            raise UserError(
-                f"model cnn halves the image {len(widths)} times: expected at least "
-                f"{2 ** len(widths)} pixels, got {min(image_shape[:2])}; raise --config.image_size "
-                "or shorten --config.model.options.widths."
-            )
-        return model.init(key, image_shape)
-
-    return model._replace(init=init)
+    remedy = "raise --config.image_size or shorten --config.model.options.widths"
+    return from_nnx(make, 2 ** len(widths), remedy)

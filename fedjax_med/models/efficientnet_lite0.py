@@ -11,7 +11,7 @@ from flax import nnx
 from fedjax_med import ops
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import Array, Key, Model, Params
+from fedjax_med.types import Array, Model
 
 # Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
 _STAGES = (
@@ -117,15 +117,4 @@ def build(num_classes: int, *, dropout: float = 0.2) -> Model:
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return EfficientNetLite0(channels, num_classes, dropout, rngs)
 
-    model = from_nnx(make)
-
-    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
-        if min(image_shape[:2]) < _TOTAL_STRIDE:
-            raise UserError(
-                f"model efficientnet_lite0 makes the image {_TOTAL_STRIDE} times smaller: expected "
-                f"at least {_TOTAL_STRIDE} pixels, got {min(image_shape[:2])}; raise "
-                "--config.image_size."
-            )
-        return model.init(key, image_shape)
-
-    return model._replace(init=init)
+    return from_nnx(make, _TOTAL_STRIDE, "raise --config.image_size")

@@ -13,8 +13,6 @@ from fedjax_med.ops.patches import explicit_padding, patches
 from fedjax_med.ops.pixels import matrix_product
 from fedjax_med.types import Array
 
-_MIN_CHANNELS = 8  # with fewer, the matrices of Winograd's filtering are too thin
-
 
 def conv_general_dilated(
     lhs: Array,
@@ -70,7 +68,7 @@ def conv_general_dilated(
     if is_depthwise:
         return depthwise(lhs, rhs, strides, pads)
     same = window == (3, 3) and strides == (1, 1) and pads == ((1, 1), (1, 1))
-    if same and min(rhs.shape[2:]) >= _MIN_CHANNELS:
+    if same and min(rhs.shape[2:]) >= winograd.MIN_CHANNELS:
         return _winograd(lhs, rhs)
     return matrix_product(patches(lhs, window, strides, pads), rhs.reshape(-1, rhs.shape[-1]))
 

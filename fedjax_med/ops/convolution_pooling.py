@@ -14,23 +14,21 @@ from fedjax_med.ops.pooling import max_pool
 from fedjax_med.ops.winograd import Grid
 from fedjax_med.types import Array
 
-_MIN_CHANNELS = 8
-
 
 def conv_max_pool(image: Array, kernel: Array) -> Array:
-    """``max_pool(convolution, 2)`` of a 3x3 convolution with stride 1 and padding "SAME".
+    """``max_pool(convolution, 2)`` of a convolution with stride 1 and padding "SAME".
 
-    On a CPU the convolution's output is never put together: what a square of the pooling takes the
-    maximum of is what the four parts of the output have at the same place.
+    On a CPU the output of a 3x3 convolution is never put together: what a square of the pooling
+    takes the maximum of is what the four parts of the output have at the same place.
 
     Args:
         image: float [B, H, W, ch].
-        kernel: float [3, 3, ch, features].
+        kernel: float [kernel height, kernel width, ch, features].
 
     Returns:
         float [B, H // 2, W // 2, features].
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or kernel.shape[:2] != (3, 3):
         numbers = ("NHWC", "HWIO", "NHWC")
         full = conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
         return max_pool(full, 2)
@@ -38,7 +36,7 @@ def conv_max_pool(image: Array, kernel: Array) -> Array:
 
 
 def _few_channels(kernel: Array) -> bool:
-    return min(kernel.shape[2:]) < _MIN_CHANNELS
+    return min(kernel.shape[2:]) < winograd.MIN_CHANNELS
 
 
 def _wide_patches(image: Array) -> list[Array]:

@@ -15,6 +15,8 @@ from fedjax_med.types import Array
 
 Grid = list[list[Array]]
 
+MIN_CHANNELS = 8  # of images and features; with fewer, the matrices are too thin
+
 _DATA = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B^T of the paper
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # G
 _OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))  # A^T
