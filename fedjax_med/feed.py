@@ -47,6 +47,7 @@ class Feed:
         self._held, self._choose, self._strategy = held, choose, strategy
         self._batch_size, self._rounds = batch_size, rounds
         self._last: Turn | None = None
+        self._last_cohort: list[int] = []
         self._ahead: dict[int, Future[Turn]] = {}
         self._thread = ThreadPoolExecutor(1, "feed")
 
@@ -98,8 +99,10 @@ class Feed:
         """Where everyone trains, who is computed with whom."""
         if "sequential" in self._strategy:  # a batch of padding alone takes no step there
             return [np.arange(len(self._held.parts))]
-        devices = jax.device_count() if self._strategy.startswith("sharded") else 1
-        return stack.buckets(self._held.sizes, self._batch_size, devices)
+        return stack.buckets(self._held.sizes, self._batch_size, self._devices())
+
+    def _devices(self) -> int:
+        return jax.device_count() if self._strategy.startswith("sharded") else 1
 
     def _everyone(self) -> Turn:
         groups = self._groups()
@@ -111,13 +114,19 @@ class Feed:
     def _cohort(self, number: int) -> Turn:
         assert self._choose is not None
         sizes = self._held.sizes
-        places = np.asarray(self._choose(jnp.int32(number - 1), jnp.asarray(sizes)))
-        if self._last and self._last.places and np.array_equal(places, self._last.places[0]):
+        cohort = np.asarray(self._choose(jnp.int32(number - 1), jnp.asarray(sizes)))
+        if self._last and cohort.tolist() == self._last_cohort:
             return self._last
-        largest = int(sizes[places].max())
-        room = stack.room_on_grid(largest, self._held.room, self._batch_size)
+        if "sequential" in self._strategy:
+            room = stack.room_on_grid(int(sizes[cohort].max()), self._held.room, self._batch_size)
+            groups = [(cohort, room)]
+        else:
+            groups = stack.cohort_buckets(cohort, sizes, self._batch_size, self._devices())
         # On the host, for jit to put wherever the strategy wants them.
-        self._last = Turn(self._stacked(places, room), (places,))  # type: ignore[arg-type]
+        places: Any = tuple(group for group, _ in groups)
+        data = tuple(self._stacked(*group) for group in groups)
+        self._last = Turn(data[0] if len(data) == 1 else data, places)
+        self._last_cohort = cohort.tolist()
         return self._last
 
     def _stacked(self, clients: npt.NDArray[np.integer], room: int = 0) -> Examples:

@@ -12,6 +12,7 @@ from fedjax_med.types import Examples, Split
 Index = npt.NDArray[np.int64]
 
 _MAX_BUCKETS = 4  # each is compiled by itself
+_SIDE_BY_SIDE = 8  # clients that a device should have at once, or it has too little to do
 _WORTH = 1.1  # fewer buckets may cost that much more padding
 
 
@@ -84,14 +85,48 @@ def class_counts(held: Held, num_classes: int) -> npt.NDArray[np.int64]:
     return counts.reshape(len(held.parts), num_classes).astype(np.int64)
 
 
-def room_on_grid(needed: int, largest: int, batch_size: int) -> int:
-    """N of a sampled cohort: `largest`, halved up to three times while the cohort fits.
+def cohort_buckets(
+    cohort: npt.NDArray[np.integer],
+    sizes: npt.NDArray[np.int32],
+    batch_size: int,
+    devices: int = 1,
+) -> list[tuple[Index, int]]:
+    """Group a sampled cohort by size where its clients cost what the largest beside them does.
 
-    So cohorts of unequal clients have at most four shapes, and equal ones have one. What stays is
-    never less than a batch, so that the same batches are summed up whoever takes part.
+    Sorted by size, the cohort is cut at its half, at the half of the rest, and so on. Neighbours
+    with the same room stay together, so that equal clients are one group, and the rooms are on a
+    grid, so that cohorts of unequal ones have few shapes to compile for.
 
     Args:
-        needed: the size of the cohort's largest client.
+        cohort: int ``[S]``, the clients that take part.
+        sizes: int ``[C]``, the examples of each client.
+        batch_size: 0 is all examples in one batch.
+        devices: that the clients of a group are dealt over.
+
+    Returns:
+        Up to four groups of clients, each ascending, together the cohort, and N for each.
+    """
+    order = cohort[np.argsort(sizes[cohort], kind="stable")]
+    cuts: list[int] = []
+    start = 0
+    while len(cuts) < _MAX_BUCKETS - 1 and len(order) - start >= 2 * _SIDE_BY_SIDE * devices:
+        start += (len(order) - start) // 2 // devices * devices
+        cuts.append(start)
+    found: dict[int, list[Index]] = {}
+    for group in np.split(order, cuts):
+        room = room_on_grid(int(sizes[group].max()), int(sizes.max()), batch_size)
+        found.setdefault(room, []).append(group)
+    return [(np.sort(np.concatenate(groups)), room) for room, groups in found.items()]
+
+
+def room_on_grid(needed: int, largest: int, batch_size: int) -> int:
+    """N of those who are stacked: `largest`, halved up to three times while they fit.
+
+    So unequal clients have at most four shapes, and equal ones have one. What stays is never less
+    than a batch, so that the same batches are summed up whoever takes part.
+
+    Args:
+        needed: the size of the largest that is stacked.
         largest: that of the federation's.
         batch_size: 0 is all examples in one batch.
     """

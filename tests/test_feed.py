@@ -133,6 +133,16 @@ def test_turns_train_the_same_under_every_strategy(held, cohort, strategy):
     assert len(expected[1]["client"]) == (3 if cohort else 5)
 
 
+@pytest.mark.parametrize("strategy", ["vmap", "sharded_vmap"])
+def test_a_cohort_in_buckets_trains_as_one_after_the_other(held, strategy, monkeypatch):
+    expected = train(held[0], uniform_three, "sequential")
+    monkeypatch.setattr("fedjax_med.feed.Feed._devices", lambda feed: 1)
+    monkeypatch.setattr("fedjax_med.stack._SIDE_BY_SIDE", 1)
+    given = turns(held[0], uniform_three, strategy=strategy)
+    assert max(len(turn.places) for turn in given) == 3
+    toy.assert_close(train(held[0], uniform_three, strategy), expected)
+
+
 @COHORTS
 @pytest.mark.parametrize("strategy", ["sharded_vmap", "sharded_sequential"])
 def test_clients_that_fill_a_device_change_nothing(held, cohort, strategy):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fedjax_med.stack import Held, buckets, class_counts, stack
+from fedjax_med.stack import Held, buckets, class_counts, cohort_buckets, stack
 from fedjax_med.types import Split
 
 
@@ -87,6 +87,41 @@ def test_buckets_have_nearly_the_least_padding_of_all(batch, devices):
         ]
         least = min(padded(sizes, one, batch, devices) for one in cuts)
         assert padded(sizes, groups, batch, devices) <= 1.1 * least
+
+
+def test_a_cohort_of_unequal_clients_wastes_little_in_few_shapes():
+    rng = np.random.default_rng(0)
+    sizes = np.maximum(rng.lognormal(4, 1, 10_000).astype(np.int32), 1)
+    shapes, cost, alone, whole = set(), 0, 0, 0
+    for _ in range(100):
+        cohort = np.sort(rng.choice(10_000, 100, replace=False)).astype(np.int32)
+        groups = cohort_buckets(cohort, sizes, 8)
+        assert len(groups) <= 4
+        assert np.array_equal(np.sort(np.concatenate([group for group, _ in groups])), cohort)
+        for group, room in groups:
+            assert group.dtype == np.int32
+            assert (np.diff(group) > 0).all()
+            assert sizes[group].max() <= room
+        shapes.add(tuple((len(group), room) for group, room in groups))
+        cost += sum(len(group) * room for group, room in groups)
+        alone += int(sizes[cohort].sum())
+        whole += len(cohort) * int(sizes[cohort].max())
+    assert len(shapes) <= 8
+    assert cost < 4 * alone
+    assert whole > 6 * alone
+
+
+def test_a_cohort_of_equal_clients_or_of_a_few_is_one_bucket():
+    many = np.arange(100, dtype=np.int32)
+    for devices in (1, 4):
+        (only,) = cohort_buckets(many, np.full(1_000, 17, np.int32), 8, devices)
+        assert np.array_equal(only[0], many)
+        assert only[1] == 17
+    sizes = np.array([1, 900] * 40, np.int32)
+    assert len(cohort_buckets(many[:15], sizes, 8)) == 1
+    assert [len(group) for group, _ in cohort_buckets(many[:16], sizes, 8)] == [8, 8]
+    assert len(cohort_buckets(many[:63], sizes, 8, devices=4)) == 1
+    assert [len(group) for group, _ in cohort_buckets(many[:65], sizes, 8, 4)] == [32, 33]
 
 
 def test_equal_clients_are_one_bucket_and_unequal_ones_waste_little():
