@@ -48,3 +48,11 @@ def growth(results: list[dict[str, Any]]) -> str:
             f"{one['seconds_to_first_round']:.0f} s | {one['peak_megabytes']:,.0f} MB |"
         )
     return "\n".join(lines)
+
+
+def startup(found: dict[str, list[float]]) -> str:
+    """Markdown: one row a start, of seconds from the command on."""
+    rows = [f"| {name} | {data:.1f} s | {first:.1f} s |" for name, (data, first) in found.items()]
+    return "\n".join(
+        ["| caches | images ready after | first round done after |", "|---|---|---|", *rows]
+    )

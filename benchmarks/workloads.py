@@ -51,7 +51,7 @@ class Workload(NamedTuple):
 WORKLOADS = {
     "cnn": Workload(Spec("cnn", {"widths": (32, 64, 128)}), 64, 5, 5, 256, 32, 0.05),
     "efficientnet_lite0": Workload(
-        Spec("efficientnet_lite0", {"dropout": 0.0}), 128, 5, 5, 64, 32, 0.02
+        Spec("efficientnet_lite0", {"dropout": 0.0}), 128, 5, 5, 32, 32, 0.02
     ),
     "linear": Workload(Spec("linear"), 16, 1000, 100, 20, 10, 0.05, 10),
 }

@@ -189,6 +189,9 @@ def _run(arguments: list[str]) -> int:
     if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
         folder = Path(flags.cache_dir).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # The first state is made by many small programs; by default those under a second are not
+        # kept, and compiling them again is most of a later start.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "coordinator" in flags and distributed.check_flags(
         flags.distributed, flags.coordinator, flags.num_processes, flags.process_id
     ):

@@ -51,9 +51,9 @@ def images_of(findings) -> list[tuple]:
     return [(image.classes, image.train, image.test) for image in findings]
 
 
-def test_nearly_black_images_are_found():
+def test_nearly_black_images_are_found(tmp_path):
     dataset = shelves.build(
-        "datasets", Spec("lesions", {"train_size": 9, "test_size": 9}), "", "", 16
+        "datasets", Spec("lesions", {"train_size": 9, "test_size": 9}), "", str(tmp_path), 16
     )
     assert audit.find(dataset).dark == ()
     dataset.train.image[4] = np.minimum(dataset.train.image[4], 16)

@@ -13,6 +13,7 @@ import jax_model
 import numpy as np
 import pytest
 import run_ours
+import startup
 import workloads
 from contender import Contender, TooSlowError
 
@@ -177,3 +178,21 @@ def test_growth_has_ten_thousand_clients_with_all_and_with_a_hundred_of_them():
     assert max(point.clients for point in growth.points(["clients"], 1_000)) == 1_000
     assert [point.epochs for point in growth.points(["epochs"], 1)] == [1, 2, 3, 4, 5]
     assert [point.devices for point in growth.points(["devices"], 1)] == [1, 2, 4]
+
+
+def test_startup_waits_for_the_data_and_for_the_first_round(tmp_path, monkeypatch):
+    package = tmp_path / "fedjax_med"
+    package.mkdir()
+    (package / "__main__.py").write_text(
+        "import sys, time\nassert sys.argv[1] == 'train' and '--x=1' in sys.argv\n"
+        "time.sleep(0.2)\nprint('5 clients train on 1 image')\ntime.sleep(0.3)\n"
+        "print('round  1/20  loss 1')\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr("startup.HERE", tmp_path / "benchmarks")
+    found = startup.measure(["--x=1"], 1)
+    for data, first_round in found.values():
+        assert 0.2 <= data <= first_round - 0.3 + 0.01
+        assert first_round < 30
+    assert as_markdown.startup(found).count("\n") == 3
+    with pytest.raises(SystemExit, match="AssertionError"):
+        startup.start(["--x=2"], tmp_path)

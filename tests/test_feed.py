@@ -1,6 +1,7 @@
 """Cohorts read ahead from disk: the same bits as from memory, bounded, and closed in every case."""
 
 import functools
+import hashlib
 import json
 import threading
 import time
@@ -276,6 +277,10 @@ def test_drawn_images_on_disk_are_those_in_memory(tmp_path, capsys):
         for images in ("memory", "disk", "disk")
     )
     assert capsys.readouterr().err.count("Drawing 29 images") == 1
+    assert isinstance(memory.train.image, np.ndarray)
+    for split in (memory.train, memory.test):
+        pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image in split.image]
+        assert pixels == split.sha256.tolist()
     for disk in (first, again):
         assert isinstance(disk.train.image, DiskImages)
         for split in ("train", "test"):

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,20 @@ from fedjax_med.errors import UserError
 from fedjax_med.types import Dataset
 
 
+def drawn(**options: int) -> Dataset:
+    """Drawn anew, whatever was drawn before."""
+    with tempfile.TemporaryDirectory() as cache:
+        return lesions.build("", cache, 32, **options)
+
+
 def small(**options: int) -> Dataset:
-    return lesions.build("", "", 32, **{"train_size": 40, "test_size": 18, **options})
+    return drawn(**{"train_size": 40, "test_size": 18, **options})
 
 
 @functools.cache
 def full() -> Dataset:
     """The default set at half its size in pixels, which is what the linear models see."""
-    return lesions.build("", "", 32)
+    return drawn()
 
 
 def linear_score(train: np.ndarray, test: np.ndarray, strength: float) -> float:

@@ -452,9 +452,9 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint_intact(small_disk,
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A class-folder data set of a hospital's own, drawn."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder, cache = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("cache")
     spec = config.Spec("lesions", {"train_size": 72, "test_size": 18})
-    dataset = shelves.build("datasets", spec, "", "", 32)
+    dataset = shelves.build("datasets", spec, "", str(cache), 32)
     for name, split in (("Train", dataset.train), ("test", dataset.test)):
         for image, path in zip(split.image, split.name, strict=True):
             file = folder / name / str(path)
@@ -637,3 +637,18 @@ def test_without_validation_training_and_evaluation_still_work(tmp_path):
     assert records(tmp_path)[0]["validation"] == {}
     assert evaluate(tmp_path) == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 2
+
+
+def test_a_second_start_compiles_nothing_that_the_first_one_compiled(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # the suite's own
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    cache = tmp_path / "cache"
+    compiled = []
+    for name in ("first", "second"):
+        run = start(tmp_path / name, f"--cache_dir={cache}", "--config.rounds=1")
+        code, _, err = finish(run)
+        assert code == 0, err
+        compiled.append({file.name for file in (cache / "compiled").glob("*-cache")})
+        assert ("Drawing" in err) == (name == "first")
+    assert len(compiled[0]) > 10
+    assert compiled[0] == compiled[1]
