@@ -36,7 +36,8 @@ class Assembly(NamedTuple):
 
     model: Model
     init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
-    # `(state, data, places=None)`, as in `fedjax_med.federated.run_round`.
+    # `(state, data, places=None)`, as in `fedjax_med.federated.run_round`; the arrays of the state
+    # that it is given are gone afterwards.
     run_round: Callable[..., tuple[federated.FedState, Metrics]]
     # From a round and the clients' sizes to who takes part in it; None is everyone.
     choose: Callable[[ArrayLike, Array], Array] | None
@@ -223,6 +224,7 @@ def _mapped(
     @functools.partial(
         jax.jit,
         out_shardings=(placement.state, placement.metrics),
+        donate_argnums=0,  # the states of many clients need not be in memory twice
         compiler_options=ops.compiler_options(),
     )
     def run(state: Any, data: Any, key: Key, places: federated.Places) -> Any:

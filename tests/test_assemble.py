@@ -55,8 +55,10 @@ def test_many_rounds_compile_once_and_stay_in_place(strategy, num_clients):
     state, _ = assembly.run_round(state, data)
     COMPILED.clear()
     for _ in range(3):
+        before = state
         state, metrics = assembly.run_round(state, data)
         jax.block_until_ready(metrics)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))  # not held twice
     assert COMPILED == []
     same = jax.tree.map(lambda leaf, old: leaf.sharding == old, state, places)
     assert all(jax.tree.leaves(same))
