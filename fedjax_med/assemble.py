@@ -23,7 +23,7 @@ from fedjax_med import (
     stack,
     strategies,
 )
-from fedjax_med.config import Experiment
+from fedjax_med.config import Experiment, alone
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.feed import Feed
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
@@ -176,6 +176,8 @@ def assemble(
         UserError: A name does not exist or an option is out of its range.
     """
     check_ranges(experiment)
+    if experiment.setting != "federated":
+        experiment = alone(experiment)
     model = build_model(experiment, num_classes)
     side = experiment.image_size
     init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fedjax_med import audit, duplicates, partition, shelves, stack
 from fedjax_med.config import Experiment
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.partitions import Groups, Index
 from fedjax_med.types import Dataset, Split
 
 _NAMED = 20  # clients that the summary names
@@ -26,7 +27,8 @@ class Federation(NamedTuple):
     test_digest: str  # of the test images and their labels
     findings: audit.Audit
     summary: str  # what the audit and its policy did, in one line
-    names: tuple[str, ...]  # C, of the sites; () where the clients have none
+    names: tuple[str, ...]  # C, of the clients; () where they have none
+    sites: tuple[str, ...]  # of those that the test images' `client` counts
 
 
 class Division(NamedTuple):
@@ -77,7 +79,7 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
 
 
 def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
-    """`divide` the data set and hold out each client's validation part.
+    """`divide` the data set, leave out the fold, hold out each client's validation part.
 
     Args:
         experiment: names the data set, the policy, the partition and the seed.
@@ -93,23 +95,79 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
             f"{experiment.validation_fraction}."
         )
     dataset, groups, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
-    split, seed = dataset.train, experiment.seed
+    split, seed, test = dataset.train, experiment.seed, dataset.test
+    if experiment.folds:
+        test, clients = _leave_out_fold(experiment, split, groups, clients)
+        summary += f" Fold {experiment.fold} of {experiment.folds} is the test set."
     parts = [
         partition.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
         for client, index in enumerate(clients)
     ]
+    parts, training = _in_setting(experiment, parts, names)
     of = f"{experiment.image_size} {dataset.class_names}"
     return Federation(
         dataset.class_names,
         stack.Held(split, tuple(train for train, _ in parts)),
         stack.Held(split, tuple(validation for _, validation in parts)),
-        dataset.test,
+        test,
         _digest(split, (index for pair in parts for index in pair), of),
-        _digest(dataset.test, [np.arange(dataset.test.num_examples)], of),
+        _digest(test, [np.arange(test.num_examples)], of),
         findings,
         summary,
+        training,
         names,
     )
+
+
+def _leave_out_fold(
+    experiment: Experiment, split: Split, groups: Groups, clients: list[Index]
+) -> tuple[Split, list[Index]]:
+    """The examples of the fold, of which each says whose they are, and what the clients keep.
+
+    Raises:
+        UserError: There is no such fold, or a client keeps nothing.
+    """
+    folds, fold = experiment.folds, experiment.fold
+    if folds < 2 or not 0 <= fold < folds:
+        raise UserError(
+            "expected --config.folds >= 2 (or 0: no cross-validation) and --config.fold from 0 to "
+            f"folds - 1, got folds={folds} and fold={fold}."
+        )
+    out = np.zeros(split.num_examples, bool)
+    out[partition.folds(split, groups, folds, experiment.seed)[fold]] = True
+    owner = np.empty(split.num_examples, np.int32)
+    for client, part in enumerate(clients):
+        owner[part] = client
+    kept = [part[~out[part]] for part in clients]
+    empty = [client for client, part in enumerate(kept) if not part.size]
+    if empty:
+        raise UserError(
+            f"client {empty[0]} has no image outside of fold {fold} of {folds}: choose more "
+            "--config.folds or fewer --config.num_clients."
+        )
+    return split.take(out)._replace(client=owner[out]), kept
+
+
+def _in_setting(
+    experiment: Experiment, parts: list[tuple[Index, Index]], names: tuple[str, ...]
+) -> tuple[list[tuple[Index, Index]], tuple[str, ...]]:
+    """Who trains with what and validates with what in the experiment's setting, and their names.
+
+    Raises:
+        UserError: There is no such setting or hospital.
+    """
+    setting, hospital = experiment.setting, experiment.hospital
+    check_name(setting, ("federated", "pooled", "local"), "the settings")
+    if setting == "pooled":
+        train, validation = (np.sort(np.concatenate(each)) for each in zip(*parts, strict=True))
+        return [(train, validation)], ()
+    if setting == "local":
+        if not 0 <= hospital < len(parts):
+            raise UserError(
+                f"expected --config.hospital from 0 to {len(parts) - 1}, got {hospital}."
+            )
+        return [parts[hospital]], names[hospital : hospital + 1]
+    return parts, names
 
 
 def _digest(split: Split, parts: Iterable[npt.NDArray[np.int64]], of: str) -> str:

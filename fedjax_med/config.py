@@ -85,6 +85,12 @@ class Experiment:
     policy: str = _choice("rarest", "keep", "drop")  # what to do with what the audit finds
     num_clients: int = 5
     partition: Spec = _spec("partitions", "equal")
+    # federated; or, to compare with it: pooled (one client has what all have) or local (one of the
+    # clients, `hospital`, alone)
+    setting: str = _choice("federated", "pooled", "local")
+    hospital: int = 0  # the client that trains alone, where the setting is local
+    folds: int = 0  # above 0: Test is one of so many parts of Train, as in cross-validation
+    fold: int = 0  # which part, from 0
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -103,6 +109,23 @@ class Experiment:
     images: str = _choice("auto", "memory", "disk")  # auto: on disk if beyond 1/4 of the memory
     validate_every: int = 1  # rounds; those that are saved always are
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+
+def alone(experiment: Experiment) -> Experiment:
+    """The training without federation that `experiment` is compared with: one client, going on.
+
+    The clients' part stays as it is; but their optimizer remembers from round to round, as in any
+    training, and nothing is done to what would be sent.
+    """
+    return dataclasses.replace(
+        experiment,
+        num_clients=1,
+        cohort=Spec("everyone"),
+        algorithm=Spec("fed_avg", {"keep_optimizer": True}),
+        server_optimizer=Spec("sgd", {"learning_rate": 1.0}),
+        transforms=[],
+        reducer=Spec("mean"),
+    )
 
 
 def read(path: str) -> Experiment:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med import augment, metrics
+from fedjax_med import augment, by_client
 from fedjax_med.stack import Held
 from fedjax_med.types import Array, Images, Model, Params
 
@@ -84,7 +84,7 @@ def pool(held: Held) -> Validation:
 
 
 def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:
-    """`fedjax_med.metrics.validation_metrics` of the model; nothing without examples.
+    """`fedjax_med.by_client.validation_metrics` of the model; nothing without examples.
 
     Raises:
         UserError: A client's probabilities are not finite, or the images cannot be read.
@@ -92,4 +92,4 @@ def validate(model: Model, params: Params, validation: Validation) -> dict[str, 
     if not len(validation.label):
         return {}
     predicted = predict(model, params, validation.image)
-    return metrics.validation_metrics(predicted, validation.label, validation.sizes)
+    return by_client.validation_metrics(predicted, validation.label, validation.sizes)

@@ -19,7 +19,7 @@ class LocalTraining(NamedTuple):
     """How a client trains.
 
     grad_fn: the gradient of the loss on a batch.
-    optimizer: any optax optimizer; its state starts anew each round and never leaves the client.
+    optimizer: any optax optimizer; its state never leaves the client.
     epochs: passes over the client's examples in one round.
     batch_size: B; 0 is all examples in one step.
     schedule: from the round to the factor of the optimizer's updates.
@@ -76,6 +76,24 @@ def train(
     *,
     gradient_offset: Params | None = None,
 ) -> tuple[Params, Metrics]:
+    """`go_on` with an optimizer that starts anew: the trained parameters and the sums."""
+    start = training.optimizer.init(params)
+    trained, _, metrics = go_on(
+        training, params, start, examples, key, round, gradient_offset=gradient_offset
+    )
+    return trained, metrics
+
+
+def go_on(
+    training: LocalTraining,
+    params: Params,
+    optimizer_state: optax.OptState,
+    examples: Examples,
+    key: Key,
+    round: Array,
+    *,
+    gradient_offset: Params | None = None,
+) -> tuple[Params, optax.OptState, Metrics]:
     """Train on one client's examples, starting from `params`.
 
     Every example is seen once an epoch, in a new order. A batch without a real example changes
@@ -86,14 +104,15 @@ def train(
     Args:
         training: how.
         params: where to start.
+        optimizer_state: what `training.optimizer` remembers of the steps before.
         examples: the client's, ``[N]``, padding at the end.
         key: consumed.
         round: int32 [], for the schedule.
         gradient_offset: added to every gradient, like `params` (what SCAFFOLD needs).
 
     Returns:
-        The trained parameters, and the sums of `training.grad_fn` over all steps, with "steps", the
-        number of steps that had a real example.
+        The trained parameters, what the optimizer remembers, and the sums of `training.grad_fn`
+        over all steps, with "steps", the number of steps that had a real example.
     """
     factor = training.schedule(round)
 
@@ -125,6 +144,5 @@ def train(
         return carry, {**metrics, "steps": active.astype(jnp.float32)}
 
     steps = _batches(examples.mask, training.batch_size, training.epochs, key)
-    start = (params, training.optimizer.init(params))
-    (trained, _), metrics = jax.lax.scan(step, start, steps)
-    return trained, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+    (trained, state), metrics = jax.lax.scan(step, (params, optimizer_state), steps)
+    return trained, state, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)

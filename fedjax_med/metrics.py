@@ -107,6 +107,26 @@ def auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> F
     return np.stack([_auroc(probabilities[:, k], labels == k, times) for k in classes], axis=-1)
 
 
+def sensitivity_at(
+    specificity: float, probabilities: Floats, labels: Integers
+) -> npt.NDArray[np.float64]:
+    """The highest sensitivity that each class reaches at this specificity or a higher one: ``[K]``.
+
+    An example is told to be of the class where its probability is at least a threshold, which may
+    be anything; so it is a point of the ROC curve, and no threshold is chosen. NaN for a class
+    without examples, and for one that all examples belong to.
+    """
+    found = np.full(probabilities.shape[1], np.nan)
+    for k, scores in enumerate(probabilities.T):
+        positive = labels == k
+        if positive.any() and not positive.all():
+            others = np.sort(scores[~positive])[::-1]
+            # So many of the others may be told to be of the class, and none that ties with the next
+            allowed = int(np.floor((1 - specificity) * len(others) + 1e-9))
+            found[k] = np.mean(scores[positive] > others[allowed]) if allowed < len(others) else 1.0
+    return found
+
+
 def macro_auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
     """Mean one-vs-rest AUROC over the classes that have examples: ``[...]``."""
     return _macro(auroc(probabilities, labels, weights))
@@ -151,12 +171,12 @@ def confusion_matrix(probabilities: Floats, labels: Integers) -> Integers:
     return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """A JSON number; JSON has no NaN, so an undefined value is null."""
     return float(value) if np.isfinite(value) else None
 
 
-def _check(
+def check(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, of: str = ""
 ) -> tuple[Floats, Integers]:
     """Both as arrays of one type, if they are what a metric can be computed of."""
@@ -180,13 +200,27 @@ def _check(
     return p, y
 
 
+HEADLINES: dict[str, Callable[..., Floats]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "macro_auroc": macro_auroc,
+    "ece": expected_calibration_error,
+    "brier": brier,
+    "log_loss": log_loss,
+}
+
+
 def _per_class(
     probabilities: Floats, labels: Integers, class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     support = np.bincount(labels, minlength=len(class_names))
-    rates = class_rates(probabilities, labels) | {"auroc": auroc(probabilities, labels)}
+    rates = class_rates(probabilities, labels) | {
+        "auroc": auroc(probabilities, labels),
+        "sensitivity_at_90_specificity": sensitivity_at(0.9, probabilities, labels),
+    }
     return {
-        name: {"support": int(support[k])} | {key: _number(v[k]) for key, v in rates.items()}
+        name: {"support": int(support[k])} | {key: number(v[k]) for key, v in rates.items()}
         for k, name in enumerate(class_names)
     }
 
@@ -214,23 +248,18 @@ def summarize(
         ``n``, the headlines (``accuracy`` to ``log_loss``), ``intervals`` (headline to
         ``[low, high]``: the 95 % percentile bootstrap over each class's examples, Efron 1979),
         ``confusion_matrix`` (rows true, columns predicted), ``per_class`` (name to ``support``,
-        the rates and ``auroc``) and ``absent_classes``, the names without examples.
+        the rates, ``auroc`` and ``sensitivity_at_90_specificity``) and ``absent_classes``, the
+        names without examples.
 
     Raises:
         UserError: No examples, probabilities that are not finite or do not sum to 1, or labels
             and names that do not fit them.
     """
-    p, y = _check(probabilities, labels)
+    p, y = check(probabilities, labels)
     if len(class_names) != p.shape[1]:
         raise UserError(f"expected {p.shape[1]} class names, got {len(class_names)}.")
-    headlines: dict[str, Callable[..., Floats]] = {
-        "accuracy": accuracy,
-        "balanced_accuracy": balanced_accuracy,
-        "macro_f1": macro_f1,
-        "macro_auroc": macro_auroc,
-        "ece": functools.partial(expected_calibration_error, num_bins=num_bins),
-        "brier": brier,
-        "log_loss": log_loss,
+    headlines = HEADLINES | {
+        "ece": functools.partial(expected_calibration_error, num_bins=num_bins)
     }
     draws: dict[str, list[Floats]] = {name: [] for name in headlines}
     for weights in bootstrap.resamples(y, num_resamples, seed):
@@ -239,44 +268,9 @@ def summarize(
     per_class = _per_class(p, y, class_names)
     return {
         "n": len(y),
-        **{name: _number(metric(p, y)) for name, metric in headlines.items()},
+        **{name: number(metric(p, y)) for name, metric in headlines.items()},
         "intervals": {name: bootstrap.interval(draws[name]) for name in headlines},
         "confusion_matrix": confusion_matrix(p, y).tolist(),
         "per_class": per_class,
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
     }
-
-
-def _validation_row(probabilities: Floats, labels: Integers, of: str) -> dict[str, Any]:
-    metrics = {"loss": log_loss, "accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
-    if not len(labels):
-        return {"n": 0} | dict.fromkeys(metrics)
-    p, y = _check(probabilities, labels, of)
-    return {"n": len(y)} | {name: _number(metric(p, y)) for name, metric in metrics.items()}
-
-
-def validation_metrics(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, sizes: npt.ArrayLike
-) -> dict[str, Any]:
-    """Validation of one round, over all clients' examples and of each client.
-
-    Args:
-        probabilities: float ``[V, K]``, of the clients' examples one client after the other.
-        labels: int ``[V]``.
-        sizes: int ``[C]``, the examples of each client, ``V`` together.
-
-    Returns:
-        ``n``, ``loss``, ``accuracy`` and ``balanced_accuracy`` of the pooled examples, and
-        ``clients``: the same keys, each a list of length ``C``. None where there are no examples.
-
-    Raises:
-        UserError: A client's probabilities are not finite; the message names the client.
-    """
-    p, y, ends = np.asarray(probabilities), np.asarray(labels), np.cumsum(sizes)[:-1]
-    of_clients = zip(np.split(p, ends), np.split(y, ends), strict=True)
-    rows = [
-        _validation_row(its_p, its_y, f"validation of client {c}: ")
-        for c, (its_p, its_y) in enumerate(of_clients)
-    ]
-    pooled = _validation_row(p, y, "validation: ")
-    return pooled | {"clients": {key: [row[key] for row in rows] for key in pooled}}

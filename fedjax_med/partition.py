@@ -4,7 +4,16 @@ import numpy as np
 
 from fedjax_med import config, shelves
 from fedjax_med.errors import UserError
-from fedjax_med.partitions import HOLD_OUT, Groups, Index, by_owner, generator, shuffled_units
+from fedjax_med.partitions import (
+    FOLDS,
+    HOLD_OUT,
+    Groups,
+    Index,
+    by_owner,
+    deal,
+    generator,
+    shuffled_units,
+)
 from fedjax_med.types import Split
 
 
@@ -78,6 +87,22 @@ def client_names(split: Split, spec: config.Spec) -> tuple[str, ...]:
     """What the strategy calls its clients, in their order; () if it only numbers them."""
     name = shelves.module("partitions", spec.name).__dict__.get("client_names")
     return tuple(name(split, **spec.options)) if name else ()
+
+
+def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
+    """Divide `split` into parts of which each has the same share of every class.
+
+    Args:
+        split: ``N`` examples.
+        groups: ``[N]``, duplicates share a number; they are in one fold.
+        number: of folds.
+        seed: Decides what is where.
+
+    Returns:
+        `number` index arrays, ascending; each example is in exactly one.
+    """
+    allowed = np.ones((number, int(split.label.max()) + 1), bool)
+    return deal(split, groups, allowed, generator(seed, FOLDS))
 
 
 def hold_out(

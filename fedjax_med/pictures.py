@@ -1,4 +1,4 @@
-"""Pictures: the confusion matrix of an evaluation and the learning curves of a run.
+"""Pictures: confusion matrix of an evaluation, learning curves of a run, settings compared.
 
 Load this module where a picture is drawn: matplotlib takes half a second.
 """
@@ -147,4 +147,27 @@ def learning_curves_png(records: Sequence[dict[str, Any]], path: str | os.PathLi
     _draw_clients(right, validation, "balanced_accuracy", "balanced accuracy", _BALANCED)
     right.set_ylim(0, 1)
     _finish_panel(right, "Validation accuracy")
+    _write_png(figure, path)
+
+
+def comparison_png(scores: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Each setting's balanced accuracy and AUROC: a point for each seed, a line at their mean.
+
+    Args:
+        scores: for each setting, the headlines of each seed.
+        path: of the picture.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    shown = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC"}
+    figure = _figure(7, 3.2)
+    for panel, (metric, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
+        for place, runs in enumerate(scores.values()):
+            values = [one[metric] for one in runs]
+            panel.plot([place] * len(values), values, "o", color=f"C{place}")
+            panel.hlines(sum(values) / len(values), place - 0.3, place + 0.3, color=f"C{place}")
+        panel.set_xticks(range(len(scores)), list(scores))
+        panel.set(ylabel=label, xlim=(-0.5, len(scores) - 0.5))
+        panel.grid(axis="y", alpha=0.3)
     _write_png(figure, path)

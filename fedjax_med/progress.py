@@ -80,7 +80,7 @@ def record(
     Args:
         number: of the round.
         client_metrics: [C] each, as `fedjax_med.federated.run_round` gives them.
-        validation: what `fedjax_med.metrics.validation_metrics` gives, or nothing.
+        validation: what `fedjax_med.by_client.validation_metrics` gives, or nothing.
         seconds: that the round took, validation included.
     """
     count = np.maximum(client_metrics["count"], 1)

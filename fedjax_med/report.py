@@ -76,10 +76,13 @@ def percentile(values: Sequence[float | None], share: float) -> float | None:
     return float(np.percentile(known, share)) if known else None
 
 
-def _client_lines(clients: dict[str, Any], names: Sequence[str]) -> list[str]:
-    """A row for each client; of many clients the rows between which they lie."""
+def _client_lines(of: str, clients: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """A row for each client; of many clients the rows between which they lie.
+
+    A mean over classes is over those that a client has, so a line says which it has not.
+    """
     keys = ("accuracy", "balanced_accuracy", "loss")
-    header = ["validation", "examples", "accuracy", "balanced accuracy", "loss"]
+    header = [of, "examples", "accuracy", "balanced accuracy", "loss"]
     rows = []
     if len(clients["n"]) > MANY_CLIENTS:
         for share in (10, 50, 90):
@@ -90,7 +93,12 @@ def _client_lines(clients: dict[str, Any], names: Sequence[str]) -> list[str]:
     for index, count in enumerate(clients["n"]):
         name = short(f"client {index}" + (f" ({names[index]})" if names else ""))
         rows.append([name, str(count), *(_number(clients[key][index]) for key in keys)])
-    return _columns(header, rows)
+    absent = [
+        f"client {index} has none of: {', '.join(classes)}"
+        for index, classes in enumerate(clients.get("absent_classes", ()))
+        if classes
+    ]
+    return [*_columns(header, rows), *[""][: len(absent)], *absent]
 
 
 def table(evaluation: dict[str, Any]) -> str:
@@ -98,8 +106,9 @@ def table(evaluation: dict[str, Any]) -> str:
 
     Args:
         evaluation: What `metrics.summarize` returns; if it has the key ``clients`` (per-client
-            lists as in `metrics.validation_metrics`), the table ends with one row per client,
-            named by ``client_names`` if they have names, or with the spread of many.
+            lists as in `by_client.validation_metrics`), the table ends with one row per client,
+            named by ``client_names`` if they have names, or with the spread of many; likewise
+            with ``sites``, whose the test images are, and ``site_names``.
     """
     absent = evaluation["absent_classes"]
     present = len(evaluation["per_class"]) - len(absent)
@@ -108,14 +117,19 @@ def table(evaluation: dict[str, Any]) -> str:
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "clients" in evaluation:
-        lines += ["", *_client_lines(evaluation["clients"], evaluation.get("client_names", ()))]
+        names = evaluation.get("client_names", ())
+        lines += ["", *_client_lines("validation", evaluation["clients"], names)]
+    if "sites" in evaluation:
+        names = evaluation.get("site_names", ())
+        lines += ["", *_client_lines("test", evaluation["sites"], names)]
     return "\n".join(lines)
 
 
-def markdown(evaluations: Sequence[dict[str, Any]]) -> str:
+def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
     """A Markdown table of the headlines over several runs: mean ± standard deviation, extremes.
 
     Args:
+        what: they are.
         evaluations: What `metrics.summarize` returned for each run. The standard deviation is the
             sample's (divided by runs - 1) and left out for a single run.
 
@@ -125,7 +139,7 @@ def markdown(evaluations: Sequence[dict[str, Any]]) -> str:
     if not evaluations:
         raise UserError("expected at least one evaluation to make a table of, got none.")
     runs = len(evaluations)
-    lines = [f"| metric | mean ± sd ({runs} runs) | lowest | highest |", "|---|---|---|---|"]
+    lines = [f"| metric | mean ± sd ({runs} {what}) | lowest | highest |", "|---|---|---|---|"]
     for key, name in HEADLINES.items():
         values = [e[key] for e in evaluations if e[key] is not None]
         if len(values) < runs:
@@ -165,3 +179,15 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     with replacing(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` has written.
+
+    Raises:
+        UserError: There is no such file, or it does not read.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error

@@ -4,6 +4,7 @@ from PIL import Image
 
 from fedjax_med import clients
 from fedjax_med.config import Experiment, Spec
+from fedjax_med.errors import UserError
 
 
 @pytest.fixture
@@ -56,3 +57,65 @@ def test_sites_of_a_table_name_the_clients(folder):
     assert data.names == ("Aarau", "Bern")
     assert "Clients: 0 is Aarau, 1 is Bern." in data.summary
     assert load(folder).names == ()
+
+
+def names_of(held):
+    return [[str(held.split.name[i]) for i in part] for part in held.parts]
+
+
+def test_folds_test_every_image_once_and_train_on_the_others_of_the_same_clients(folder):
+    whole = load(folder, validation_fraction=0.0)
+    owner = {name: c for c, part in enumerate(names_of(whole.train)) for name in part}
+    tested = []
+    for fold in range(4):
+        data = load(folder, folds=4, fold=fold)
+        test = data.test
+        assert np.bincount(test.label).tolist() == [5, 5]  # of 20 each
+        assert {str(n): int(c) for n, c in zip(test.name, test.client, strict=True)}.items() <= (
+            owner.items()
+        )
+        kept = [[*t, *v] for t, v in zip(*map(names_of, data[1:3]), strict=True)]
+        assert {name: c for c, part in enumerate(kept) for name in part}.items() <= owner.items()
+        assert sorted([name for part in [*kept, test.name] for name in part]) == sorted(owner)
+        assert f"Fold {fold} of 4 is the test set." in data.summary
+        tested += test.name.tolist()
+    assert sorted(tested) == sorted(owner)
+    other, first = (load(folder, folds=4, seed=seed).test.name.tolist() for seed in (1, 0))
+    assert other != first
+
+
+def test_copies_of_an_image_are_in_one_fold(folder):
+    for copy in range(7):
+        name = folder / "Train" / "a" / f"copy{copy}.png"
+        name.write_bytes((folder / "Train" / "a" / "a3.png").read_bytes())
+    for fold in range(4):
+        data = load(folder, folds=4, fold=fold, policy="keep")
+        copies = [name for name in data.test.name if "copy" in name or name == "a/a3.png"]
+        assert len(copies) in (0, 8)
+
+
+def test_pooled_is_one_client_with_what_all_have_and_local_is_one_of_them(folder):
+    data, pooled = load(folder), load(folder, setting="pooled")
+    for all_, one in ((data.train, pooled.train), (data.validation, pooled.validation)):
+        (part,) = one.parts
+        assert part.tolist() == sorted(np.concatenate(all_.parts).tolist())
+    for hospital in range(2):
+        alone = load(folder, setting="local", hospital=hospital)
+        for all_, one in ((data.train, alone.train), (data.validation, alone.validation)):
+            assert [part.tolist() for part in one.parts] == [all_.parts[hospital].tolist()]
+    assert len({data.digest, pooled.digest, alone.digest}) == 3
+    assert data.test_digest == pooled.test_digest == alone.test_digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 1}, "folds >= 2 .* got folds=1 and fold=0"),
+        ({"folds": 3, "fold": 3}, "got folds=3 and fold=3"),
+        ({"setting": "pool"}, "Did you mean 'pooled'"),
+        ({"setting": "local", "hospital": 2}, "hospital from 0 to 1, got 2"),
+    ],
+)
+def test_a_fold_or_setting_that_does_not_exist_is_refused(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        load(folder, **changes)

@@ -110,3 +110,25 @@ def test_config_builds_its_server_optimizer_and_lowers_the_loss(name):
         state, metrics = step(state, DATA, KEY)
         losses.append(float(metrics["loss"].sum() / metrics["count"].sum()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_one_client_that_keeps_its_optimizer_is_trained_as_without_rounds():
+    data = jax.tree.map(lambda leaf: leaf[:1], DATA)
+    one = jax.tree.map(lambda leaf: leaf[0], DATA)
+    training = LocalTraining(toy.grad_fn(), optax.adam(0.05), 2, batch_size=0)
+    algorithm, reducer = fed_avg.build(training, optax.sgd(1.0), keep_optimizer=True), mean.build()
+    state = federated.init(algorithm, reducer, toy.params(), data)
+    for _ in range(3):
+        state, _ = federated.run_round(algorithm, reducer, state, data, KEY)
+    params = toy.params()
+    memory = training.optimizer.init(params)
+    for _ in range(3 * 2):  # rounds of epochs of a step with all examples
+        gradient, _ = training.grad_fn(params, one, KEY)
+        updates, memory = training.optimizer.update(gradient, memory)
+        params = optax.apply_updates(params, updates)
+    toy.assert_close(state.server.params, params, rtol=1e-4)
+    forgetful = fed_avg.build(training, optax.sgd(1.0))
+    other = federated.init(forgetful, reducer, toy.params(), data)
+    for _ in range(3):
+        other, _ = federated.run_round(forgetful, reducer, other, data, KEY)
+    assert abs(other.server.params["w"] - params["w"]).max() > 1e-3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from fedjax_med import bootstrap, losses, metrics
+from fedjax_med import bootstrap, by_client, losses, metrics
 from fedjax_med.errors import UserError
 
 
@@ -215,7 +215,8 @@ def test_summary_holds_the_metrics_and_their_parts():
     assert summary["n"] == 200
     assert np.sum(summary["confusion_matrix"]) == 200
     row = summary["per_class"]["class 2"]
-    assert set(row) == {"support", "sensitivity", "specificity", "auroc", "precision", "f1"}
+    rates = {"sensitivity", "specificity", "auroc", "precision", "f1"}
+    assert set(row) == rates | {"support", "sensitivity_at_90_specificity"}
     assert row["support"] == np.sum(labels == 2)
     assert row["auroc"] == float(metrics.auroc(probabilities, labels)[2])
     assert summary["absent_classes"] == []
@@ -321,7 +322,7 @@ def test_impossible_input_is_refused_in_one_line(probabilities, labels, message)
 def test_validation_pools_the_examples_and_lists_the_clients():
     probabilities, labels = _problem(0, 30, range(3), num_classes=3)
     probabilities, labels = probabilities[:16], labels[:16]
-    result = metrics.validation_metrics(probabilities, labels, [6, 10, 0])
+    result = by_client.validation_metrics(probabilities, labels, [6, 10, 0])
     assert result["n"] == 16
     assert result["accuracy"] == float(metrics.accuracy(probabilities, labels))
     assert result["balanced_accuracy"] == float(metrics.balanced_accuracy(probabilities, labels))
@@ -335,7 +336,7 @@ def test_validation_pools_the_examples_and_lists_the_clients():
 
 
 def test_validation_without_any_examples_is_undefined_not_an_error():
-    result = metrics.validation_metrics(np.zeros((0, 3)), np.zeros(0), [0, 0])
+    result = by_client.validation_metrics(np.zeros((0, 3)), np.zeros(0), [0, 0])
     assert (result["n"], result["loss"], result["accuracy"]) == (0, None, None)
     assert result["clients"]["n"] == [0, 0]
 
@@ -344,4 +345,23 @@ def test_diverged_validation_names_the_client():
     probabilities = np.full((6, 2), 0.5)
     probabilities[3, 0] = np.nan
     with pytest.raises(UserError, match="client 1: expected finite"):
-        metrics.validation_metrics(probabilities, np.zeros(6, int), [3, 3])
+        by_client.validation_metrics(probabilities, np.zeros(6, int), [3, 3])
+
+
+def test_sensitivity_at_a_specificity_is_a_point_of_the_roc_curve():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        probabilities = rng.dirichlet(np.ones(3), 50).round(1)  # with ties
+        labels = rng.integers(0, 3, 50)
+        for k, found in enumerate(metrics.sensitivity_at(0.9, probabilities, labels)):
+            false, true, _ = sklearn.metrics.roc_curve(
+                labels == k, probabilities[:, k], drop_intermediate=False
+            )
+            assert found == true[false <= 0.1 + 1e-9].max()
+    one_class = metrics.sensitivity_at(0.9, np.eye(2)[[0, 0]], np.array([0, 0]))
+    assert np.isnan(one_class).all()
+
+
+def test_absent_classes_are_those_of_each_client():
+    found = by_client.absent_classes([0, 2, 2, 1], [2, 2, 0], ["a", "b", "c"])
+    assert found == [["b"], ["a"], []]

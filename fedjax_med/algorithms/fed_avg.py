@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining, train
+from fedjax_med.local import LocalTraining, go_on
 from fedjax_med.types import Array, Examples, Key, Message, Params
 
 
@@ -24,28 +24,37 @@ class ServerState(NamedTuple):
     optimizer: optax.OptState
 
 
-def build(training: LocalTraining, server_optimizer: optax.GradientTransformation) -> FedAlgorithm:
+def build(
+    training: LocalTraining,
+    server_optimizer: optax.GradientTransformation,
+    *,
+    keep_optimizer: bool = False,
+) -> FedAlgorithm:
     """Clients train from the global model; the server steps along the mean of their differences.
 
     Args:
         training: how a client trains.
         server_optimizer: steps against the reduced message.
+        keep_optimizer: whether what a client's optimizer remembers stays with the client from round
+            to round; otherwise it starts anew. With one client this is training without federation.
     """
 
-    def init(params: Params) -> tuple[ServerState, tuple[()]]:
-        return ServerState(params, server_optimizer.init(params)), ()
+    def init(params: Params) -> tuple[ServerState, optax.OptState]:
+        client = training.optimizer.init(params) if keep_optimizer else ()
+        return ServerState(params, server_optimizer.init(params)), client
 
     def client_update(
         server: ServerState,
-        client: tuple[()],
+        client: optax.OptState,
         examples: Examples,
         round: Array,
         key: Key,
     ) -> ClientResult:
-        params, metrics = train(training, server.params, examples, key, round)
+        start = client if keep_optimizer else training.optimizer.init(server.params)
+        params, state, metrics = go_on(training, server.params, start, examples, key, round)
         delta = jax.tree.map(jnp.subtract, server.params, params)
         weight = jnp.sum(examples.mask, dtype=jnp.float32)
-        return ClientResult(delta, client, weight, metrics)
+        return ClientResult(delta, state if keep_optimizer else (), weight, metrics)
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         updates, state = server_optimizer.update(message, server.optimizer, server.params)

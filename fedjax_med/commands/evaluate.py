@@ -1,21 +1,37 @@
 """evaluates the global model on the held-out test set, from the checkpoint.
 
-Writes evaluation.json and confusion_matrix.png into the workdir and prints a table; of several
-workdirs (one experiment under several seeds, say) also the mean and standard deviation.
+Writes evaluation.json, predictions.csv and confusion_matrix.png into the workdir and prints a
+table; of several workdirs (one experiment under several seeds, say) also the mean and standard
+deviation.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, clients, config, metrics, overrides, report, stack
+from fedjax_med import (
+    assemble,
+    by_client,
+    clients,
+    config,
+    metrics,
+    overrides,
+    predicted,
+    report,
+    stack,
+)
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import pool, predict, validate
 from fedjax_med.flags import define_data
 from fedjax_med.identity import identity
+from fedjax_med.predicted import Predictions
 from fedjax_med.workdir import read_workdir, writing
+
+CHECKPOINTS = ("best", "last")
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -33,7 +49,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     """Evaluate the workdir's checkpoint; returns the exit code."""
     if not flags.workdir:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
-    check_name(flags.checkpoint, ("best", "last"), "the checkpoints to evaluate")
+    check_name(flags.checkpoint, CHECKPOINTS, "the checkpoints to evaluate")
     evaluations = [
         _load_and_evaluate(Path(workdir).expanduser(), flags) for workdir in flags.workdir
     ]
@@ -111,7 +127,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint to evaluate: run `fedjax-med train` first.")
-    evaluation = _evaluate(assembly, restored.state, data)
+    evaluation, predictions = _evaluate(assembly, restored.state, data)
     evaluation = {
         "round": int(restored.state.round),
         "checkpoint": which,
@@ -128,18 +144,50 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
 
     with writing(workdir):
         report.write_json(evaluation, workdir / "evaluation.json")
+        predicted.write(predictions, data.class_names, workdir / predicted.NAME)
         pictures.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
-    print(f"Written: {workdir / 'evaluation.json'}, {workdir / 'confusion_matrix.png'}")
+    written = ("evaluation.json", predicted.NAME, "confusion_matrix.png")
+    print(f"Written: {', '.join(str(workdir / name) for name in written)}")
     return evaluation
 
 
-def _evaluate(assembly: assemble.Assembly, state: Any, data: clients.Federation) -> dict[str, Any]:
-    params = state.server.params
-    test = predict(assembly.model, params, data.test.image)
-    evaluation = metrics.summarize(test, data.test.label, data.class_names)
-    validation = validate(assembly.model, params, pool(data.validation))
+def of_predictions(
+    predictions: Predictions, class_names: Sequence[str], sites: Sequence[str]
+) -> dict[str, Any]:
+    """What ``evaluation.json`` says of the test images, and of each client's if they have owners.
+
+    Args:
+        predictions: of the test images.
+        class_names: ``K`` names.
+        sites: of the clients; () where they have none.
+
+    Raises:
+        UserError: There are no images, or the probabilities are none.
+    """
+    _, client, label, probabilities = predictions
+    evaluation = metrics.summarize(probabilities, label, class_names)
+    if (client >= 0).all():
+        order = np.argsort(client, kind="stable")
+        sizes = np.bincount(client, minlength=len(sites))
+        found = by_client.validation_metrics(probabilities[order], label[order], sizes)["clients"]
+        absent = by_client.absent_classes(label[order], sizes, class_names)
+        evaluation["sites"] = found | {"absent_classes": absent}
+        evaluation["site_names"] = list(sites)
+    return evaluation
+
+
+def _evaluate(
+    assembly: assemble.Assembly, state: Any, data: clients.Federation
+) -> tuple[dict[str, Any], Predictions]:
+    test, names, params = data.test, data.class_names, state.server.params
+    probabilities = predict(assembly.model, params, test.image)
+    predictions = Predictions(test.name, test.client, test.label, probabilities)
+    evaluation = of_predictions(predictions, names, data.sites)
+    held = pool(data.validation)
+    validation = validate(assembly.model, params, held)
     if validation:
         evaluation["validation"] = validation
-        evaluation["clients"] = validation["clients"]
+        absent = by_client.absent_classes(held.label, held.sizes, names)
+        evaluation["clients"] = validation["clients"] | {"absent_classes": absent}
         evaluation["client_names"] = list(data.names)
-    return evaluation
+    return evaluation, predictions

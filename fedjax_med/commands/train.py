@@ -5,6 +5,7 @@ Give the same command again to go on after an interruption; a run that is comple
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,12 @@ from fedjax_med.evaluate import Validation, pool, validate
 from fedjax_med.federated import FedState
 from fedjax_med.feed import Feed, Turn
 from fedjax_med.flags import define_config, define_data, define_processes
-from fedjax_med.identity import code_version, flat, identity, refuse_other
+from fedjax_med.identity import code_version, flat, identity
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.profiling import Profile, parse_rounds, peak_memory
 from fedjax_med.progress import Progress, check_finite, record
-from fedjax_med.workdir import exclusive, read_workdir, writing
+from fedjax_med.resume import start_state
+from fedjax_med.workdir import exclusive, writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -128,77 +130,77 @@ def _rounds(
     return done, signal
 
 
-def _write_experiment(
-    workdir: Path, flags: absl_flags.FlagValues, experiment: config.Experiment, data: Any
-) -> None:
-    with writing(workdir):
+class Order(NamedTuple):
+    """What is to be trained, on what, and where it is kept."""
+
+    experiment: config.Experiment  # completed
+    data_dir: str
+    cache_dir: str
+    workdir: Path
+    evaluate: str = ""  # the checkpoint to evaluate when training is complete: best, last or none
+    profile_rounds: str = ""  # such as 3-5
+
+
+def _write_experiment(order: Order, data: clients.Federation) -> None:
+    with writing(order.workdir):
         report.write_json(
             {
-                "experiment": config.to_dict(experiment),
-                "data_dir": str(Path(flags.data_dir).expanduser().absolute())
-                if flags.data_dir
+                "experiment": config.to_dict(order.experiment),
+                "data_dir": str(Path(order.data_dir).expanduser().absolute())
+                if order.data_dir
                 else "",
-                "cache_dir": str(Path(flags.cache_dir).expanduser().absolute()),
+                "cache_dir": str(Path(order.cache_dir).expanduser().absolute()),
                 "code": code_version(),
                 "data": data.digest,
                 "test": data.test_digest,
                 "class_names": list(data.class_names),
             },
-            workdir / "experiment.json",
+            order.workdir / "experiment.json",
         )
-        report.write_json(audit_report.to_json(data.findings), workdir / "audit.json")
+        report.write_json(audit_report.to_json(data.findings), order.workdir / "audit.json")
 
 
 def run(flags: absl_flags.FlagValues) -> int:
     """Read, audit, partition, stack, then round after round; returns the exit code."""
     experiment: config.Experiment = flags.config
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
-    assemble.check_ranges(experiment)
-    parse_rounds(flags.profile_rounds)
-    with contextlib.ExitStack() as held:
-        distributed.on_main(held.enter_context, exclusive(workdir))
-        return _train(flags, experiment, workdir)
+    which = "best" if flags.evaluate else ""
+    return train(
+        Order(experiment, flags.data_dir, flags.cache_dir, workdir, which, flags.profile_rounds)
+    )
 
 
-def _start_state(
-    workdir: Path, checkpoints: Checkpoints, template: FedState, tag: dict[str, Any]
-) -> FedState:
-    """Where the run goes on: the last sound checkpoint, or `template`.
+def train(order: Order) -> int:
+    """Train, or go on where it stopped; returns the exit code (128 + the signal that stopped it).
 
     Raises:
-        UserError: The workdir holds another experiment, more rounds, or nothing that can be read.
+        UserError: The experiment, the data or the workdir is not usable.
     """
-    saved = checkpoints.rounds()
-    if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
-        refuse_other(workdir, read_workdir(workdir), tag)
-    restored = checkpoints.restore(lambda: template, tag, saved[::-1])
-    if restored is None and saved:
-        raise UserError(
-            f"none of the checkpoints in {workdir} can be read, and nothing was removed: use "
-            "the code version that wrote them, or choose another --workdir."
-        )
-    state = restored.state if restored else template
-    if int(state.round) > tag["experiment"]["rounds"]:
-        raise UserError(
-            f"{workdir} has done {int(state.round)} rounds already, more than --config.rounds="
-            f"{tag['experiment']['rounds']}: ask for at least as many, or choose another --workdir."
-        )
-    return state
+    assemble.check_ranges(order.experiment)
+    parse_rounds(order.profile_rounds)
+    with contextlib.ExitStack() as held:
+        distributed.on_main(held.enter_context, exclusive(order.workdir))
+        return _train(order)
 
 
-def _has_records(workdir: Path) -> bool:
-    file = workdir / "metrics.jsonl"
-    return file.exists() and file.stat().st_size > 0
+def train_all(orders: Sequence[Order]) -> int:
+    """Train one after the other; what is complete is only evaluated. Returns the exit code."""
+    for number, order in enumerate(orders, 1):
+        print(f"\n[{number} of {len(orders)}] {order.workdir}", flush=True)
+        if code := train(order):
+            return code
+    return 0
 
 
-def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir: Path) -> int:
-    data = distributed.main_first(clients.load, experiment, flags.data_dir, flags.cache_dir)
+def _train(order: Order) -> int:
+    experiment, workdir = order.experiment, order.workdir
+    data = distributed.main_first(clients.load, experiment, order.data_dir, order.cache_dir)
     distributed.check_same(_same_everywhere(experiment, data))
     print(data.summary)
-    if flags.evaluate:
+    if order.evaluate:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
-    rounds_to_profile = parse_rounds(flags.profile_rounds) if distributed.is_main() else range(0)
+    rounds_to_profile = parse_rounds(order.profile_rounds) if distributed.is_main() else range(0)
     with contextlib.ExitStack() as opened:
         checkpoints = opened.enter_context(
             contextlib.closing(Checkpoints(workdir, experiment.checkpoint))
@@ -211,9 +213,9 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
 
         def begin() -> FedState:
             tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-            state = _start_state(workdir, checkpoints, template, tag)
+            state = start_state(workdir, checkpoints, template, tag)
             checkpoints.remove_after(int(state.round))
-            _write_experiment(workdir, flags, experiment, data)
+            _write_experiment(order, data)
             return state
 
         state = distributed.from_main(distributed.on_main(begin) or template)
@@ -231,8 +233,8 @@ def _train(flags: absl_flags.FlagValues, experiment: config.Experiment, workdir:
     distributed.on_main(_say_end, workdir, run, progress, done, signal)
     if signal and done < experiment.rounds:
         return 128 + signal
-    if flags.evaluate:
-        distributed.on_main(evaluate.evaluate_workdir, workdir, data, "best")
+    if order.evaluate:
+        distributed.on_main(evaluate.evaluate_workdir, workdir, data, order.evaluate)
     return 0
 
 
@@ -277,8 +279,11 @@ def _say_start(
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     if distributed.active():
         devices += f" of {jax.process_count()} processes"
+    who = "client trains" if len(each) == 1 else "clients train"
+    if experiment.setting != "federated":
+        who += f" ({experiment.setting})"
     print(
-        f"{experiment.num_clients} clients train on {sizes} images of {experiment.image_size} px"
+        f"{len(each)} {who} on {sizes} images of {experiment.image_size} px"
         f"{total}; clients run {choice.name} ({choice.why}) on {devices}."
     )
     if start >= experiment.rounds:

@@ -19,14 +19,14 @@ from fedjax_med.types import Split
 Index = npt.NDArray[np.int64]  # positions in a split, ascending
 Groups = npt.NDArray[np.int32]  # [N]; duplicates share a number
 
-# Each purpose draws from its own stream, so that one seed serves both.
-PARTITION, HOLD_OUT = 0, 1
+# Each purpose draws from its own stream, so that one seed serves all.
+PARTITION, HOLD_OUT, FOLDS = 0, 1, 2
 _FEW = 100  # clients
 OPTIONS = "--config.partition.options"
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """The random numbers of one purpose (`PARTITION` or `HOLD_OUT`)."""
+    """The random numbers of one purpose (`PARTITION`, `HOLD_OUT` or `FOLDS`)."""
     if seed < 0:
         raise UserError(f"expected seed >= 0, got {seed}: set --config.seed.")
     return np.random.default_rng([seed, *stream])

@@ -1,0 +1,73 @@
+"""trains and tests on each part of Train in turn: a stratified, federated cross-validation.
+
+Every image of Train is tested once, by a model that has not seen it; Test is not touched. Copies of
+an image are in one part. Give the same command again to go on after an interruption.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from fedjax_med import comparison, config, predicted, report
+from fedjax_med.commands import evaluate
+from fedjax_med.commands.train import Order, train_all
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.flags import define_config, define_data
+from fedjax_med.workdir import writing
+
+
+def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """The flags of this command."""
+    define_config(flags, arguments)
+    define_data(flags)
+    absl_flags.DEFINE_string(
+        "workdir",
+        "",
+        "where the runs live (default: runs/NAME OF THE CONFIG-crossvalidation)",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_integer("folds", 5, "how many parts", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
+    )
+
+
+def run(flags: absl_flags.FlagValues) -> int:
+    """Train and test on every fold, then tell of all of them; returns the exit code."""
+    experiment: config.Experiment = flags.config
+    check_name(flags.checkpoint, evaluate.CHECKPOINTS, "the checkpoints to evaluate")
+    if flags.folds < 2:
+        raise UserError(f"expected --folds >= 2, got {flags.folds}.")
+    if experiment.folds:
+        raise UserError("expected no --config.folds: crossvalidate runs through them by itself.")
+    name = f"{experiment.name or 'experiment'}-crossvalidation"
+    workdir = Path(flags.workdir or f"runs/{name}").expanduser()
+    orders = [
+        Order(
+            dataclasses.replace(experiment, folds=flags.folds, fold=fold),
+            flags.data_dir,
+            flags.cache_dir,
+            workdir / f"fold_{fold}",
+            flags.checkpoint,
+        )
+        for fold in range(flags.folds)
+    ]
+    if code := train_all(orders):
+        return code
+    _tell(workdir, [order.workdir for order in orders])
+    return 0
+
+
+def _tell(workdir: Path, folders: list[Path]) -> None:
+    """Print and write what the folds have come to."""
+    folds = [report.read_json(folder / "evaluation.json") for folder in folders]
+    together, names = comparison.read(folders)
+    result: dict[str, Any] = evaluate.of_predictions(together, names, folds[0]["site_names"])
+    print(f"\nAll {len(folds)} folds, each image tested once:\n\n{report.table(result)}")
+    print(f"\n{report.markdown(folds, 'folds')}")
+    with writing(workdir):
+        report.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
+        predicted.write(together, names, workdir / predicted.NAME)
+    print(f"\nWritten: {workdir / 'crossvalidation.json'}, {workdir / predicted.NAME}")

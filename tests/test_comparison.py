@@ -1,0 +1,94 @@
+"""Predictions as a table, and runs beside each other on the same images."""
+
+import numpy as np
+import pytest
+
+from fedjax_med import comparison, metrics, predicted
+from fedjax_med.errors import UserError
+from fedjax_med.predicted import Predictions
+
+CLASSES = ("a, with a comma", "b")
+
+
+def predictions(right, clients=None):
+    """Of four images, two of each class; `right` says which are told rightly, all at 0.8."""
+    label = np.array([0, 0, 1, 1], np.int32)
+    told = np.where(right, label, 1 - label)
+    probabilities = np.full((4, 2), 0.2, np.float32)
+    probabilities[np.arange(4), told] = 0.8
+    client = np.array(clients or [-1] * 4, np.int32)
+    return Predictions(np.array([f"x/{i}.png" for i in range(4)]), client, label, probabilities)
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path):
+    rng = np.random.default_rng(0)
+    one = predictions([1, 0, 1, 1], [1, 0, 0, 1])
+    one = one._replace(probabilities=rng.dirichlet([1e-3, 1], 4).astype(np.float32))
+    predicted.write(one, CLASSES, tmp_path / "predictions.csv")
+    again, names = predicted.read(tmp_path / "predictions.csv")
+    assert names == CLASSES
+    for before, after in zip(one, again, strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert before.dtype.kind == after.dtype.kind
+
+
+@pytest.mark.parametrize(
+    "text", [None, "image,label,client,a,b\n", "a\n1,2\n", "image,client,label,a\nx,,b,1\n"]
+)
+def test_what_is_no_table_of_predictions_is_told_in_a_line(tmp_path, text):
+    file = tmp_path / "predictions.csv"
+    if text:
+        file.write_text(text)
+    with pytest.raises(UserError, match="cannot be read as predictions"):
+        predicted.read(file)
+
+
+def test_folds_are_put_together_in_the_order_of_clients_and_names(tmp_path):
+    whole = predictions([1, 0, 1, 1], [1, 0, 0, 1])
+    for fold, rows in enumerate(([3, 1], [2, 0])):
+        part = Predictions(*(column[rows] for column in whole))
+        predicted.write(part, CLASSES, tmp_path / f"{fold}" / predicted.NAME)
+    together, _ = comparison.read([tmp_path / "0", tmp_path / "1"])
+    assert together.image.tolist() == ["x/1.png", "x/2.png", "x/0.png", "x/3.png"]
+    assert together.client.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(together.probabilities, whole.probabilities[[1, 2, 0, 3]])
+
+
+def test_difference_is_the_mean_over_seeds_of_the_means_over_hospitals():
+    ones = [[predictions([1, 1, 1, 1])], [predictions([1, 1, 1, 0])]]
+    hospitals = [
+        [predictions([0, 0, 1, 1]), predictions([1, 0, 1, 0])],
+        [predictions([1, 1, 1, 0]), predictions([0, 0, 0, 0])],
+    ]
+    found = comparison.difference(ones, hospitals, metrics.accuracy)
+    assert found.by_seed == pytest.approx([1 - 0.5, 0.75 - 0.375])
+    assert found.mean == pytest.approx((0.5 + 0.375) / 2)
+    low, high = found.interval
+    assert 0 <= low < found.mean < high <= 1
+
+
+def test_interval_of_a_difference_is_paired():
+    """Two runs that are wrong on the same images differ by nothing in every resample."""
+    same = [[predictions([1, 0, 1, 0])]]
+    found = comparison.difference(same, same, metrics.balanced_accuracy)
+    assert (found.mean, found.interval) == (0, [0, 0])
+    better = [[predictions([1, 1, 1, 1])]]
+    low, high = comparison.difference(better, same, metrics.balanced_accuracy).interval
+    assert (low, high) == (0, 1)  # of each class's two images one is known to both
+
+
+def test_different_images_are_not_compared():
+    other = predictions([1, 1, 1, 1])
+    other.image[0] = "y/0.png"
+    with pytest.raises(UserError, match="evaluated on different images"):
+        comparison.difference([[predictions([1] * 4)]], [[other]], metrics.accuracy)
+
+
+def test_scores_and_spread_are_means():
+    scores = comparison.scores([predictions([1, 1, 1, 1]), predictions([1, 0, 0, 0])])
+    assert scores["accuracy"] == pytest.approx(0.625)
+    assert scores.keys() == metrics.HEADLINES.keys()
+    assert comparison.spread([0.5]) == "0.500"
+    assert comparison.spread([0.4, 0.6]) == "0.500 ± 0.141"
+    found = comparison.Difference(0.1, [-0.05, 0.25], [])
+    assert comparison.in_words(found) == "+0.100 (-0.050 to +0.250)"
