@@ -21,6 +21,7 @@ _OUT_OF_MEMORY = (
     "out of memory: lower --config.client.batch_size or --config.image_size, or set "
     "--config.map_clients={}, which trains one client at a time{}."
 )
+_WIDTH = 98  # of the help, indented by two
 _PATIENCE = 10  # seconds; what all processes meet with, they meet with at about the same time
 
 
@@ -74,7 +75,8 @@ def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
             lines += _fields(value, f"{path}.")
         else:
             choices = ", ".join(field.metadata.get("choices", ()))
-            lines.append(f"{path}={value}" + (f"  ({choices})" if choices else ""))
+            line = f"{path}={value}" + (f"  ({choices})" if choices else "")
+            lines += [line] if len(line) <= _WIDTH else line.split("  ", 1)
     return lines
 
 
