@@ -108,6 +108,7 @@ class Experiment:
     )
     images: str = _choice("auto", "memory", "disk")  # auto: on disk if beyond 1/4 of the memory
     validate_every: int = 1  # rounds; those that are saved always are
+    calibrate: bool = False  # in evaluation: by one temperature, which the validation parts choose
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 

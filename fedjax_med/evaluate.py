@@ -83,6 +83,13 @@ def pool(held: Held) -> Validation:
     return Validation(held.split.image[flat], held.split.label[flat], held.sizes)
 
 
+def predict_validation(model: Model, params: Params, validation: Validation) -> np.ndarray:
+    """`predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any."""
+    if not len(validation.label):
+        return np.empty((0, 0), np.float32)
+    return predict(model, params, validation.image)
+
+
 def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:
     """`fedjax_med.by_client.validation_metrics` of the model; nothing without examples.
 

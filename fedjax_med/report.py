@@ -114,6 +114,10 @@ def table(evaluation: dict[str, Any]) -> str:
     present = len(evaluation["per_class"]) - len(absent)
     lines = [f"{evaluation['n']} examples of {present} classes", ""]
     lines += [*_headline_lines(evaluation), "", *_class_lines(evaluation)]
+    if "temperature" in evaluation:
+        before = evaluation["before_calibration"]
+        told = ", ".join(f"{HEADLINES[name]} {_number(value)}" for name, value in before.items())
+        lines += ["", f"Calibrated by temperature {evaluation['temperature']:.2f}; before: {told}."]
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "clients" in evaluation:

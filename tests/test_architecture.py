@@ -33,7 +33,7 @@ LAYERS = [
         "local",
         "aggregate",
     },
-    {"overrides", "records", "audit", "partitions", "stack", "models", "by_client"},
+    {"overrides", "records", "audit", "partitions", "stack", "models", "by_client", "calibration"},
     {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
     {"algorithms", "cohorts", "strategies", "feed"},
     {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "assemble"},

@@ -218,7 +218,7 @@ def test_unknown_command_names_the_nearest(capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["audit", "evaluate", "partition", "train"])
+@pytest.mark.parametrize("command", sorted(cli._commands()))
 def test_help_of_each_command_is_readable(command, capsys):
     for flag in ("--help", "--helpshort"):
         assert cli.main([command, flag]) == 0
@@ -232,5 +232,5 @@ def test_usage_lists_the_commands(capsys):
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("audit", "evaluate", "partition", "train"):
+    for command in ("audit", "compare", "crossvalidate", "evaluate", "partition", "train"):
         assert command in text

@@ -652,3 +652,20 @@ def test_a_second_start_compiles_nothing_that_the_first_one_compiled(tmp_path, m
         assert ("Drawing" in err) == (name == "first")
     assert len(compiled[0]) > 10
     assert compiled[0] == compiled[1]
+
+
+@pytest.mark.slow
+def test_calibration_changes_how_sure_the_model_is_and_not_what_it_says(tmp_path):
+    found = {}
+    for wanted in (False, True):
+        flags = ["--evaluate", f"--config.calibrate={wanted}", "--config.rounds=2"]
+        assert train(tmp_path / "run", *flags) == 0  # the second time, only evaluated again
+        found[wanted] = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    plain, calibrated = found[False], found[True]
+    assert "temperature" not in plain
+    assert calibrated["temperature"] != 1
+    assert calibrated["confusion_matrix"] == plain["confusion_matrix"]
+    assert calibrated["log_loss"] != plain["log_loss"]
+    for name, value in calibrated["before_calibration"].items():
+        assert value == plain[name]
+    assert calibrated["validation"] == plain["validation"]

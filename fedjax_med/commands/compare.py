@@ -1,6 +1,6 @@
-"""compares federated training with pooled data and with each hospital alone, over several seeds.
+"""compares the federation with pooled data and with each hospital alone.
 
-All start from the same weights and train with the same model, optimizer, data and number of steps:
+All start from the same weights of a seed and train with the same model, optimizer, data and number of steps:
 `pooled` is one client with the images of all, whose optimizer goes on from round to round as in any
 training; `local` is each client alone. Give the same command again to go on after an interruption.
 """

@@ -15,6 +15,7 @@ from absl import flags as absl_flags
 from fedjax_med import (
     assemble,
     by_client,
+    calibration,
     clients,
     config,
     metrics,
@@ -25,13 +26,14 @@ from fedjax_med import (
 )
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.evaluate import pool, predict, validate
+from fedjax_med.evaluate import pool, predict, predict_validation
 from fedjax_med.flags import define_data
 from fedjax_med.identity import identity
 from fedjax_med.predicted import Predictions
 from fedjax_med.workdir import read_workdir, writing
 
 CHECKPOINTS = ("best", "last")
+_CALIBRATED = ("ece", "brier", "log_loss")  # what a temperature changes much
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -127,7 +129,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint to evaluate: run `fedjax-med train` first.")
-    evaluation, predictions = _evaluate(assembly, restored.state, data)
+    evaluation, predictions = _evaluate(assembly, restored.state, data, experiment.calibrate)
     evaluation = {
         "round": int(restored.state.round),
         "checkpoint": which,
@@ -177,17 +179,26 @@ def of_predictions(
 
 
 def _evaluate(
-    assembly: assemble.Assembly, state: Any, data: clients.Federation
+    assembly: assemble.Assembly, state: Any, data: clients.Federation, calibrate: bool
 ) -> tuple[dict[str, Any], Predictions]:
-    test, names, params = data.test, data.class_names, state.server.params
-    probabilities = predict(assembly.model, params, test.image)
-    predictions = Predictions(test.name, test.client, test.label, probabilities)
-    evaluation = of_predictions(predictions, names, data.sites)
+    test, names, model, params = data.test, data.class_names, assembly.model, state.server.params
+    probabilities = predict(model, params, test.image)
     held = pool(data.validation)
-    validation = validate(assembly.model, params, held)
-    if validation:
-        evaluation["validation"] = validation
+    validation = predict_validation(model, params, held)
+    calibrated: dict[str, Any] = {}
+    if calibrate:
+        before = metrics.summarize(probabilities, test.label, names, num_resamples=0)
+        temperature = calibration.temperature(validation, held.label.astype(np.int64))
+        probabilities = calibration.scale(probabilities, temperature)
+        calibrated = {
+            "temperature": temperature,
+            "before_calibration": {name: before[name] for name in _CALIBRATED},
+        }
+    predictions = Predictions(test.name, test.client, test.label, probabilities)
+    evaluation = of_predictions(predictions, names, data.sites) | calibrated
+    if len(held.label):
+        evaluation["validation"] = by_client.validation_metrics(validation, held.label, held.sizes)
         absent = by_client.absent_classes(held.label, held.sizes, names)
-        evaluation["clients"] = validation["clients"] | {"absent_classes": absent}
+        evaluation["clients"] = evaluation["validation"]["clients"] | {"absent_classes": absent}
         evaluation["client_names"] = list(data.names)
     return evaluation, predictions
