@@ -1,8 +1,9 @@
 """compares the federation with pooled data and with each hospital alone.
 
-All start from the same weights of a seed and train with the same model, optimizer, data and number of steps:
-`pooled` is one client with the images of all, whose optimizer goes on from round to round as in any
-training; `local` is each client alone. Give the same command again to go on after an interruption.
+All start from the same weights of a seed and train with the same model, optimizer, data and number
+of steps: `pooled` is one client with the images of all, whose optimizer goes on from round to round
+as in any training; `local` is each client alone. Give the same command again to go on after an
+interruption.
 """
 
 import dataclasses

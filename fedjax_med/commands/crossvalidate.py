@@ -1,7 +1,8 @@
 """trains and tests on each part of Train in turn: cross-validation.
 
 Every image of Train is tested once, by a model that has not seen it; Test is not touched. The parts
-have the same share of each class, and copies of an image are in one part. Give the same command again to go on after an interruption.
+have the same share of each class, and copies of an image are in one part. Give the same command
+again to go on after an interruption.
 """
 
 import dataclasses
