@@ -151,7 +151,7 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float
     per_client = per_client or work.images
     data = examples(work.clients, per_client, work.image_size)
     assembly = assemble.assemble(one, CLASSES, np.ones(CLASSES))
-    params = assembly.init(data).server.params
+    model, params = assembly.model, assembly.init(data).server.params
     leaves = {
         "params/" + "/".join(str(key.key) for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -165,13 +165,13 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float
         file,
         about=json.dumps(about),
         pixels=data.image,
-        image=np.asarray(augment.normalise(jnp.asarray(data.image))),
+        image=np.asarray(augment.normalise(jnp.asarray(data.image), model.mean, model.std)),
         label=data.label,
         order=first_order(one, per_client),
         cohorts=cohorts(one, 1 + turns * work.rounds),
         **leaves,
     )
-    flops = training_flops(assembly.model, data.image.shape[-3:])
+    flops = training_flops(model, data.image.shape[-3:])
     return {
         "flops": flops * work.cohort * per_client,
         "matrix_peak": matrix_peak(),

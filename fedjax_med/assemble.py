@@ -22,6 +22,7 @@ from fedjax_med import (
     shelves,
     stack,
     strategies,
+    weights,
 )
 from fedjax_med.config import Experiment, alone
 from fedjax_med.errors import UserError, check_name
@@ -132,7 +133,7 @@ def _local_training(
     loss, client = experiment.loss, experiment.client
     grad_fn = losses.cross_entropy(
         model,
-        augment.build(experiment.augment),
+        augment.build(experiment.augment, model.mean, model.std),
         losses.class_balanced_weights(class_counts, loss.class_balance),
         loss.label_smoothing,
         ops.micro_batch() if work.convolutions else 0,
@@ -191,10 +192,12 @@ def assemble(
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     cohort = _cohort(experiment)
+    # A checkpoint has its own weights; where the first ones lie is then no matter.
+    start = weights.start(model, "" if before else experiment.pretrained)
 
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
-        params = model.init(init_key, (height, width, channels))
+        params = start(model.init(init_key, (height, width, channels)))
         return federated.init(algorithm, reducer, params, data, cohort)
 
     choice = strategies.choose(experiment.map_clients, work, before)

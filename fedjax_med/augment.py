@@ -7,25 +7,27 @@ import jax.numpy as jnp
 
 from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
-from fedjax_med.types import Array, Key
+from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, RGB, Array, Key
 
-# Channel means and standard deviations of ImageNet (Russakovsky et al., 2015), on the scale 0 to 1:
-# fixed constants, since statistics of the hospitals' own images would have to be shared.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 # RGB to YIQ, where a turn of the (I, Q) plane is a turn of the hue.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def normalise(image: Array) -> Array:
-    """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance."""
-    return _standardise(image.astype(jnp.float32) / 255.0)
+def normalise(image: Array, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD) -> Array:
+    """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance.
+
+    Args:
+        image: uint8 [..., 3].
+        mean: of each channel on the scale 0 to 1, as the model says (`fedjax_med.types.Model`).
+        std: likewise.
+    """
+    return _standardise(image.astype(jnp.float32) / 255.0, mean, std)
 
 
-def _standardise(image: Array) -> Array:
+def _standardise(image: Array, mean: RGB, std: RGB) -> Array:
     lead = (1,) * (image.ndim - 1)
-    return (image - jnp.array(_MEAN).reshape(*lead, 3)) / jnp.array(_STD).reshape(*lead, 3)
+    return (image - jnp.array(mean).reshape(*lead, 3)) / jnp.array(std).reshape(*lead, 3)
 
 
 def _matrices(augment: Augment, key: Key, batch: int) -> tuple[Array, Array]:
@@ -121,8 +123,15 @@ def _mix(image: Array, matrix: Array) -> Array:
     return sum(image[..., channel : channel + 1] * m[..., channel] for channel in range(3))  # type: ignore[return-value]
 
 
-def build(augment: Augment) -> Callable[[Array, Key], Array]:
+def build(
+    augment: Augment, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD
+) -> Callable[[Array, Key], Array]:
     """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
+
+    Args:
+        augment: the random changes.
+        mean: as in `normalise`.
+        std: likewise.
 
     Raises:
         UserError: A setting is out of its range.
@@ -140,6 +149,6 @@ def build(augment: Augment) -> Callable[[Array, Key], Array]:
             pixels = warp(pixels, *_matrices(augment, shape_key, image.shape[0]))
         if augment.brightness or augment.contrast or augment.saturation or augment.hue:
             pixels = _colour(augment, pixels, colour_key)
-        return _standardise(pixels)
+        return _standardise(pixels, mean, std)
 
     return prepare

@@ -93,6 +93,7 @@ class Experiment:
     fold: int = 0  # which part, from 0
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
+    pretrained: str = ""  # first weights: imagenet, hub or a file; empty is random ones
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)
     client: Client = dataclasses.field(default_factory=Client)

@@ -35,7 +35,8 @@ def probabilities(model: Model, params: Params, image: Array) -> Array:
     flat = jnp.pad(image.reshape(-1, *pixels), ((0, steps * batch - examples), *[(0, 0)] * 3))
 
     def one(images: Array) -> Array:
-        return jax.nn.softmax(model.apply(params, augment.normalise(images), None))
+        normalised = augment.normalise(images, model.mean, model.std)
+        return jax.nn.softmax(model.apply(params, normalised, None))
 
     result: Array = jax.lax.map(one, flat.reshape(steps, batch, *pixels))
     classes = result.shape[-1]

@@ -15,6 +15,7 @@ Array = jax.Array
 Key = jax.Array  # a new-style key from jax.random.key
 Params = Any  # a pytree of arrays
 Message = Any  # a pytree of arrays: what leaves a client
+Tensors = dict[str, npt.NDArray[Any]]  # what a file of weights holds, by its names
 Metrics = dict[str, Array]  # sums over examples, so that adding two gives the metrics of both
 
 
@@ -28,6 +29,12 @@ class Examples(NamedTuple):
     label: Array  # int32 [*lead]
     mask: Array  # bool  [*lead]; False is padding and never counts
 
+
+# Channel means and standard deviations of ImageNet (Russakovsky et al., 2015), on the scale 0 to 1:
+# fixed constants, since statistics of the hospitals' own images would have to be shared.
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 # (params, examples [B], key) -> (gradient of the mean loss over the real examples, sums)
 GradFn = Callable[[Params, Examples, Key], tuple[Params, Metrics]]
@@ -87,12 +94,18 @@ class Dataset(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model as two pure functions: what every ``models/*.build`` returns.
+    """A model as pure functions: what every ``models/*.build`` returns.
 
     init: ``(key, image_shape (H, W, ch)) -> params``.
     apply: ``(params, images float [B, H, W, ch], key) -> logits float [B, K]``; without a key
         (None) the model runs deterministically, as in evaluation.
+    mean, std: of each channel on the scale 0 to 1; images are normalised by them for ``apply``.
+    pretrained: ``(tensors by name, first params) -> params`` with the weights that others trained
+        (`fedjax_med.weights`); None where there are none.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]
     apply: Callable[[Params, Array, Key | None], Array]
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+    pretrained: Callable[[Tensors, Params], Params] | None = None

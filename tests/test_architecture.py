@@ -15,6 +15,8 @@ LAYERS = [
         "distributed",
         "images",
         "disk_images",
+        "torch_file",
+        "folding",
         "draw_lesion",
         "dermatoscope",
         "ops",
@@ -25,6 +27,7 @@ LAYERS = [
         "class_folders",
         "manifest",
         "prepared",
+        "weights",
         "duplicates",
         "metrics",
         "workdir",
@@ -44,7 +47,17 @@ LAYERS = [
     {"__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-PURE = {"ops", "models", "augment", "losses", "local", "aggregate", "transforms", "reducers"} | {
+PURE = {
+    "ops",
+    "folding",
+    "models",
+    "augment",
+    "losses",
+    "local",
+    "aggregate",
+    "transforms",
+    "reducers",
+} | {
     "federated",
     "algorithms",
     "cohorts",

@@ -8,10 +8,10 @@ folded into it: there are no running statistics that a federation could average 
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_med import ops
+from fedjax_med import folding, ops
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import Array, Model
+from fedjax_med.types import RGB, Array, Model, Params, Tensors
 
 # Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
 _STAGES = (
@@ -25,6 +25,10 @@ _STAGES = (
 )
 _STEM, _HEAD = 32, 1280
 _TOTAL_STRIDE = 32
+# What TensorFlow's weights were trained with: (x - 127) / 128 of the values 0 to 255.
+_MEAN: RGB = (127 / 255,) * 3
+_STD: RGB = (128 / 255,) * 3
+_EPSILON = 1e-3  # of the batch normalisation that is folded away
 # Without normalisation the first kernels alone keep the values in range: a convolution gives back
 # its input's variance, of which a ReLU in front of it has taken half (He et al., ICCV 2015), and
 # the branches that are added to what they came from bring little (Zhang et al., ICLR 2019).
@@ -99,6 +103,59 @@ class EfficientNetLite0(nnx.Module):
         return self.classifier(features)
 
 
+def _names_of_lukemelas() -> dict[str, tuple[str, str]]:
+    """Where EfficientNet-PyTorch keeps what: our layers to convolutions and normalisations."""
+    names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    for number in range(sum(stage[-1] for stage in _STAGES)):
+        block = f"_blocks.{number}."
+        for norm, layer in enumerate(("expand", "depthwise", "project")):
+            names[f"block_{number}/{layer}"] = (f"{block}_{layer}_conv", f"{block}_bn{norm}")
+    return names
+
+
+def _names_of_timm() -> dict[str, tuple[str, str]]:
+    """Where timm's ``tf_efficientnet_lite0`` keeps what."""
+    names, number = {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}, 0
+    for stage, (expansion, *_, repeats) in enumerate(_STAGES):
+        parts = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
+        if expansion == 1:
+            parts = {"depthwise": "conv_dw", "project": "conv_pw"}
+        for repeat in range(repeats):
+            block = f"blocks.{stage}.{repeat}."
+            for norm, (layer, part) in enumerate(parts.items(), start=1):
+                names[f"block_{number}/{layer}"] = (block + part, f"{block}bn{norm}")
+            number += 1
+    return names
+
+
+def pretrained(tensors: Tensors, params: Params) -> Params:
+    """`params` with others' weights, the batch normalisation folded into kernels and biases.
+
+    Args:
+        tensors: as lukemelas's EfficientNet-PyTorch or timm's ``tf_efficientnet_lite0`` names them.
+        params: from ``init``. Its classifier stays, unless the weights have as many classes.
+
+    Raises:
+        UserError: A tensor is missing or has another shape.
+    """
+    timm = "conv_stem.weight" in tensors
+    names = _names_of_timm() if timm else _names_of_lukemelas()
+
+    def folded(name: str, layer: Params) -> Params:
+        return folding.fold(tensors, *names[name], layer, _EPSILON)
+
+    classifier = "classifier" if timm else "_fc"
+    result = {"classifier": folding.dense(tensors, classifier, params["classifier"])}
+    for name in params.keys() - result.keys():
+        layer = params[name]
+        result[name] = (
+            folded(name, layer)
+            if "kernel" in layer
+            else {part: folded(f"{name}/{part}", layer[part]) for part in layer}
+        )
+    return result
+
+
 def build(num_classes: int, *, dropout: float = 0.2) -> Model:
     """EfficientNet-Lite0, with 3,350,000 parameters below the classifier for colour images.
 
@@ -117,4 +174,5 @@ def build(num_classes: int, *, dropout: float = 0.2) -> Model:
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return EfficientNetLite0(channels, num_classes, dropout, rngs)
 
-    return from_nnx(make, _TOTAL_STRIDE, "raise --config.image_size")
+    model = from_nnx(make, _TOTAL_STRIDE, "raise --config.image_size")
+    return model._replace(mean=_MEAN, std=_STD, pretrained=pretrained)
