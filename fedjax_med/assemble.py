@@ -8,28 +8,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from fedjax_med import (
     aggregate,
     augment,
+    averaging,
     distributed,
     federated,
     local,
     losses,
     ops,
+    ranges,
     shelves,
     stack,
     strategies,
     weights,
 )
 from fedjax_med.config import Experiment, alone
-from fedjax_med.errors import UserError, check_name
 from fedjax_med.feed import Feed
 from fedjax_med.types import Array, Examples, Key, Metrics, Model
-
-_NOT_NEGATIVE = ("learning_rate", "weight_decay", "eps", "eps_root", "initial_accumulator_value")
 
 
 class Assembly(NamedTuple):
@@ -48,85 +46,6 @@ class Assembly(NamedTuple):
     smaller: "Assembly | None" = None  # the same with less memory, where ``auto`` may take it
 
 
-def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:
-    """The learning rate's factor by round, between 0 and 1.
-
-    Args:
-        name: ``constant``, or ``cosine``: to 0 at `rounds` (Loshchilov & Hutter, ICLR 2017).
-        rounds: of the whole experiment.
-        warmup_rounds: rounds in which the factor rises linearly to 1; the first is above 0.
-
-    Raises:
-        UserError: There is no such schedule, or the warm-up is not shorter than the experiment.
-    """
-    check_name(name, ("constant", "cosine"), "the client's schedules")
-    if not 0 <= warmup_rounds < max(rounds, 1):
-        raise UserError(
-            f"expected 0 <= --config.client.warmup_rounds < {rounds} rounds, got {warmup_rounds}."
-        )
-    main = optax.constant_schedule(1.0)
-    if name == "cosine":
-        main = optax.cosine_decay_schedule(1.0, max(1, rounds - warmup_rounds))
-    if not warmup_rounds:
-        return main  # type: ignore[no-any-return]
-    rise = optax.linear_schedule(1.0 / (warmup_rounds + 1), 1.0, warmup_rounds)
-    return optax.join_schedules([rise, main], [warmup_rounds])  # type: ignore[no-any-return]
-
-
-def check_ranges(experiment: Experiment) -> None:
-    """Refuse numbers that no part can work with, before any data is read.
-
-    Raises:
-        UserError: The message names the field.
-    """
-    loss, client = experiment.loss, experiment.client
-    if experiment.rounds < 1:
-        raise UserError(f"expected --config.rounds >= 1, got {experiment.rounds}.")
-    if experiment.validate_every < 1:
-        raise UserError(f"expected --config.validate_every >= 1, got {experiment.validate_every}.")
-    if not 0 <= experiment.seed < 2**32:
-        raise UserError(f"expected 0 <= --config.seed < 2**32, got {experiment.seed}.")
-    if not 0 <= loss.class_balance < 1:
-        raise UserError(
-            f"expected --config.loss.class_balance in [0, 1), got {loss.class_balance}."
-        )
-    if not 0 <= loss.label_smoothing < 1:
-        raise UserError(
-            f"expected --config.loss.label_smoothing in [0, 1), got {loss.label_smoothing}."
-        )
-    if client.epochs < 1 or client.batch_size < 0:
-        raise UserError(
-            "expected --config.client.epochs >= 1 and --config.client.batch_size >= 0, got "
-            f"{client.epochs} and {client.batch_size}."
-        )
-    for name, optimizer in (
-        ("client.optimizer", client.optimizer),
-        ("server_optimizer", experiment.server_optimizer),
-    ):
-        _check_optimizer(name, optimizer.options)
-    saved = experiment.checkpoint
-    for name, value, least in (
-        ("every", saved.every, 1),
-        ("keep_last", saved.keep_last, 1),
-        ("keep_best", saved.keep_best, 0),
-    ):
-        if value < least:
-            raise UserError(f"expected --config.checkpoint.{name} >= {least}, got {value}.")
-    check_name(experiment.map_clients, strategies.NAMES, "the ways to map over clients")
-    schedule(client.schedule, experiment.rounds, client.warmup_rounds)
-
-
-def _check_optimizer(name: str, options: dict[str, Any]) -> None:
-    """What holds for all of optax; it checks little itself, and trains to NaN instead."""
-    for option, value in options.items():
-        decay = option in ("b1", "b2", "b3", "momentum", "decay")
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            continue
-        if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
-            range_ = "in [0, 1)" if decay else ">= 0"
-            raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
-
-
 def _local_training(
     experiment: Experiment, model: Model, class_counts: ArrayLike, work: strategies.Work
 ) -> local.LocalTraining:
@@ -137,13 +56,15 @@ def _local_training(
         losses.class_balanced_weights(class_counts, loss.class_balance),
         loss.label_smoothing,
         ops.micro_batch() if work.convolutions else 0,
+        loss.logit_adjustment * losses.log_prior(class_counts) if loss.logit_adjustment else None,
     )
+    optimizer = shelves.build("optax", client.optimizer)
     return local.LocalTraining(
         grad_fn,
-        shelves.build("optax", client.optimizer),
+        local.slower_backbone(optimizer, client.backbone_rate, model.head),
         client.epochs,
         client.batch_size,
-        schedule(client.schedule, experiment.rounds, client.warmup_rounds),
+        ranges.schedule(client.schedule, experiment.rounds, client.warmup_rounds),
     )
 
 
@@ -176,7 +97,7 @@ def assemble(
     Raises:
         UserError: A name does not exist or an option is out of its range.
     """
-    check_ranges(experiment)
+    ranges.check(experiment)
     if experiment.setting != "federated":
         experiment = alone(experiment)
     model = build_model(experiment, num_classes)
@@ -189,6 +110,8 @@ def assemble(
         _local_training(experiment, model, class_counts, work),
         shelves.build("optax", experiment.server_optimizer),
     )
+    if experiment.average:
+        algorithm = averaging.wrap(algorithm, experiment.average)
     transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
     reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
     cohort = _cohort(experiment)

@@ -50,6 +50,8 @@ class Loss:
     # 1 every class the same.
     class_balance: float = 0.0
     label_smoothing: float = 0.0
+    # tau of the logit adjustment (Menon et al. 2021): 1 is consistent for the balanced accuracy.
+    logit_adjustment: float = 0.0
 
 
 @dataclasses.dataclass
@@ -62,6 +64,7 @@ class Client:
     # The learning rate's factor by round; client optimizers start anew each round.
     schedule: str = _choice("cosine", "constant")  # cosine: to 0 at `rounds`
     warmup_rounds: int = 0
+    backbone_rate: float = 1.0  # the learning rate of all but the classifier, as a factor of it
 
 
 @dataclasses.dataclass
@@ -109,6 +112,9 @@ class Experiment:
     )
     images: str = _choice("auto", "memory", "disk")  # auto: on disk if beyond 1/4 of the memory
     validate_every: int = 1  # rounds; those that are saved always are
+    # Decay, by round, of the moving average of the global model, which is evaluated then; 0: none.
+    average: float = 0.0
+    views: int = 1  # in evaluation: predictions are means over 1, 2, 4 or 8 mirrored images
     calibrate: bool = False  # in evaluation: by one temperature, which the validation parts choose
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 

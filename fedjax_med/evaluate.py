@@ -16,14 +16,24 @@ _BATCH = 64
 _CHUNK = 2**25  # bytes of images that are read at a time
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def probabilities(model: Model, params: Params, image: Array) -> Array:
+def _mirrored(images: Array, view: int) -> Array:
+    """One of the eight ways to mirror square images [B, H, W, ch]; 0 leaves them as they are."""
+    if view & 4:
+        images = images.swapaxes(1, 2)
+    if view & 2:
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if view & 1 else images
+
+
+@functools.partial(jax.jit, static_argnames=("model", "views"))
+def probabilities(model: Model, params: Params, image: Array, views: int = 1) -> Array:
     """Class probabilities, without augmentation and dropout.
 
     Args:
         model: compiled once for each.
         params: of the model.
         image: uint8 [*lead, H, W, ch].
+        views: up to 8: the probabilities are means over so many mirrored images.
 
     Returns:
         float32 [*lead, K].
@@ -36,20 +46,25 @@ def probabilities(model: Model, params: Params, image: Array) -> Array:
 
     def one(images: Array) -> Array:
         normalised = augment.normalise(images, model.mean, model.std)
-        return jax.nn.softmax(model.apply(params, normalised, None))
+        each = [
+            jax.nn.softmax(model.apply(params, _mirrored(normalised, view), None))
+            for view in range(views)
+        ]
+        return sum(each[1:], each[0]) / views if views > 1 else each[0]
 
     result: Array = jax.lax.map(one, flat.reshape(steps, batch, *pixels))
     classes = result.shape[-1]
     return result.reshape(steps * batch, classes)[:examples].reshape(*lead, classes)
 
 
-def predict(model: Model, params: Params, image: Images) -> np.ndarray:
+def predict(model: Model, params: Params, image: Images, views: int = 1) -> np.ndarray:
     """`probabilities` as a NumPy array; images beyond `_CHUNK` bytes are taken in equal chunks.
 
     Args:
         model: compiled once for each.
         params: of the model.
         image: uint8 [N, H, W, ch], in memory or on disk.
+        views: as in `probabilities`.
 
     Returns:
         float32 [N, K].
@@ -60,13 +75,13 @@ def predict(model: Model, params: Params, image: Images) -> np.ndarray:
     count, pixels = len(image), int(np.prod(image.shape[1:]))
     chunk = _BATCH * max(1, _CHUNK // (_BATCH * pixels))
     if count <= chunk:
-        return np.asarray(probabilities(model, params, jnp.asarray(np.asarray(image))))
+        return np.asarray(probabilities(model, params, jnp.asarray(np.asarray(image)), views))
     parts = []
     for start in range(0, count, chunk):
         part = np.asarray(image[start : start + chunk])
         full = np.zeros((chunk, *part.shape[1:]), np.uint8)
         full[: len(part)] = part
-        parts.append(np.asarray(probabilities(model, params, full))[: len(part)])
+        parts.append(np.asarray(probabilities(model, params, full, views))[: len(part)])
     return np.concatenate(parts)
 
 
@@ -84,11 +99,13 @@ def pool(held: Held) -> Validation:
     return Validation(held.split.image[flat], held.split.label[flat], held.sizes)
 
 
-def predict_validation(model: Model, params: Params, validation: Validation) -> np.ndarray:
+def predict_validation(
+    model: Model, params: Params, validation: Validation, views: int = 1
+) -> np.ndarray:
     """`predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any."""
     if not len(validation.label):
         return np.empty((0, 0), np.float32)
-    return predict(model, params, validation.image)
+    return predict(model, params, validation.image, views)
 
 
 def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:

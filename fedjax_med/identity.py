@@ -12,7 +12,7 @@ from fedjax_med import __version__, config, overrides
 from fedjax_med.errors import UserError
 
 # These may differ between a run and its continuation: they do not touch the numbers.
-_FREE = ("name", "map_clients", "images", "validate_every", "calibrate", "checkpoint")
+_FREE = ("name", "map_clients", "images", "validate_every", "views", "calibrate", "checkpoint")
 
 
 @functools.cache

@@ -15,6 +15,32 @@ def constant(round: Array) -> Array:
     return jnp.ones_like(round, jnp.float32)
 
 
+def slower_backbone(
+    optimizer: optax.GradientTransformation, factor: float, head: str
+) -> optax.GradientTransformation:
+    """`optimizer`, whose updates of all but the model's `head` are multiplied by `factor`.
+
+    A pretrained backbone wants smaller steps than a classifier that begins at random
+    ("discriminative fine-tuning", Howard & Ruder, ACL 2018); with 0 it is frozen.
+
+    Args:
+        optimizer: any.
+        factor: at least 0.
+        head: the key of the classifier in the parameters.
+    """
+    if factor == 1:
+        return optimizer
+
+    def scale(updates: Params, params: Params | None = None) -> Params:
+        del params
+        return {
+            name: part if name == head else jax.tree.map(lambda leaf: factor * leaf, part)
+            for name, part in updates.items()
+        }
+
+    return optax.chain(optimizer, optax.stateless(scale))
+
+
 class LocalTraining(NamedTuple):
     """How a client trains.
 

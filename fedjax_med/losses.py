@@ -29,6 +29,19 @@ def class_balanced_weights(counts: ArrayLike, beta: float) -> Array:
     return weights * jnp.sum(examples) / jnp.maximum(jnp.sum(weights * examples), 1e-12)
 
 
+def log_prior(counts: ArrayLike) -> Array:
+    """The logarithm of each class's share of the examples.
+
+    Args:
+        counts: int or float [K], the training examples of each class over all clients.
+
+    Returns:
+        float32 [K]; of a class without examples as if it had a hundredth of one.
+    """
+    examples = jnp.maximum(jnp.asarray(counts, jnp.float32), 0.01)
+    return jnp.log(examples / jnp.sum(examples))
+
+
 def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
     """Sums over the real examples of a batch; adding two results gives those of both batches.
 
@@ -57,6 +70,7 @@ def cross_entropy(
     class_weights: Array,
     label_smoothing: float = 0.0,
     micro_batch: int = 0,
+    adjustment: Array | None = None,
 ) -> GradFn:
     """The gradient of the mean weighted cross-entropy over a batch's real examples.
 
@@ -68,6 +82,9 @@ def cross_entropy(
         micro_batch: images that the model sees at a time; 0 is all. The gradients of the parts are
             added, which gives the whole batch's, since no layer mixes images; what a part needs
             may stay in a CPU's cache (`fedjax_med.ops.micro_batch`).
+        adjustment: float [K], added to the logits in the loss alone: with tau times `log_prior` the
+            model learns what is left to know of the classes beside how frequent they are (Menon et
+            al., ICLR 2021, "Long-tail learning via logit adjustment").
 
     Returns:
         A `GradFn` whose sums are those of `counts`: the plain cross-entropy,
@@ -82,7 +99,8 @@ def cross_entropy(
         logits = model.apply(params, image, key)
         target = jax.nn.one_hot(label, logits.shape[-1])
         target = optax.smooth_labels(target, label_smoothing)
-        loss = optax.softmax_cross_entropy(logits, target) * class_weights[label]
+        adjusted = logits if adjustment is None else logits + adjustment[None]
+        loss = optax.softmax_cross_entropy(adjusted, target) * class_weights[label]
         return jnp.sum(jnp.where(mask, loss, 0.0)), counts(logits, label, mask)
 
     def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:

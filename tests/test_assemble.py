@@ -8,7 +8,18 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, assemble, augment, federated, losses, shelves, stack, strategies
+from fedjax_med import (
+    aggregate,
+    assemble,
+    augment,
+    averaging,
+    federated,
+    local,
+    losses,
+    shelves,
+    stack,
+    strategies,
+)
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
 from fedjax_med.local import LocalTraining
@@ -142,15 +153,18 @@ def two_rounds_by_hand(
     epochs=1,
     batch_size=4,
     schedule=None,
+    adjustment=None,
+    average=0,
 ):
     """The same without any configuration; in parts of four images, as on every CPU."""
     model = shelves.build("models", CNN, toy.CLASSES)
     grad_fn = losses.cross_entropy(
-        model, augment.build(changes), jnp.array(weights, jnp.float32), smoothing, 4
+        model, augment.build(changes), jnp.array(weights, jnp.float32), smoothing, 4, adjustment
     )
     training = LocalTraining(grad_fn, optimizer or optax.sgd(0.1), epochs, batch_size)
     training = training._replace(schedule=schedule or training.schedule)
     algorithm, reducer = fed_avg.build(training, server or optax.sgd(1.0)), reducer or mean.build()
+    algorithm = averaging.wrap(algorithm, average) if average else algorithm
     init_key, rounds_key = jax.random.split(jax.random.key(0))
     data = toy.federation((5, 3, 6))
     state = federated.init(algorithm, reducer, model.init(init_key, toy.IMAGE), data)
@@ -183,6 +197,15 @@ def balanced(beta):
             {"client": client(schedule="cosine")},
             {"schedule": lambda number: (1 + jnp.cos(jnp.pi * number / 4)) / 2},
         ),
+        (
+            {"loss": Loss(logit_adjustment=0.5)},
+            {"adjustment": 0.5 * jnp.log(jnp.array(COUNTS) / sum(COUNTS))},
+        ),
+        (
+            {"client": client(backbone_rate=0.1)},
+            {"optimizer": local.slower_backbone(optax.sgd(0.1), 0.1, "classifier")},
+        ),
+        ({"average": 0.9}, {"average": 0.9}),
         ({"client": client(epochs=2)}, {"epochs": 2}),
         ({"client": client(batch_size=2)}, {"batch_size": 2}),
         (

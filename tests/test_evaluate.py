@@ -35,3 +35,17 @@ def test_new_parameters_do_not_compile_again():
     before = probabilities._cache_size()
     probabilities(MODEL, jax.tree.map(lambda leaf: leaf + 1, toy.params()), jnp.array(images))
     assert probabilities._cache_size() == before
+
+
+@pytest.mark.parametrize("views", [2, 4, 8])
+def test_views_are_all_ways_to_mirror_an_image_and_their_mean_does_not_change_with_them(views):
+    images = np.asarray(toy.examples(5).image)
+    mirrored = [images, images[:, :, ::-1]]
+    if views > 2:
+        mirrored += [one[:, ::-1] for one in mirrored]
+    if views > 4:
+        mirrored += [one.swapaxes(1, 2) for one in mirrored]
+    expected = np.mean([predict(MODEL, toy.params(), one) for one in mirrored], axis=0)
+    for one in mirrored:
+        found = predict(MODEL, toy.params(), one, views)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import assemble, local
+from fedjax_med import local, ranges
 from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
 from fedjax_med.types import Examples
@@ -126,15 +126,28 @@ def test_schedule_scales_the_updates_by_round():
 
 
 def test_cosine_schedule_with_warmup():
-    factor = assemble.schedule("cosine", rounds=12, warmup_rounds=2)
+    factor = ranges.schedule("cosine", rounds=12, warmup_rounds=2)
     values = [float(factor(jnp.int32(number))) for number in range(13)]
     assert values[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert values[7] == pytest.approx(0.5)
     assert values[12] == pytest.approx(0.0, abs=1e-6)
-    assert float(assemble.schedule("constant", 5, 0)(jnp.int32(4))) == 1.0
+    assert float(ranges.schedule("constant", 5, 0)(jnp.int32(4))) == 1.0
 
 
 @pytest.mark.parametrize(("name", "warmup"), [("cosin", 0), ("cosine", 5), ("cosine", -1)])
 def test_impossible_schedules_are_refused(name, warmup):
     with pytest.raises(UserError):
-        assemble.schedule(name, 5, warmup)
+        ranges.schedule(name, 5, warmup)
+
+
+def test_backbone_takes_smaller_steps_than_the_head():
+    examples, optimizer = toy.examples(4), optax.adamw(0.1, weight_decay=0.3)
+    plain, _ = train(examples, optimizer=optimizer)
+    slower, _ = train(examples, optimizer=local.slower_backbone(optimizer, 0.25, "b"))
+    before = toy.params()
+    np.testing.assert_array_equal(slower["b"], plain["b"])
+    expected = before["w"] + 0.25 * (plain["w"] - before["w"])
+    np.testing.assert_allclose(slower["w"], expected, rtol=1e-4, atol=1e-6)
+    frozen, _ = train(examples, optimizer=local.slower_backbone(optimizer, 0.0, "b"))
+    np.testing.assert_array_equal(frozen["w"], before["w"])
+    assert local.slower_backbone(optimizer, 1.0, "b") is optimizer

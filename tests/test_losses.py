@@ -111,3 +111,18 @@ def test_each_part_drops_its_own_features():
         return float(gradient(toy.params(), batch, KEY)[1]["loss"]) / copies
 
     assert mean_loss(2) != pytest.approx(mean_loss(3), rel=1e-3)
+
+
+def test_logit_adjustment_is_learned_around():
+    """Where the logits are those of the classes alone, the loss has them with their shares."""
+    prior = losses.log_prior([1, 2, 7])
+    np.testing.assert_allclose(np.exp(prior), [0.1, 0.2, 0.7], rtol=1e-6)
+    grad_fn = losses.cross_entropy(
+        toy.model(), augment.build(toy.STILL), jnp.ones(3), adjustment=prior
+    )
+    params = {"w": jnp.zeros_like(toy.params()["w"]), "b": jnp.zeros(3)}
+    examples = toy.examples(10)._replace(label=jnp.array([0, 1, 1, *[2] * 7], jnp.int32))
+    gradient, sums = grad_fn(params, examples, KEY)
+    np.testing.assert_allclose(gradient["b"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(sums["loss"], 10 * np.log(3), rtol=1e-6)  # reported as it is
+    assert np.isfinite(losses.log_prior([0, 5])).all()

@@ -129,7 +129,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint to evaluate: run `fedjax-med train` first.")
-    evaluation, predictions = _evaluate(assembly, restored.state, data, experiment.calibrate)
+    evaluation, predictions = _evaluate(assembly, restored.state, data, experiment)
     evaluation = {
         "round": int(restored.state.round),
         "checkpoint": which,
@@ -179,14 +179,17 @@ def of_predictions(
 
 
 def _evaluate(
-    assembly: assemble.Assembly, state: Any, data: clients.Federation, calibrate: bool
+    assembly: assemble.Assembly,
+    state: Any,
+    data: clients.Federation,
+    experiment: config.Experiment,
 ) -> tuple[dict[str, Any], Predictions]:
     test, names, model, params = data.test, data.class_names, assembly.model, state.server.params
-    probabilities = predict(model, params, test.image)
+    probabilities = predict(model, params, test.image, experiment.views)
     held = pool(data.validation)
-    validation = predict_validation(model, params, held)
+    validation = predict_validation(model, params, held, experiment.views)
     calibrated: dict[str, Any] = {}
-    if calibrate:
+    if experiment.calibrate:
         before = metrics.summarize(probabilities, test.label, names, num_resamples=0)
         temperature = calibration.temperature(validation, held.label.astype(np.int64))
         probabilities = calibration.scale(probabilities, temperature)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, audit_report, clients, config, distributed, report, stack
+from fedjax_med import assemble, audit_report, clients, config, distributed, ranges, report, stack
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
 from fedjax_med.disk_images import DiskImages
@@ -176,7 +176,7 @@ def train(order: Order) -> int:
     Raises:
         UserError: The experiment, the data or the workdir is not usable.
     """
-    assemble.check_ranges(order.experiment)
+    ranges.check(order.experiment)
     parse_rounds(order.profile_rounds)
     with contextlib.ExitStack() as held:
         distributed.on_main(held.enter_context, exclusive(order.workdir))

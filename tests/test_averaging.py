@@ -1,0 +1,42 @@
+"""The moving average of the global model: it is evaluated, and training does not know of it."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import averaging, federated
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+DATA = toy.federation((6, 3, 4))
+
+
+def history(algorithm, rounds=3):
+    """The states of the server, after each round."""
+    reducer = mean.build()
+    state = federated.init(algorithm, reducer, toy.params(), DATA)
+    states = []
+    for _ in range(rounds):
+        state, _ = federated.run_round(algorithm, reducer, state, DATA, jax.random.key(2))
+        states.append(state.server)
+    return states
+
+
+def algorithm():
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1))
+    return fed_avg.build(training, optax.sgd(1.0, momentum=0.5))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+def test_average_is_that_of_the_models_of_an_unaveraged_run(decay):
+    plain = history(algorithm())
+    averaged = history(averaging.wrap(algorithm(), decay))
+    toy.assert_same_bits([state.inner for state in averaged], plain)
+    total, weight = np.zeros_like(plain[0].params["w"]), 0.0
+    for state, model in zip(averaged, plain, strict=True):
+        total = decay * total + (1 - decay) * model.params["w"]
+        weight = decay * weight + (1 - decay)
+        np.testing.assert_allclose(state.params["w"], total / weight, rtol=1e-5, atol=1e-6)
