@@ -13,6 +13,7 @@ from fedjax_med import (
     assemble,
     augment,
     averaging,
+    evaluate,
     federated,
     local,
     losses,
@@ -26,7 +27,7 @@ from fedjax_med.local import LocalTraining
 from fedjax_med.overrides import complete
 from fedjax_med.reducers import mean
 from fedjax_med.transforms import clip
-from fedjax_med.types import Split
+from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, Split
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -117,6 +118,35 @@ def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
     fits = memory > 1e4
     assert assembly.map_clients.name == (picked.name if fits else strategies.smaller(picked.name))
     assert len(COMPILED) == (1 if fits else 2)  # where it doesn't fit, the larger one in vain
+
+
+def with_other_normalisation(model):
+    """`model` of images that are normalised in another way, which `apply` takes back."""
+
+    def apply(params, images, key):
+        pixels = images * jnp.array([[[[0.1, 0.2, 0.4]]]]) + 0.3
+        normal = (pixels - jnp.array([[[IMAGENET_MEAN]]])) / jnp.array([[[IMAGENET_STD]]])
+        return model.apply(params, normal, key)
+
+    return model._replace(apply=apply, mean=(0.3, 0.3, 0.3), std=(0.1, 0.2, 0.4))
+
+
+def test_images_are_normalised_as_the_model_says_in_training_and_evaluation(monkeypatch):
+    data = toy.federation((5, 3, 6))
+    plain = two_rounds_as_assembled()
+    model = assemble.build_model(network("vmap", 3), toy.CLASSES)
+    other = with_other_normalisation(model)
+    np.testing.assert_allclose(
+        evaluate.probabilities(other, plain, data.image),
+        evaluate.probabilities(model, plain, data.image),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    build_model = assemble.build_model
+    monkeypatch.setattr(
+        assemble, "build_model", lambda *what: with_other_normalisation(build_model(*what))
+    )
+    toy.assert_close(two_rounds_as_assembled(), plain, rtol=1e-4, atol=1e-5)
 
 
 COUNTS = [6, 2, 9]
