@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import run_ours
 import startup
+import stream
 import workloads
 from contender import Contender, TooSlowError
 
@@ -196,3 +197,21 @@ def test_startup_waits_for_the_data_and_for_the_first_round(tmp_path, monkeypatc
     assert as_markdown.startup(found).count("\n") == 3
     with pytest.raises(SystemExit, match="AssertionError"):
         startup.start(["--x=2"], tmp_path)
+
+
+def test_stream_trains_the_clients_images_as_one_client(monkeypatch):
+    work = workloads.Workload(Spec("linear"), 4, 3, 3, 6, 2, 0.1)
+    monkeypatch.setitem(workloads.WORKLOADS, "small", work)
+    shapes = []
+    feed = stream.assemble.feed
+
+    def spied(assembly, experiment, data):
+        shapes.append(data.shapes().label.shape)
+        return feed(assembly, experiment, data)
+
+    monkeypatch.setattr("stream.assemble.feed", spied)
+    how, ratios, seconds = stream.compare("small", 0, "vmap", 3)
+    assert how == "vmap"
+    assert sorted(set(shapes)) == [(1, 18), (3, 6)]
+    assert len(ratios) == 3
+    assert seconds > 0
