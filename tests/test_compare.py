@@ -54,13 +54,18 @@ def test_compare_and_crossvalidate_agree_on_the_folds(tmp_path, capsys):
     options = ["--folds=2", "--config.num_clients=2"]
     assert call("crossvalidate", tmp_path / "cv", tmp_path, *options) == 0
     told = capsys.readouterr().out
-    assert "All 2 folds, each image tested once:\n\n90 examples of 9 classes" in told
+    assert "In 2 folds, each image tested once:\n\n90 examples of 9 classes" in told
     result = read(tmp_path / "cv" / "crossvalidation.json")
     assert result["n"] == sum(fold["n"] for fold in result["folds"]) == 90
     assert sum(result["sites"]["n"]) == 90
     assert call("compare", tmp_path / "runs", tmp_path, *options, "--seeds=0") == 0
     same = read(tmp_path / "runs" / "comparison.json")["scores"]["federated"][0]
     assert same["balanced_accuracy"] == pytest.approx(result["balanced_accuracy"])
+    assert call("crossvalidate", tmp_path / "cv", tmp_path, *options, "--only=1") == 0
+    assert "In 1 fold, each image tested once:\n\n45 examples" in capsys.readouterr().out
+    one = read(tmp_path / "cv" / "crossvalidation.json")
+    assert one["accuracy"] == pytest.approx(result["folds"][1]["accuracy"])
+    assert call("crossvalidate", tmp_path / "cv", tmp_path, *options) == 0
     table, names = predicted.read(tmp_path / "cv" / predicted.NAME)
     assert len(names) == 9
     accuracy = np.mean(table.probabilities.argmax(axis=1) == table.label)
@@ -72,6 +77,7 @@ def test_compare_and_crossvalidate_agree_on_the_folds(tmp_path, capsys):
     [
         ("crossvalidate", "--folds=1", "expected --folds >= 2, got 1"),
         ("crossvalidate", "--config.folds=3", "expected no --config.folds"),
+        ("crossvalidate", "--only=0,5", "expected --only to name folds from 0 to 4"),
         ("crossvalidate", "--checkpoint=first", "checkpoints to evaluate"),
         ("compare", "--seeds=a", "expected --seeds=0,1,2 or the like, got 'a'"),
         ("compare", "--folds=1", "expected --folds >= 2, or 0"),

@@ -30,6 +30,9 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         flag_values=flags,
     )
     absl_flags.DEFINE_integer("folds", 5, "how many parts", flag_values=flags)
+    absl_flags.DEFINE_list(
+        "only", [], "only these folds, from 0, with commas (to try something)", flag_values=flags
+    )
     absl_flags.DEFINE_string(
         "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
     )
@@ -43,6 +46,10 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError(f"expected --folds >= 2, got {flags.folds}.")
     if experiment.folds:
         raise UserError("expected no --config.folds: crossvalidate runs through them by itself.")
+    every = [str(fold) for fold in range(flags.folds)]
+    wanted = flags.only or every
+    if not set(wanted) <= set(every):
+        raise UserError(f"expected --only to name folds from 0 to {flags.folds - 1}, got {wanted}.")
     name = f"{experiment.name or 'experiment'}-crossvalidation"
     workdir = Path(flags.workdir or f"runs/{name}").expanduser()
     orders = [
@@ -53,7 +60,7 @@ def run(flags: absl_flags.FlagValues) -> int:
             workdir / f"fold_{fold}",
             flags.checkpoint,
         )
-        for fold in range(flags.folds)
+        for fold in map(int, wanted)
     ]
     if code := train_all(orders):
         return code
@@ -66,8 +73,10 @@ def _tell(workdir: Path, folders: list[Path]) -> None:
     folds = [report.read_json(folder / "evaluation.json") for folder in folders]
     together, names = comparison.read(folders)
     result: dict[str, Any] = evaluate.of_predictions(together, names, folds[0]["site_names"])
-    print(f"\nAll {len(folds)} folds, each image tested once:\n\n{report.table(result)}")
-    print(f"\n{report.markdown(folds, 'folds')}")
+    told = "1 fold" if len(folds) == 1 else f"{len(folds)} folds"
+    print(f"\nIn {told}, each image tested once:\n\n{report.table(result)}")
+    if len(folds) > 1:
+        print(f"\n{report.markdown(folds, 'folds')}")
     with writing(workdir):
         report.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
         predicted.write(together, names, workdir / predicted.NAME)

@@ -1,0 +1,72 @@
+"""Tries the variants of a recipe by cross-validation inside Train, and prints a table of them.
+
+Run: python scripts/search_recipe.py rates --config=configs/isic9_pretrained.py --data_dir=DATA
+     [--only=0 --config.rounds=10 --config.image_size=96 ...]
+
+The first argument is a family of variants (below); all others are those of `fedjax-med
+crossvalidate`, such as --only=0, which runs the first of five folds alone. Test is not touched. The
+runs are kept in runs/search/FAMILY (or --workdir), and the same command goes on where it stopped.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from fedjax_med import cli
+
+# The name of each variant, and the flags that make it.
+FAMILIES: dict[str, dict[str, list[str]]] = {
+    "rates": {
+        f"rate {rate}{', optimizer kept' if keep else ''}": [
+            f"--config.client.optimizer.options.learning_rate={rate}",
+            f"--config.algorithm.options.keep_optimizer={keep}",
+        ]
+        for keep in (False, True)
+        for rate in (0.0005, 0.001, 0.002)
+    },
+    "classes": {
+        "plain": ["--config.loss.logit_adjustment=0"],
+        "logit adjustment 0.5": ["--config.loss.logit_adjustment=0.5"],
+        "logit adjustment 1": ["--config.loss.logit_adjustment=1"],
+        "class balance 0.999": [
+            "--config.loss.logit_adjustment=0",
+            "--config.loss.class_balance=0.999",
+        ],
+    },
+    "backbone": {
+        f"backbone {rate}": [f"--config.client.backbone_rate={rate}"] for rate in (1, 0.5, 0.2, 0)
+    },
+    "smoothing": {
+        f"smoothing {share}": [f"--config.loss.label_smoothing={share}"] for share in (0, 0.05, 0.1)
+    },
+    "average": {f"average {decay}": [f"--config.average={decay}"] for decay in (0, 0.5, 0.8)},
+    "size": {f"{side} px": [f"--config.image_size={side}"] for side in (96, 128, 160, 180)},
+    "epochs": {f"{number} epochs": [f"--config.client.epochs={number}"] for number in (1, 2, 4)},
+}
+SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
+
+
+def main(arguments: list[str]) -> int:
+    """Run every variant of the family, then print the table; returns the exit code."""
+    if not arguments or arguments[0] not in FAMILIES:
+        print(f"expected a family of variants first: {', '.join(FAMILIES)}.", file=sys.stderr)
+        return 2
+    family, *rest = arguments
+    given = [flag for flag in rest if flag.startswith("--workdir=")]
+    folder = Path(given[-1].partition("=")[2] if given else f"runs/search/{family}")
+    passed = [flag for flag in rest if flag not in given]
+    rows = []
+    for name, flags in FAMILIES[family].items():
+        workdir = folder / name.replace(" ", "_").replace(",", "")
+        code = cli.main(["crossvalidate", f"--workdir={workdir}", *passed, *flags])
+        if code:
+            return code
+        result = json.loads((workdir / "crossvalidation.json").read_text())
+        rows.append(f"| {name} | {' | '.join(f'{result[key]:.3f}' for key in SHOWN)} |")
+    head = ["| variant | " + " | ".join(SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
+    print("\n" + "\n".join([*head, *rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
