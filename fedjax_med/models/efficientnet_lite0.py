@@ -141,19 +141,14 @@ def pretrained(tensors: Tensors, params: Params) -> Params:
     timm = "conv_stem.weight" in tensors
     names = _names_of_timm() if timm else _names_of_lukemelas()
 
-    def folded(name: str, layer: Params) -> Params:
-        return folding.fold(tensors, *names[name], layer, _EPSILON)
+    def taken(place: str, branch: Params) -> Params:
+        if place == "classifier":
+            return folding.dense(tensors, place if timm else "_fc", branch)
+        if "kernel" in branch:
+            return folding.fold(tensors, *names[place], branch, _EPSILON)
+        return {name: taken(f"{place}/{name}", layer) for name, layer in branch.items()}
 
-    classifier = "classifier" if timm else "_fc"
-    result = {"classifier": folding.dense(tensors, classifier, params["classifier"])}
-    for name in params.keys() - result.keys():
-        layer = params[name]
-        result[name] = (
-            folded(name, layer)
-            if "kernel" in layer
-            else {part: folded(f"{name}/{part}", layer[part]) for part in layer}
-        )
-    return result
+    return {name: taken(name, branch) for name, branch in params.items()}
 
 
 def build(num_classes: int, *, dropout: float = 0.2) -> Model:
