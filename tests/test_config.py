@@ -131,7 +131,7 @@ def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
         ("--config.augment.hue=x", "--config.augment.hue=x: expected a number"),
         ("--config.augment.flip=maybe", "flip=maybe: expected true or false"),
         ("--config.batch_size=3", r"Did you mean --config.client.batch_size\?"),
-        ("--config.client.beta=3", "There are: batch_size"),
+        ("--config.client.beta=3", "There are: backbone_rate, batch_size, epochs"),
         ("--config.rounds", "expected a value"),
         ("--config.client=3", "group of fields"),
         ("--config.rounds.more=3", "single value"),
