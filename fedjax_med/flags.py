@@ -59,6 +59,32 @@ def define_data(flags: absl_flags.FlagValues) -> None:
     )
 
 
+def define_checkpoint(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flag that says which checkpoint of a run is tested."""
+    absl_flags.DEFINE_string(
+        "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
+    )
+
+
+def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -> None:
+    """Give a command that trains and tests many times the flags that all its runs share.
+
+    Args:
+        flags: of the command.
+        arguments: of the command line.
+        what: the runs are together, for the name of the default workdir.
+    """
+    define_config(flags, arguments)
+    define_data(flags)
+    define_checkpoint(flags)
+    absl_flags.DEFINE_string(
+        "workdir",
+        "",
+        f"where the runs live (default: runs/NAME OF THE CONFIG-{what})",
+        flag_values=flags,
+    )
+
+
 def define_processes(flags: absl_flags.FlagValues) -> None:
     """Give a command the flags that join it with the same command in other processes."""
     absl_flags.DEFINE_boolean(

@@ -17,7 +17,7 @@ from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.comparison import Together
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.flags import define_config, define_data
+from fedjax_med.flags import define_runs
 from fedjax_med.workdir import writing
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
@@ -25,23 +25,13 @@ SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """The flags of this command."""
-    define_config(flags, arguments)
-    define_data(flags)
-    absl_flags.DEFINE_string(
-        "workdir",
-        "",
-        "where the runs live (default: runs/NAME OF THE CONFIG-comparison)",
-        flag_values=flags,
-    )
+    define_runs(flags, arguments, "comparison")
     absl_flags.DEFINE_list("seeds", ["0", "1", "2"], "the seeds, with commas", flag_values=flags)
     absl_flags.DEFINE_integer(
         "folds",
         0,
         "compare by cross-validation with so many parts of Train; 0: on Test",
         flag_values=flags,
-    )
-    absl_flags.DEFINE_string(
-        "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
     )
 
 

@@ -15,26 +15,16 @@ from fedjax_med import comparison, config, predicted, report
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.flags import define_config, define_data
+from fedjax_med.flags import define_runs
 from fedjax_med.workdir import writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """The flags of this command."""
-    define_config(flags, arguments)
-    define_data(flags)
-    absl_flags.DEFINE_string(
-        "workdir",
-        "",
-        "where the runs live (default: runs/NAME OF THE CONFIG-crossvalidation)",
-        flag_values=flags,
-    )
+    define_runs(flags, arguments, "crossvalidation")
     absl_flags.DEFINE_integer("folds", 5, "how many parts", flag_values=flags)
     absl_flags.DEFINE_list(
         "only", [], "only these folds, from 0, with commas (to try something)", flag_values=flags
-    )
-    absl_flags.DEFINE_string(
-        "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
     )
 
 

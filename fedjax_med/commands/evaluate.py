@@ -27,7 +27,7 @@ from fedjax_med import (
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import pool, predict, predict_validation
-from fedjax_med.flags import define_data
+from fedjax_med.flags import define_checkpoint, define_data
 from fedjax_med.identity import identity
 from fedjax_med.predicted import Predictions
 from fedjax_med.workdir import read_workdir, writing
@@ -42,9 +42,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_list(
         "workdir", [], "the workdir of a trained run, or several with commas", flag_values=flags
     )
-    absl_flags.DEFINE_string(
-        "checkpoint", "best", "best (by validation) or last", flag_values=flags
-    )
+    define_checkpoint(flags)
 
 
 def run(flags: absl_flags.FlagValues) -> int:
