@@ -1,7 +1,7 @@
 """Tries the variants of a recipe by cross-validation inside Train, and prints a table of them.
 
 Run: python scripts/search_recipe.py rates --config=configs/isic9.py --data_dir=DATA --only=0
-     [--config.model.name=efficientnet_lite0 --config.pretrained=imagenet --config.image_size=96 ...]
+     [--config.model.name=efficientnet_lite0 --config.pretrained=imagenet ...]
 
 The first argument is a family of variants (below); all others are those of `fedjax-med
 crossvalidate`, such as --only=0, which runs the first of five folds alone. Test is not touched. The
