@@ -50,9 +50,12 @@ def _local_training(
     experiment: Experiment, model: Model, class_counts: ArrayLike, work: strategies.Work
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
+    prepare = augment.build(experiment.augment, model.mean, model.std)
+    if model.frozen is not None:
+        prepare = augment.choose_view(experiment.augment)
     grad_fn = losses.cross_entropy(
         model,
-        augment.build(experiment.augment, model.mean, model.std),
+        prepare,
         losses.class_balanced_weights(class_counts, loss.class_balance),
         loss.label_smoothing,
         ops.micro_batch() if work.convolutions else 0,

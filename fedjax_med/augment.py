@@ -1,6 +1,7 @@
 """uint8 batches to normalised float batches, with random changes from a key; inside jit."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
 from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, RGB, Array, Key
 
+VIEWS = 8  # the ways to mirror a square image, itself among them
 _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 # RGB to YIQ, where a turn of the (I, Q) plane is a turn of the hue.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -28,6 +30,50 @@ def normalise(image: Array, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD) 
 def _standardise(image: Array, mean: RGB, std: RGB) -> Array:
     lead = (1,) * (image.ndim - 1)
     return (image - jnp.array(mean).reshape(*lead, 3)) / jnp.array(std).reshape(*lead, 3)
+
+
+def mirrored(images: Any, view: int) -> Any:
+    """One of the `VIEWS` of square images [B, H, W, ch]; 0 leaves them as they are.
+
+    Args:
+        images: of NumPy or JAX.
+        view: its bits mirror left and right, then top and bottom, then rows and columns.
+    """
+    if view & 4:
+        images = images.swapaxes(1, 2)
+    if view & 2:
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if view & 1 else images
+
+
+def _views(augment: Augment) -> tuple[int, ...]:
+    """The mirrored views that the random changes of `augment` may come to."""
+    if augment.right_angles:
+        return tuple(range(VIEWS)) if augment.flip else (0, 3, 5, 6)
+    return (0, 1) if augment.flip else (0,)
+
+
+def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
+    """The function from (features [B, 8, h, w, ch], key) to those of one view of each image.
+
+    What `build` is to images this is to what a frozen part made of them (`fedjax_med.frozen`):
+    flips and right angles are drawn, and the other changes came too late.
+
+    Args:
+        augment: the random changes.
+
+    Returns:
+        A function that gives float32 [B, h, w, ch].
+    """
+    views = _views(augment)
+
+    def prepare(features: Array, key: Key) -> Array:
+        # Each image draws by itself, however many come after it.
+        drawn = jax.random.randint(key, (features.shape[0],), 0, len(views))
+        index = jnp.array(views)[drawn].reshape(-1, *(1,) * (features.ndim - 1))
+        return jnp.take_along_axis(features, index, axis=1)[:, 0].astype(jnp.float32)
+
+    return prepare
 
 
 def _matrices(augment: Augment, key: Key, batch: int) -> tuple[Array, Array]:

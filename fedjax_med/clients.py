@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med import audit, duplicates, partition, shelves, stack
+from fedjax_med import audit, duplicates, frozen, partition, shelves, stack
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.partitions import Groups, Index
-from fedjax_med.types import Dataset, Split
+from fedjax_med.types import Dataset, Model, Split
 
 _NAMED = 20  # clients that the summary names
 
@@ -95,6 +95,7 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
             f"{experiment.validation_fraction}."
         )
     dataset, groups, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
+    dataset, below = _through_frozen(experiment, dataset, cache_dir)
     split, seed, test = dataset.train, experiment.seed, dataset.test
     if experiment.folds:
         test, clients = _leave_out_fold(experiment, split, groups, clients)
@@ -104,7 +105,7 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         for client, index in enumerate(clients)
     ]
     parts, training = _in_setting(experiment, parts, names)
-    of = f"{experiment.image_size} {dataset.class_names}"
+    of = f"{experiment.image_size} {dataset.class_names}{below}"
     return Federation(
         dataset.class_names,
         stack.Held(split, tuple(train for train, _ in parts)),
@@ -117,6 +118,23 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         training,
         names,
     )
+
+
+def _through_frozen(
+    experiment: Experiment, dataset: Dataset, cache_dir: str
+) -> tuple[Dataset, str]:
+    """`dataset` with what the frozen part of the model makes of each image, and its digest.
+
+    The images themselves, and no digest, where nothing is frozen.
+    """
+    model: Model = shelves.build("models", experiment.model, len(dataset.class_names))
+    if model.frozen is None:
+        return dataset, ""
+    part = frozen.part(model.frozen, experiment.pretrained, dataset.train.image.shape[1:])
+    train = frozen.features(dataset.train, part, cache_dir)
+    # Cross-validation has its test images from Train.
+    test = dataset.test if experiment.folds else frozen.features(dataset.test, part, cache_dir)
+    return dataset._replace(train=train, test=test), part.digest
 
 
 def _leave_out_fold(

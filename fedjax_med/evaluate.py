@@ -16,13 +16,18 @@ _BATCH = 64
 _CHUNK = 2**25  # bytes of images that are read at a time
 
 
-def _mirrored(images: Array, view: int) -> Array:
-    """One of the eight ways to mirror square images [B, H, W, ch]; 0 leaves them as they are."""
-    if view & 4:
-        images = images.swapaxes(1, 2)
-    if view & 2:
-        images = images[:, ::-1]
-    return images[:, :, ::-1] if view & 1 else images
+def _view(model: Model, images: Array, view: int) -> Array:
+    """One of the mirrored views of images, or of their features where the model's part is frozen.
+
+    Args:
+        model: takes what this gives.
+        images: uint8 [B, H, W, ch], or float16 [B, V, h, w, ch].
+        view: as in `fedjax_med.augment.mirrored`.
+    """
+    if model.frozen is not None:
+        return images[:, view].astype(jnp.float32)
+    normalised = augment.normalise(images, model.mean, model.std)
+    return jnp.asarray(augment.mirrored(normalised, view))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))
@@ -32,22 +37,22 @@ def probabilities(model: Model, params: Params, image: Array, views: int = 1) ->
     Args:
         model: compiled once for each.
         params: of the model.
-        image: uint8 [*lead, H, W, ch].
+        image: uint8 [*lead, H, W, ch]; features [*lead, V, h, w, ch] where a part is frozen.
         views: up to 8: the probabilities are means over so many mirrored images.
 
     Returns:
         float32 [*lead, K].
     """
-    lead, pixels = image.shape[:-3], image.shape[-3:]
+    dims = 3 if model.frozen is None else 4
+    lead, pixels = image.shape[:-dims], image.shape[-dims:]
     examples = int(np.prod(lead))
     batch = max(1, min(_BATCH, examples))
     steps = -(-examples // batch)
-    flat = jnp.pad(image.reshape(-1, *pixels), ((0, steps * batch - examples), *[(0, 0)] * 3))
+    flat = jnp.pad(image.reshape(-1, *pixels), ((0, steps * batch - examples), *[(0, 0)] * dims))
 
     def one(images: Array) -> Array:
-        normalised = augment.normalise(images, model.mean, model.std)
         each = [
-            jax.nn.softmax(model.apply(params, _mirrored(normalised, view), None))
+            jax.nn.softmax(model.apply(params, _view(model, images, view), None))
             for view in range(views)
         ]
         return sum(each[1:], each[0]) / views if views > 1 else each[0]
@@ -63,7 +68,7 @@ def predict(model: Model, params: Params, image: Images, views: int = 1) -> np.n
     Args:
         model: compiled once for each.
         params: of the model.
-        image: uint8 [N, H, W, ch], in memory or on disk.
+        image: uint8 [N, H, W, ch], in memory or on disk; or features [N, V, h, w, ch].
         views: as in `probabilities`.
 
     Returns:
@@ -72,14 +77,16 @@ def predict(model: Model, params: Params, image: Images, views: int = 1) -> np.n
     Raises:
         UserError: The images on disk cannot be read.
     """
-    count, pixels = len(image), int(np.prod(image.shape[1:]))
-    chunk = _BATCH * max(1, _CHUNK // (_BATCH * pixels))
+    if model.frozen is not None:
+        image = image[:, :views]
+    count, size = len(image), int(np.prod(image.shape[1:])) * image.dtype.itemsize
+    chunk = _BATCH * max(1, _CHUNK // (_BATCH * size))
     if count <= chunk:
         return np.asarray(probabilities(model, params, jnp.asarray(np.asarray(image)), views))
     parts = []
     for start in range(0, count, chunk):
         part = np.asarray(image[start : start + chunk])
-        full = np.zeros((chunk, *part.shape[1:]), np.uint8)
+        full = np.zeros((chunk, *part.shape[1:]), part.dtype)
         full[: len(part)] = part
         parts.append(np.asarray(probabilities(model, params, full, views))[: len(part)])
     return np.concatenate(parts)

@@ -83,10 +83,10 @@ class Feed:
         return Turn(data[0], None) if len(groups) == 1 else Turn(data, places)
 
     def _shapes(self, clients: int, room: int) -> Examples:
-        placement = federated.placement(self._strategy, clients)
+        placement, images = federated.placement(self._strategy, clients), self._held.split.image
         lead = (placement.rows, max(room, 1))
         kinds = (
-            ((*lead, *self._held.split.image.shape[1:]), jnp.uint8),
+            ((*lead, *images.shape[1:]), images.dtype),
             (lead, jnp.int32),
             (lead, jnp.bool_),
         )

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from fedjax_med import report
 from fedjax_med.errors import UserError
+from fedjax_med.workdir import replacing
 
 _TRAIN, _VALIDATION, _BALANCED = "#444444", "#1b6ca8", "#c8553d"
 
@@ -28,7 +29,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     with (
-        report.replacing(Path(path)) as temporary,
+        replacing(Path(path)) as temporary,
         temporary.open("wb") as file,
         warnings.catch_warnings(),
     ):

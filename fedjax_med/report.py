@@ -4,17 +4,17 @@ Everything is written to a temporary file in the same folder first and then rena
 reader never sees half a file and a failure leaves the old one as it was.
 """
 
-import contextlib
 import json
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedjax_med.errors import UserError
+from fedjax_med.workdir import replacing
 
 HEADLINES = {
     "accuracy": "accuracy",
@@ -153,24 +153,6 @@ def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
         mean = statistics.fmean(values)
         lines.append(f"| {name} | {mean:.3f}{spread} | {min(values):.3f} | {max(values):.3f} |")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; takes the place of `path` if all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"could not write {path}: {reason}. Make room or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:

@@ -35,7 +35,8 @@ class Held(NamedTuple):
     def shapes(self) -> Examples:
         """The shapes and types that all clients stacked would have, ``[C, N]``."""
         lead = (len(self.parts), self.room)
-        kinds = ((lead + self.split.image.shape[1:], np.uint8), (lead, np.int32), (lead, np.bool_))
+        images = self.split.image
+        kinds = ((lead + images.shape[1:], images.dtype), (lead, np.int32), (lead, np.bool_))
         image, label, mask = (jax.ShapeDtypeStruct(shape, kind) for shape, kind in kinds)
         return Examples(image, label, mask)  # type: ignore[arg-type]
 
@@ -49,14 +50,14 @@ def stack(split: Split, parts: Sequence[Index], room: int = 0) -> Examples:
         room: ``N``, if it is more than the largest needs.
 
     Returns:
-        NumPy arrays: image uint8 ``[C, N, H, W, ch]``, label int32 ``[C, N]``, mask bool
+        NumPy arrays: image ``[C, N, ...]``, the split's, label int32 ``[C, N]``, mask bool
         ``[C, N]``; ``N`` is the size of the largest part or `room`, at least 1. Padding is zeros.
 
     Raises:
         IndexError: A position is not in `split`.
     """
     lead = (len(parts), max([1, room, *map(len, parts)]))
-    image: Any = np.zeros(lead + split.image.shape[1:], np.uint8)
+    image: Any = np.zeros(lead + split.image.shape[1:], split.image.dtype)
     label: Any = np.zeros(lead, np.int32)
     mask: Any = np.zeros(lead, np.bool_)
     for client, part in enumerate(parts):

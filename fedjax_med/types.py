@@ -25,7 +25,8 @@ class Examples(NamedTuple):
     ``[N]`` on the host or in a batch, ``[C, N]`` when the clients are stacked.
     """
 
-    image: Array  # uint8 [*lead, H, W, ch]
+    # uint8 [*lead, H, W, ch], or a frozen part's features, float16 [*lead, V, h, w, ch].
+    image: Array
     label: Array  # int32 [*lead]
     mask: Array  # bool  [*lead]; False is padding and never counts
 
@@ -41,7 +42,14 @@ GradFn = Callable[[Params, Examples, Key], tuple[Params, Metrics]]
 
 
 class Images(Protocol):
-    """uint8 ``[N, H, W, 3]``, in memory or on disk: indexed, and read by `numpy.asarray`."""
+    """uint8 ``[N, H, W, 3]``, in memory or on disk: indexed, and read by `numpy.asarray`.
+
+    Or what a frozen part makes of images, float16 ``[N, V, h, w, ch]`` (`fedjax_med.frozen`).
+    """
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -103,6 +111,8 @@ class Model(NamedTuple):
     head: the key of the classifier in the parameters.
     pretrained: ``(tensors by name, first params) -> params`` with the weights that others trained
         (`fedjax_med.weights`); None where there are none.
+    frozen: the part below, which is not trained: its ``apply`` gives what this model takes for
+        images; None where all is trained.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]
@@ -111,3 +121,4 @@ class Model(NamedTuple):
     std: RGB = IMAGENET_STD
     head: str = "classifier"
     pretrained: Callable[[Tensors, Params], Params] | None = None
+    frozen: "Model | None" = None

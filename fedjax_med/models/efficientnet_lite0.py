@@ -24,6 +24,7 @@ _STAGES = (
     (6, 3, 1, 320, 1),
 )
 _STEM, _HEAD = 32, 1280
+_NUM_BLOCKS = sum(stage[-1] for stage in _STAGES)
 _TOTAL_STRIDE = 32
 # What TensorFlow's weights were trained with: (x - 127) / 128 of the values 0 to 255.
 _MEAN: RGB = (127 / 255,) * 3
@@ -77,27 +78,59 @@ class Block(nnx.Module):
         return images + result if self.skips else result
 
 
-class EfficientNetLite0(nnx.Module):
-    """Stem, sixteen blocks, head, global average pooling, dropout, a linear classifier."""
+class _Blocks(nnx.Module):
+    """Some of the sixteen blocks, in their order and under their numbers."""
 
-    def __init__(self, channels: int, num_classes: int, dropout: float, rngs: nnx.Rngs):
-        self.stem = _conv(channels, _STEM, 3, rngs, gain=_AFTER_SUM, stride=2)
+    def _add_blocks(self, numbers: range, rngs: nnx.Rngs) -> None:
         width, number = _STEM, 0
         for expansion, side, stride, features, repeats in _STAGES:
             for repeat in range(repeats):
-                block = Block(width, features, expansion, side, 1 if repeat else stride, rngs)
-                setattr(self, f"block_{number}", block)
+                if number in numbers:
+                    block = Block(width, features, expansion, side, 1 if repeat else stride, rngs)
+                    setattr(self, f"block_{number}", block)
                 width, number = features, number + 1
-        self.num_blocks = number
-        self.head = _conv(width, _HEAD, 1, rngs, gain=_AFTER_SUM)
+        self.numbers = numbers
+
+    def _run_blocks(self, images: Array) -> Array:
+        for number in self.numbers:
+            images = getattr(self, f"block_{number}")(images)
+        return images
+
+
+class Frozen(_Blocks):
+    """The stem and the first blocks: what is not trained where `frozen_blocks` is above 0."""
+
+    def __init__(self, channels: int, blocks: int, rngs: nnx.Rngs):
+        self.stem = _conv(channels, _STEM, 3, rngs, gain=_AFTER_SUM, stride=2)
+        self._add_blocks(range(blocks), rngs)
+
+    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> what the next block takes."""
+        del rngs
+        return self._run_blocks(nnx.relu6(self.stem(images)))
+
+
+class EfficientNetLite0(_Blocks):
+    """Stem, sixteen blocks, head, global average pooling, dropout, a linear classifier.
+
+    With frozen blocks it takes what `Frozen` gives instead of images.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, dropout: float, rngs: nnx.Rngs, frozen_blocks: int
+    ):
+        if not frozen_blocks:
+            self.stem = _conv(channels, _STEM, 3, rngs, gain=_AFTER_SUM, stride=2)
+        self._add_blocks(range(frozen_blocks, _NUM_BLOCKS), rngs)
+        self.head = _conv(_STAGES[-1][3], _HEAD, 1, rngs, gain=_AFTER_SUM)
         self.dropout = nnx.Dropout(dropout)
         self.classifier = nnx.Linear(_HEAD, num_classes, rngs=rngs)
 
     def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
         """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
-        images = nnx.relu6(self.stem(images))
-        for number in range(self.num_blocks):
-            images = getattr(self, f"block_{number}")(images)
+        if self.numbers.start == 0:
+            images = nnx.relu6(self.stem(images))
+        images = self._run_blocks(images)
         features = jnp.mean(nnx.relu6(self.head(images)), axis=(1, 2))
         features = self.dropout(features, deterministic=rngs is None, rngs=rngs)
         return self.classifier(features)
@@ -106,7 +139,7 @@ class EfficientNetLite0(nnx.Module):
 def _names_of_lukemelas() -> dict[str, tuple[str, str]]:
     """Where EfficientNet-PyTorch keeps what: our layers to convolutions and normalisations."""
     names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
-    for number in range(sum(stage[-1] for stage in _STAGES)):
+    for number in range(_NUM_BLOCKS):
         block = f"_blocks.{number}."
         for norm, layer in enumerate(("expand", "depthwise", "project")):
             names[f"block_{number}/{layer}"] = (f"{block}_{layer}_conv", f"{block}_bn{norm}")
@@ -151,23 +184,41 @@ def pretrained(tensors: Tensors, params: Params) -> Params:
     return {name: taken(name, branch) for name, branch in params.items()}
 
 
-def build(num_classes: int, *, dropout: float = 0.2) -> Model:
+def build(num_classes: int, *, dropout: float = 0.2, frozen_blocks: int = 0) -> Model:
     """EfficientNet-Lite0, with 3,350,000 parameters below the classifier for colour images.
 
     Args:
         num_classes: K, the number of logits.
         dropout: probability that a feature is zeroed before the classifier, in training.
+        frozen_blocks: 0 trains all. Above 0 the stem and so many of the 16 blocks keep their first
+            weights, and the model that is trained takes what they make of an image.
 
     Raises:
-        UserError: `dropout` is out of its range or, in ``init``, the image is too small.
+        UserError: An option is out of its range or, in ``init``, the image is too small.
     """
     if not 0 <= dropout < 1:
         raise UserError(
             f"expected model efficientnet_lite0 to have dropout in [0, 1), got {dropout}."
         )
+    if not 0 <= frozen_blocks <= _NUM_BLOCKS:
+        raise UserError(
+            f"expected model efficientnet_lite0 to have 0 to {_NUM_BLOCKS} frozen_blocks, got "
+            f"{frozen_blocks}."
+        )
 
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
-        return EfficientNetLite0(channels, num_classes, dropout, rngs)
+        return EfficientNetLite0(channels, num_classes, dropout, rngs, frozen_blocks)
 
-    model = from_nnx(make, _TOTAL_STRIDE, "raise --config.image_size")
+    def make_frozen(channels: int, rngs: nnx.Rngs) -> nnx.Module:
+        return Frozen(channels, frozen_blocks, rngs)
+
+    smallest = (_TOTAL_STRIDE, "raise --config.image_size")
+    if not frozen_blocks:
+        return _of_imagenet(from_nnx(make, *smallest))
+    frozen = _of_imagenet(from_nnx(make_frozen, *smallest))
+    return _of_imagenet(from_nnx(make))._replace(frozen=frozen)
+
+
+def _of_imagenet(model: Model) -> Model:
+    """`model`, which takes images as TensorFlow's weights want them, and such weights."""
     return model._replace(mean=_MEAN, std=_STD, pretrained=pretrained)
