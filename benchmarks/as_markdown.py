@@ -7,10 +7,15 @@ def _row(one: dict[str, Any]) -> str:
     if "over_seconds" in one:
         limit = f"{one['over_seconds']:.0f}"
         return f"| {one['peer']} | no round within {limit} s | | > {limit} s | |"
+    if "not_on" in one:
+        return f"| {one['peer']} | not compared on a {one['not_on']} | | | |"
     (them, us), low, high = one["seconds"], min(one["ratios"]), max(one["ratios"])
-    first, memory = one["seconds_to_first_round"], one["peak_megabytes"]
+    first, memory, devices = (
+        one[what] for what in ("seconds_to_first_round", "peak_megabytes", "devices")
+    )
+    peer = one["peer"] if devices[0] == devices[1] else f"{one['peer']} on {devices[0]}"
     return (
-        f"| {one['peer']} | {them:.3g} / {us:.3g} | {one['ratio']:.2f} ({low:.2f} to {high:.2f}) | "
+        f"| {peer} | {them:.3g} / {us:.3g} | {one['ratio']:.2f} ({low:.2f} to {high:.2f}) | "
         f"{first[0]:.0f} / {first[1]:.0f} s | {memory[0]:.0f} / {memory[1]:.0f} MB |"
     )
 
@@ -25,8 +30,8 @@ def rounds(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(_row(one) for one in result["peers"]),
         "",
-        f"A round is {result['flops'] / 1e9:.3g} GFLOP; the machine's matrix products reach "
-        f"{result['matrix_peak'] / 1e9:.0f} GFLOP/s.",
+        f"On {result['device']}. A round is {result['flops'] / 1e9:.3g} GFLOP; matrix products "
+        f"reach {result['matrix_peak'] / 1e9:.0f} GFLOP/s.",
     ]
     if result["fraction_of_peak"] is not None:
         lines[-1] += f" Our round reaches {result['fraction_of_peak']:.1%} of that."

@@ -13,9 +13,13 @@ from typing import Any
 
 
 class Channel:
-    """A contender's side: ``while channel.next(): train(); channel.done(loss)``."""
+    """A contender's side: ``while channel.next(): train(); channel.done(loss)``.
+
+    device: the name of what it trains on.
+    """
 
     def __init__(self) -> None:
+        self.device = "cpu"
         # Frameworks print to standard output; what they say goes to standard error instead.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -38,4 +42,5 @@ class Channel:
     def done(self, loss: Callable[[], float] | None = None) -> None:
         """Say how long the round took and, outside of that time, the loss after it."""
         seconds = time.perf_counter() - self._began
-        self._say(seconds=seconds, loss=None if loss is None else float(loss()))
+        after = None if loss is None else float(loss())
+        self._say(seconds=seconds, loss=after, device=self.device)

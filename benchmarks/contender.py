@@ -41,7 +41,8 @@ class Contender:
             env=os.environ | {"PYTHONPATH": str(HERE.parent)},
             text=True,
         )
-        self.loss = self.round()["loss"]
+        answer = self.round()
+        self.loss, self.device = answer["loss"], answer["device"]
         self.first = time.perf_counter() - began  # start, compilation and one round
 
     def _ask(self, command: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -26,27 +26,36 @@ import machine
 from contender import Contender, TooSlowError, environment, versions
 
 PEERS = ("pytorch", "pfl", "flower", "fedjax")
+ON_ACCELERATORS = (("gpu", "pytorch"),)  # elsewhere than on CPUs nobody else is compared
 WORKLOADS = ("cnn", "efficientnet_lite0", "linear")
 
-flags.DEFINE_list("peers", list(PEERS), "whom to compare with")
-flags.DEFINE_enum("workload", "all", (*WORKLOADS, "all"), "what to train")
-flags.DEFINE_integer("pairs", 5, "timed turns of each, in alternation", lower_bound=1)
+FLAGS = flags.FlagValues()  # its own, as the other benchmarks have flags of the same names
+flags.DEFINE_list("peers", list(PEERS), "whom to compare with", flag_values=FLAGS)
+flags.DEFINE_enum("workload", "all", (*WORKLOADS, "all"), "what to train", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "pairs", 5, "timed turns of each, in alternation", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "images",
     0,
     "images a client, a multiple of the batch size; 0: those of the published tables",
     lower_bound=0,
+    flag_values=FLAGS,
 )
-flags.DEFINE_float("limit", 300.0, "seconds that a round may take, with its compilation")
-flags.DEFINE_string("json", "", "where to write the figures")
+flags.DEFINE_float(
+    "limit", 300.0, "seconds that a round may take, with its compilation", flag_values=FLAGS
+)
+flags.DEFINE_string("json", "", "where to write the figures", flag_values=FLAGS)
 flags.DEFINE_string(
-    "environments", "~/.cache/fedjax_med_benchmarks", "where the peers are installed"
+    "environments",
+    "~/.cache/fedjax_med_benchmarks",
+    "where the peers are installed",
+    flag_values=FLAGS,
 )
-FLAGS = flags.FLAGS
 
 
 def write(name: str, file: Path) -> dict[str, Any]:
-    """Write the workload; "flops" of a round, "rounds_in_a_turn", the machine's "matrix_peak".
+    """Write the workload; "flops" of a round, "rounds_in_a_turn", "matrix_peak", the "device".
 
     In a process of its own, since Linux counts a parent's peak memory as its children's.
     """
@@ -61,8 +70,11 @@ def write(name: str, file: Path) -> dict[str, Any]:
     return dict(json.loads(answer.stdout))
 
 
-def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[str, Any]:
-    """Alternate turns of `rounds` rounds of the peer and of fedjax_med."""
+def compare(peer: str, workload: Path, about: dict[str, Any], environments: Path) -> dict[str, Any]:
+    """Alternate turns of the peer and of fedjax_med; `about` is what `write` said."""
+    if about["platform"] != "cpu" and (about["platform"], peer) not in ON_ACCELERATORS:
+        return {"peer": peer, "not_on": about["platform"]}
+    rounds = about["rounds_in_a_turn"]
     python = environment(peer, environments)
     try:
         them = Contender(python, peer, workload, FLAGS.limit)
@@ -79,6 +91,7 @@ def compare(peer: str, workload: Path, rounds: int, environments: Path) -> dict[
     return {
         "peer": peer,
         "versions": versions(python),
+        "devices": [them.device, us.device],
         "loss_after_first_round": [them.loss, us.loss],
         "seconds": [statistics.median(side) for side in zip(*seconds, strict=True)],
         "ratio": statistics.median(one / other for one, other in seconds),
@@ -93,17 +106,15 @@ def measure(name: str, environments: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.npz"
         about = write(name, file)
-        rounds = about["rounds_in_a_turn"]
-        peers = [compare(peer, file, rounds, environments) for peer in FLAGS.peers]
+        peers = [compare(peer, file, about, environments) for peer in FLAGS.peers]
     ours = [one["seconds"][1] for one in peers if "seconds" in one]
     rate = about["flops"] / statistics.median(ours) if ours else None
     fraction = None if rate is None else rate / about["matrix_peak"]
     return {"workload": name, **about, "fraction_of_peak": fraction, "peers": peers}
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Measure the workloads, print their tables."""
-    del arguments
     environments = Path(FLAGS.environments).expanduser()
     results = []
     for name in WORKLOADS if FLAGS.workload == "all" else (FLAGS.workload,):
@@ -115,4 +126,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        FLAGS(sys.argv)
+        main()
+    except flags.Error as error:
+        sys.exit(f"{error}\n{FLAGS.get_help()}")

@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 
 from fedjax_med import assemble, augment, local, overrides
@@ -145,7 +146,7 @@ def matrix_peak(side: int = 2048, repeats: int = 9) -> float:
     return 2 * side**3 / statistics.median(seconds)
 
 
-def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float]:
+def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, Any]:
     """Write the workload to `file`; what the driver wants to know of it and of the machine."""
     one, work = experiment(name), WORKLOADS[name]
     per_client = per_client or work.images
@@ -160,6 +161,7 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float
         "name": name,
         "batch_size": work.batch_size,
         "learning_rate": work.learning_rate,
+        "platform": jax.default_backend(),  # where the peers are to train too
     }
     np.savez(
         file,
@@ -171,10 +173,12 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, float
         cohorts=cohorts(one, 1 + turns * work.rounds),
         **leaves,
     )
-    flops = training_flops(model, data.image.shape[-3:])
+    flops, kind = training_flops(model, data.image.shape[-3:]), jax.devices()[0].device_kind
     return {
         "flops": flops * work.cohort * per_client,
         "matrix_peak": matrix_peak(),
+        "platform": jax.default_backend(),
+        "device": machine.processor() if kind == "cpu" else kind,
         "rounds_in_a_turn": work.rounds,
     }
 

@@ -12,6 +12,7 @@ import jax
 import jax_model
 import numpy as np
 import pytest
+import rounds
 import run_ours
 import startup
 import stream
@@ -77,6 +78,7 @@ def test_operations_of_a_round_are_those_of_its_products(small):
     # Logits and the kernel's gradient: a multiplication and an addition for each weight in both.
     assert about["flops"] == pytest.approx(4 * 6 * 4 * 48 * 9, rel=0.1)
     assert about["rounds_in_a_turn"] == 2
+    assert about["platform"] == "cpu"
 
 
 def test_operations_do_not_depend_on_the_lowering_of_the_convolutions():
@@ -126,6 +128,7 @@ def contender(folder, monkeypatch, seconds, limit):
 def test_contender_trains_when_told_and_says_how_long_it_took(tmp_path, monkeypatch):
     peer = contender(tmp_path, monkeypatch, 0.05, 60)
     assert peer.loss == 0.5
+    assert peer.device == "cpu"
     assert 0.05 <= peer.turn(3) < peer.first + 1
     assert peer.quit() > 1
 
@@ -138,6 +141,7 @@ def test_contender_over_the_limit_is_ended(tmp_path, monkeypatch):
 def test_table_says_who_was_too_slow_and_what_was_reached():
     result = {
         "workload": "cnn",
+        "device": "a card",
         "flops": 3e9,
         "matrix_peak": 6e10,
         "fraction_of_peak": 0.25,
@@ -149,15 +153,25 @@ def test_table_says_who_was_too_slow_and_what_was_reached():
                 "ratios": [2.4, 2.5, 2.6],
                 "seconds_to_first_round": [3.0, 4.0],
                 "peak_megabytes": [100.0, 200.0],
+                "devices": ["cpu", "a card"],
             },
             {"peer": "two", "over_seconds": 300.0},
+            {"peer": "three", "not_on": "gpu"},
         ],
     }
     text = as_markdown.rounds(result)
-    assert "| one | 0.5 / 0.2 | 2.50 (2.40 to 2.60) | 3 / 4 s | 100 / 200 MB |" in text
+    assert "| one on cpu | 0.5 / 0.2 | 2.50 (2.40 to 2.60) | 3 / 4 s | 100 / 200 MB |" in text
     assert "| two | no round within 300 s | | > 300 s | |" in text
+    assert "| three | not compared on a gpu |" in text
+    assert "On a card. A round is 3 GFLOP" in text
     assert text.endswith("reach 60 GFLOP/s. Our round reaches 25.0% of that.")
     assert len({line.count("|") for line in text.splitlines() if "|" in line}) == 1
+
+
+def test_on_an_accelerator_only_who_trains_there_is_compared(tmp_path):
+    for device, peer in (("gpu", "flower"), ("gpu", "pfl"), ("tpu", "pytorch")):
+        answer = rounds.compare(peer, tmp_path / "none", {"platform": device}, tmp_path)
+        assert answer == {"peer": peer, "not_on": device}
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def held(work: Any) -> stack.Held:
 
 def main(file: str, name: str) -> None:
     channel = Channel()
+    channel.device = jax.devices()[0].device_kind
     work = dict(np.load(file))
     experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
     data = held(work)

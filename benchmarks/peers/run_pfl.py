@@ -1,10 +1,12 @@
 """pfl-research (Apple): its in-process simulation with PyTorch."""
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ["PFL_PYTORCH_DEVICE"] = "cpu"  # where the data is
 
 import torch
 from channel import Channel

@@ -127,15 +127,19 @@ class Linear(nn.Module):
 
 
 class Work:
-    """A workload file: tensors for each client, its batches, a model with the first weights."""
+    """A workload file: tensors for each client, its batches, a model with the first weights.
+
+    All of them lie on a GPU where fedjax_med trains on one.
+    """
 
     def __init__(self, file: str) -> None:
         data = np.load(file)
         self.about = json.loads(str(data["about"]))
-        self.order = torch.from_numpy(data["order"].astype(np.int64))
-        self.label = torch.from_numpy(data["label"].astype(np.int64))
+        self.device = torch.device("cuda" if self.about["platform"] == "gpu" else "cpu")
+        self.order = torch.from_numpy(data["order"].astype(np.int64)).to(self.device)
+        self.label = torch.from_numpy(data["label"].astype(np.int64)).to(self.device)
         self.cohorts = data["cohorts"].tolist()
-        image = torch.from_numpy(data["image"])
+        image = torch.from_numpy(data["image"]).to(self.device)
         if self.about["name"] == "linear":
             self.image = list(image.flatten(2))
         else:
@@ -143,6 +147,13 @@ class Work:
                 one.contiguous(memory_format=torch.channels_last) for one in image.movedim(-1, 2)
             ]
         self._weights = {key: data[key] for key in data.files if key.startswith("params/")}
+
+    def wait(self) -> str:
+        """Wait until the device has done what it was told; its name."""
+        if self.device.type == "cpu":
+            return "cpu"
+        torch.cuda.synchronize()
+        return torch.cuda.get_device_name()
 
     def cohort(self, number: int) -> list[int]:
         """Who takes part in this round, counted from 0."""
@@ -170,7 +181,7 @@ class Work:
                     value = self._weights[f"{place}/kernel"]
                     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
                 parameter.copy_(torch.from_numpy(value.copy()))
-        return model.to(memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=torch.channels_last)
 
     def loss(self, model: nn.Module) -> float:
         """Mean cross-entropy over all clients' examples."""
