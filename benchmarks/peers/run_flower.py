@@ -29,9 +29,8 @@ def train(message: Message, context: Context) -> Message:
     client = int(message.content["config"]["client"])
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), mine.about["learning_rate"])
-    for index in mine.order[client]:
+    for image, label in mine.batches(client):
         optimizer.zero_grad()
-        image, label = mine.image[client][index], mine.label[client][index]
         functional.cross_entropy(model(image), label).backward()
         optimizer.step()
     content = {

@@ -52,12 +52,7 @@ def main(file: str, name: str) -> None:
     work = Work(file)
     network = work.model()
     network.__class__ = type("Network", (Losses, type(network)), {})
-    # pfl does not shuffle: its order is the first round's.
-    orders = [order.reshape(-1) for order in work.order]
-    data = [
-        (image[order], label[order])  # which keeps channels last
-        for image, label, order in zip(work.image, work.label, orders, strict=True)
-    ]
+    data = list(zip(work.image, work.label, strict=True))  # pfl does not shuffle
     # Its own samplers draw users at random or in turn; this one follows the workload's cohorts.
     users = itertools.cycle(itertools.chain.from_iterable(work.cohorts))
     training = FederatedDataset(lambda user: Dataset(data[user], user_id=user), lambda: next(users))

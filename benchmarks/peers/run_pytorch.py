@@ -29,12 +29,11 @@ def main(file: str, name: str) -> None:
             break
         total = [torch.zeros_like(p) for p in global_weights]
         for one in work.cohort(number):
-            image, label = work.image[one], work.label[one]
             with torch.no_grad():
                 torch._foreach_copy_(weights, global_weights)
-            for index in work.order[one]:
+            for image, label in work.batches(one):
                 optimizer.zero_grad()
-                functional.cross_entropy(client(image[index]), label[index]).backward()
+                functional.cross_entropy(client(image), label).backward()
                 optimizer.step()
             with torch.no_grad():
                 torch._foreach_add_(total, weights)

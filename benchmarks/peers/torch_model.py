@@ -6,6 +6,7 @@ Layers have the names that they have in fedjax_med, so that the weights find the
 import functools
 import itertools
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -127,19 +128,22 @@ class Linear(nn.Module):
 
 
 class Work:
-    """A workload file: tensors for each client, its batches, a model with the first weights.
+    """A workload file: tensors for each client, a model with the first weights.
 
-    All of them lie on a GPU where fedjax_med trains on one.
+    A client's images are in the order of the first round, so that its batches are slices. All of it
+    lies on a GPU where fedjax_med trains on one.
     """
 
     def __init__(self, file: str) -> None:
         data = np.load(file)
         self.about = json.loads(str(data["about"]))
         self.device = torch.device("cuda" if self.about["platform"] == "gpu" else "cpu")
-        self.order = torch.from_numpy(data["order"].astype(np.int64)).to(self.device)
-        self.label = torch.from_numpy(data["label"].astype(np.int64)).to(self.device)
+        image, label = data["image"], data["label"].astype(np.int64)
+        for images, labels, order in zip(image, label, data["order"], strict=True):
+            images[:], labels[:] = images[order.ravel()], labels[order.ravel()]
+        self.label = torch.from_numpy(label).to(self.device)
         self.cohorts = data["cohorts"].tolist()
-        image = torch.from_numpy(data["image"]).to(self.device)
+        image = torch.from_numpy(image).to(self.device)
         if self.about["name"] == "linear":
             self.image = list(image.flatten(2))
         else:
@@ -154,6 +158,11 @@ class Work:
             return "cpu"
         torch.cuda.synchronize()
         return torch.cuda.get_device_name()
+
+    def batches(self, client: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels of each of the client's steps."""
+        size = self.about["batch_size"]
+        return zip(self.image[client].split(size), self.label[client].split(size), strict=True)
 
     def cohort(self, number: int) -> list[int]:
         """Who takes part in this round, counted from 0."""
