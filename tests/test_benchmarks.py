@@ -9,7 +9,9 @@ from pathlib import Path
 import as_markdown
 import growth
 import jax
+import jax.numpy as jnp
 import jax_model
+import limits
 import numpy as np
 import pytest
 import rounds
@@ -211,6 +213,37 @@ def test_startup_waits_for_the_data_and_for_the_first_round(tmp_path, monkeypatc
     assert as_markdown.startup(found).count("\n") == 3
     with pytest.raises(SystemExit, match="AssertionError"):
         startup.start(["--x=2"], tmp_path)
+
+
+def test_products_of_a_program_are_found_in_its_loops():
+    def program(x, w):
+        step = lambda carry, one: (carry + jax.jit(jnp.dot)(one, w).sum(), None)  # noqa: E731
+        return jax.lax.scan(step, 0.0, x)[0] + jnp.dot(w, w.T).sum()
+
+    jaxpr = jax.make_jaxpr(program)(jnp.ones((7, 50, 4)), jnp.ones((4, 6))).jaxpr
+    found = {
+        times: [[one.shape for one in some] for some in (product.shapes, product.passed)]
+        for times, product in limits.products(jaxpr)
+    }
+    assert found == {7: [[(50, 4), (4, 6)], [(50, 4), (50, 6)]], 1: [[(4, 6), (6, 4)], []]}
+
+
+def test_limits_of_a_round_are_measured_and_told_beside_the_targets(monkeypatch):
+    monkeypatch.setitem(
+        workloads.WORKLOADS, "linear", workloads.Workload(Spec("linear"), 4, 3, 3, 6, 2, 0.1)
+    )
+    monkeypatch.setattr(workloads, "matrix_peak", lambda: 1e9)
+    limits.FLAGS(["limits.py", "--repeats=1"])
+    one = limits.measure("linear")
+    assert min(one["round"], one["products"], one["passes"], *one["parts"].values()) > 0
+    assert one["at_peak"] == pytest.approx(4 * 18 * 48 * 9 / 1e9, rel=0.1)
+    assert one["steps"] == 9
+    one |= {"round": 0.5, "products": 0.1, "passes": 0.15}
+    text = limits.as_markdown([one], {"linear": {"pytorch": 2.0, "pfl": None}})
+    assert "| linear | 0.5 | 0.1 | 0.15 | 0.25 |" in text
+    assert "| linear | pytorch | 5 | 2.00 | 4.00 |" in text
+    assert "pfl" not in text
+    assert "| a client's step | 55.6 |" in text
 
 
 def test_stream_trains_the_clients_images_as_one_client(monkeypatch):
