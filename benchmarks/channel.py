@@ -20,6 +20,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.device = "cpu"
+        self._loss: Callable[[], float] = lambda: float("nan")
         # Frameworks print to standard output; what they say goes to standard error instead.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -31,7 +32,8 @@ class Channel:
 
     def next(self) -> bool:
         """Wait for the driver; True to train a round, whose time counts from here."""
-        command = sys.stdin.readline().strip()
+        while (command := sys.stdin.readline().strip()) == "loss":
+            self._say(loss=float(self._loss()))
         self._began = time.perf_counter()
         if command == "round":
             return True
@@ -39,8 +41,7 @@ class Channel:
         self._say(peak_megabytes=max(kilobytes) / 1024)
         return False
 
-    def done(self, loss: Callable[[], float] | None = None) -> None:
-        """Say how long the round took and, outside of that time, the loss after it."""
-        seconds = time.perf_counter() - self._began
-        after = None if loss is None else float(loss())
-        self._say(seconds=seconds, loss=after, device=self.device)
+    def done(self, loss: Callable[[], float]) -> None:
+        """Say how long the round took; `next` computes the loss after it where the driver asks."""
+        self._loss = loss
+        self._say(seconds=time.perf_counter() - self._began, device=self.device)

@@ -41,9 +41,9 @@ class Contender:
             env=os.environ | {"PYTHONPATH": str(HERE.parent)},
             text=True,
         )
-        answer = self.round()
-        self.loss, self.device = answer["loss"], answer["device"]
+        self.device = self.round()["device"]
         self.first = time.perf_counter() - began  # start, compilation and one round
+        self.loss = float(self._ask("loss")["loss"])
 
     def _ask(self, command: str) -> dict[str, Any]:
         assert self._process.stdin
@@ -70,7 +70,7 @@ class Contender:
         self._log.close()
 
     def round(self) -> dict[str, Any]:
-        """Train one round: "seconds" and, after it, "loss"."""
+        """Train one round: the "seconds" that it took and the "device"."""
         return self._ask("round")
 
     def turn(self, rounds: int) -> float:
