@@ -57,7 +57,7 @@ flags.DEFINE_string(
 def write(name: str, file: Path) -> dict[str, Any]:
     """Write the workload; "flops" of a round, "rounds_in_a_turn", "matrix_peak", the "device".
 
-    In a process of its own, since Linux counts a parent's peak memory as its children's.
+    In a process of its own, so that this one has neither the arrays nor JAX while others are timed.
     """
     arguments = [name, str(FLAGS.images), str(FLAGS.pairs), str(file)]
     answer = subprocess.run(

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import as_markdown
+import channel
 import growth
 import jax
 import jax.numpy as jnp
@@ -137,6 +139,30 @@ def test_contender_trains_when_told_and_says_how_long_it_took(tmp_path, monkeypa
     assert peer.device == "cpu"
     assert 0.05 <= peer.turn(3) < peer.first + 1
     assert peer.quit() > 1
+
+
+PEAKS = """
+import subprocess, sys
+from channel import peak_megabytes
+print(peak_megabytes())
+hold = "data = bytearray(300 * 2**20); print('held', flush=True); input()"
+child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+with subprocess.Popen([sys.executable, "-c", child], stdin=-1, stdout=-1) as running:
+    running.stdout.readline()
+    print(peak_megabytes())
+    running.communicate(b"end")
+print(peak_megabytes())
+"""
+
+
+def test_peak_memory_is_that_of_the_largest_process_while_it_runs_and_later():
+    folder = Path(channel.__file__).parent
+    command = [sys.executable, "-c", PEAKS]
+    answer = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    before, during, after = map(float, answer.stdout.split())
+    assert 5 < before < 100
+    assert 300 < during < 400
+    assert 300 < after < 400
 
 
 def test_contender_over_the_limit_is_ended(tmp_path, monkeypatch):

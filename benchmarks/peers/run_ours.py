@@ -30,7 +30,8 @@ def held(work: Any) -> stack.Held:
 def main(file: str, name: str) -> None:
     channel = Channel()
     channel.device = jax.devices()[0].device_kind
-    work = dict(np.load(file))
+    arrays = np.load(file)  # read one by one: the float images are the peers'
+    work = {what: arrays[what] for what in ("pixels", "label", "cohorts")}
     experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
     data = held(work)
     assembly = assemble.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
