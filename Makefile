@@ -2,7 +2,8 @@
 #   make train [ARGS="--config=configs/isic9.py --data_dir=..."]   trains and evaluates
 #   make test                                                      formats, lints, checks, tests
 # And one that takes longer, and installs other frameworks in folders of their own:
-#   make bench [BENCH_ARGS="--peers=pytorch,pfl"]                  rounds beside other frameworks'
+#   make bench [BENCH_ARGS="--peers=pytorch,pfl"]                  rounds beside other frameworks';
+#                                             what it found is in benchmarks/latest.json, too
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?= --config=configs/lesions.py
@@ -53,7 +54,7 @@ $(VENV)/installed-dev: $(BIN)/python requirements-dev.lock pyproject.toml
 	@touch $@ $(VENV)/installed
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/rounds.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/rounds.py --json=benchmarks/latest.json $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

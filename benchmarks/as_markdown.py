@@ -1,6 +1,27 @@
-"""What was measured, as Markdown."""
+"""What was measured, as Markdown.
 
+    python benchmarks/as_markdown.py benchmarks/latest.json
+
+prints the tables of ``make bench`` as both READMEs have them.
+"""
+
+import json
+import sys
+from pathlib import Path
 from typing import Any
+
+# How many times as fast as each peer a round should be.
+TARGETS = {
+    "cnn": {"pytorch": 1.3, "pfl": 1.3, "flower": 3, "fedjax": 5},
+    "efficientnet_lite0": {"pytorch": 1.5, "pfl": 1.5, "flower": 3, "fedjax": 5},
+    "linear": {"pytorch": 5, "pfl": 5, "flower": 50, "fedjax": 10},
+}
+PEERS = {
+    "pytorch": "a bare PyTorch loop",
+    "pfl": "pfl 0.6.0",
+    "flower": "Flower 1.42, simulation",
+    "fedjax": "FedJAX 0.0.17",
+}
 
 
 def _row(one: dict[str, Any]) -> str:
@@ -23,7 +44,7 @@ def _row(one: dict[str, Any]) -> str:
 def rounds(result: dict[str, Any]) -> str:
     """Markdown: the workload's line and one row a peer; "a / b" is the peer's figure and ours."""
     lines = [
-        f"### {result['workload']}",
+        f"#### {result['workload']}",
         "",
         "| peer | seconds a round (peer / ours) | times as fast (lowest to highest pair) | "
         "first round done after | peak memory |",
@@ -36,6 +57,27 @@ def rounds(result: dict[str, Any]) -> str:
     if result["fraction_of_peak"] is not None:
         lines[-1] += f" Our round reaches {result['fraction_of_peak']:.1%} of that."
     return "\n".join(lines)
+
+
+def ratios(results: list[dict[str, Any]], targets: bool = False) -> str:
+    """Markdown: one row a peer, one column a workload: times as fast, and the target."""
+    names = [result["workload"] for result in results]
+    lines = ["| beside | " + " | ".join(f"`{name}`" for name in names) + " |"]
+    lines += ["|---" * (1 + len(names)) + "|"]
+    for peer, said in PEERS.items():
+        cells = []
+        for result in results:
+            ratio = next((one.get("ratio") for one in result["peers"] if one["peer"] == peer), None)
+            cell = "-" if ratio is None else f"{ratio:.2f}"
+            cells.append(f"{cell} ({TARGETS[result['workload']][peer]})" if targets else cell)
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def published(found: dict[str, Any]) -> list[str]:
+    """The tables of one call of `rounds.py`: each workload's, the ratios, those with targets."""
+    each = [rounds(result) for result in found["workloads"]]
+    return [*each, ratios(found["workloads"]), ratios(found["workloads"], targets=True)]
 
 
 def growth(results: list[dict[str, Any]]) -> str:
@@ -61,3 +103,7 @@ def startup(found: dict[str, list[float]]) -> str:
     return "\n".join(
         ["| caches | images ready after | first round done after |", "|---|---|---|", *rows]
     )
+
+
+if __name__ == "__main__":
+    print("\n\n".join(published(json.loads(Path(sys.argv[1]).read_text()))))

@@ -33,6 +33,7 @@ import optax
 import run_ours
 import stream
 import workloads
+from as_markdown import TARGETS
 from jax.interpreters import partial_eval
 
 from fedjax_med import assemble, augment, ops
@@ -46,13 +47,6 @@ flags.DEFINE_string(
     "rounds", "", "what `rounds.py --json` wrote, on this machine", flag_values=FLAGS
 )
 flags.DEFINE_string("json", "", "where to write the figures", flag_values=FLAGS)
-
-# How many times as fast as each peer a round should be.
-TARGETS = {
-    "cnn": {"pytorch": 1.3, "pfl": 1.3, "flower": 3, "fedjax": 5},
-    "efficientnet_lite0": {"pytorch": 1.5, "pfl": 1.5, "flower": 3, "fedjax": 5},
-    "linear": {"pytorch": 5, "pfl": 5, "flower": 50, "fedjax": 10},
-}
 
 
 class Product(NamedTuple):
