@@ -89,7 +89,7 @@ def test_buckets_have_nearly_the_least_padding_of_all(batch, devices):
         assert padded(sizes, groups, batch, devices) <= 1.1 * least
 
 
-def test_a_cohort_of_unequal_clients_wastes_little_in_few_shapes():
+def test_a_cohort_of_very_unequal_clients_computes_half_of_the_padding_in_few_shapes():
     rng = np.random.default_rng(0)
     sizes = np.maximum(rng.lognormal(4, 1, 10_000).astype(np.int32), 1)
     shapes, cost, alone, whole = set(), 0, 0, 0
@@ -108,7 +108,7 @@ def test_a_cohort_of_unequal_clients_wastes_little_in_few_shapes():
         whole += len(cohort) * int(sizes[cohort].max())
     assert len(shapes) <= 8
     assert cost < 4 * alone
-    assert whole > 6 * alone
+    assert cost < whole / 2
 
 
 def test_a_cohort_of_equal_clients_or_of_a_few_is_one_bucket():
