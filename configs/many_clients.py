@@ -2,7 +2,8 @@
 
 Run:     fedjax-med train --config=configs/many_clients.py --evaluate
 Expect:  balanced accuracy 0.752 on its test set after 4 minutes of training on two CPU cores,
-         in 1.15 GiB (docs/many_clients.md); the first time, images are drawn before that.
+         in 1.15 GiB (docs/many_clients.md). The first time, its 200,000 images are drawn before
+         that, which took 25 minutes on a machine that did other work too.
 Change:  --config.cohort.options.size=200 for more of them in a round;
          --config.images=memory for the same bits without the disk;
          --config.partition.name=quantity for clients of unequal size.

@@ -72,8 +72,8 @@ def build(
 
     Args:
         data_dir: Must be empty: this set is in no folder.
-        cache_dir: Where the drawn images are kept. They are drawn once, in about two seconds for
-            each 1,000 images of 64 pixels.
+        cache_dir: Where the drawn images are kept. They are drawn once: a few seconds for each
+            1,000 images on a core of its own.
         image_size: Side of the images in pixels, at least 16. Structures are fine: from 48 on,
             all of them can be told apart.
         images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
