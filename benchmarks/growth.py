@@ -127,8 +127,9 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     import numpy as np
     import workloads
 
-    from fedjax_med import assemble
+    from fedjax_med import assemble, cli
 
+    cli.repeat_bits()  # as every command does
     one = experiment(point, rounds + 1)
     assembly = assemble.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
     with (

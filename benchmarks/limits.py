@@ -36,7 +36,7 @@ import workloads
 from as_markdown import TARGETS
 from jax.interpreters import partial_eval
 
-from fedjax_med import assemble, augment, ops
+from fedjax_med import assemble, augment, cli, ops
 from fedjax_med.config import Augment
 
 FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
@@ -213,6 +213,7 @@ def as_markdown(results: list[dict[str, Any]], measured: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure the workloads, print the tables."""
+    cli.repeat_bits()  # as every command does
     results = [measure(name) for name in FLAGS.workload]
     measured = json.loads(Path(FLAGS.rounds).read_text())["workloads"] if FLAGS.rounds else []
     ratios = {

@@ -26,7 +26,7 @@ import numpy as np
 import run_ours
 import workloads
 
-from fedjax_med import assemble, stack
+from fedjax_med import assemble, cli, stack
 
 flags.DEFINE_list("workload", ["cnn", "efficientnet_lite0"], "what to train")
 flags.DEFINE_string("map_clients", "auto", "how the five clients are mapped")
@@ -73,6 +73,7 @@ def compare(name: str, images: int, map_clients: str, pairs: int) -> tuple[str, 
 def main(arguments: list[str]) -> None:
     """Measure the workloads and print a table."""
     del arguments
+    cli.repeat_bits()  # as every command does
     print(f"On {jax.devices()[0].device_kind}:\n")
     print(
         "| workload | clients run | seconds a round | times one stream (lowest to highest pair) |"

@@ -144,13 +144,20 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     return module, flags
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command that `argv` names and return the exit code (2: a mistake in the input)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    # Else an accelerator may add in an order that depends on timing, and no run repeats its bits.
+def repeat_bits() -> None:
+    """Set XLA's flag without which a GPU may add in an order that depends on timing.
+
+    Before the first use of a device, or it comes too late; what the environment says of it stays.
+    """
     if "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
         deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = deterministic.strip()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv` names and return the exit code (2: a mistake in the input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    repeat_bits()
     logging.set_verbosity(logging.ERROR)
     try:
         return _run(arguments)

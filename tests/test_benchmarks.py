@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import os
+from types import SimpleNamespace
 
 import as_markdown
 import growth
@@ -17,7 +19,7 @@ import startup
 import stream
 import workloads
 
-from fedjax_med import assemble
+from fedjax_med import assemble, cli
 from fedjax_med.config import Spec
 
 
@@ -197,3 +199,14 @@ def test_stream_trains_the_clients_images_as_one_client(monkeypatch):
     assert sorted(set(shapes)) == [(1, 18), (3, 6)]
     assert len(ratios) == 3
     assert seconds > 0
+
+
+def test_benchmarks_set_the_flags_of_every_command(monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    cli.repeat_bits()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=false"
+    monkeypatch.setenv("XLA_FLAGS", "--other")
+    monkeypatch.setattr(stream, "FLAGS", SimpleNamespace(workload=[]))
+    stream.main([])
+    assert os.environ["XLA_FLAGS"] == "--other --xla_gpu_deterministic_ops=true"
+    assert "| workload |" in capsys.readouterr().out

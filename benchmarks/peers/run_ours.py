@@ -14,7 +14,7 @@ import numpy as np
 import workloads
 from channel import Channel
 
-from fedjax_med import assemble, evaluate, progress, stack
+from fedjax_med import assemble, cli, evaluate, progress, stack
 from fedjax_med.types import Split
 
 
@@ -29,6 +29,7 @@ def held(work: Any) -> stack.Held:
 
 def main(file: str, name: str) -> None:
     channel = Channel()
+    cli.repeat_bits()  # as every command does
     channel.device = jax.devices()[0].device_kind
     arrays = np.load(file)  # read one by one: the float images are the peers'
     work = {what: arrays[what] for what in ("pixels", "label", "cohorts")}
