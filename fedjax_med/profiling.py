@@ -42,7 +42,7 @@ def peak_memory() -> str:
 class Profile:
     """Traces `rounds` into ``workdir/profile``, and says where the time of each of them went.
 
-    The trace opens in TensorBoard (with its profile plugin) and, as ``perfetto_trace.json.gz``, on
+    The trace opens in TensorBoard (with the extra `profile`) and, as ``perfetto_trace.json.gz``, on
     https://ui.perfetto.dev. Tracing costs time itself; the first round of a process also compiles.
     """
 

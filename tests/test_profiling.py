@@ -1,10 +1,13 @@
 import gzip
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from fedjax_med import cli
 from fedjax_med.errors import UserError
 from fedjax_med.profiling import Profile, parse_rounds
 
@@ -36,6 +39,20 @@ def test_profiled_rounds_are_traced_and_told(tmp_path, capsys):
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "training" for event in events) == 2
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_training_tells_of_the_rounds_that_it_was_asked_to_profile(tmp_path, capsys):
+    tiny = f"--config={Path(__file__).with_name('tiny.py')}"
+    flags = [tiny, f"--workdir={tmp_path}", "--config.rounds=4", "--profile_rounds=2-3"]
+    assert cli.main(["train", *flags]) == 0
+    out = capsys.readouterr().out
+    told = re.findall(r"^round (\d): (.*)$", out, re.MULTILINE)
+    assert [number for number, _ in told] == ["2", "3"]
+    for _, parts in told:
+        assert re.sub(r" \d+\.\d{3} s", "", parts) == "data, training, validation, checkpoint"
+    assert f"The trace is in {tmp_path / 'profile'}." in out
+    assert len(list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))) == 1
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_rounds_that_will_not_run_are_told(tmp_path, capsys):
