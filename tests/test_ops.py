@@ -125,37 +125,70 @@ def test_group_norm_of_one_colour_is_the_bias():
     np.testing.assert_allclose(out[0, 0, 0], [3.0, 4.0], atol=1e-2)
 
 
+def native_max_pool(image):
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(image, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def ours_after_a_product(image, kernel):
+    """Group normalisation of what depends on a client's own kernel, which is its scale too."""
+    image = image * jnp.mean(kernel)
+    return ops.group_norm(image, kernel[0, 0, 0], kernel[0, 0, 1], 4, 1e-3)
+
+
+def theirs_after_a_product(image, kernel):
+    image = image * jnp.mean(kernel)
+    module = nnx.GroupNorm(image.shape[-1], num_groups=4, epsilon=1e-3, rngs=nnx.Rngs(0))
+    module.scale[...], module.bias[...] = kernel[0, 0, 0], kernel[0, 0, 1]
+    return module(image)
+
+
+def pooled(pool):
+    """Maxima of what depends on a client's own kernel."""
+    return lambda image, kernel: pool(image * jnp.mean(kernel))
+
+
 OPERATIONS = {
     "winograd": (both((1, 1), "SAME"), (8, 8, 1)),
     "patches": (both((2, 2), "SAME"), (3, 4, 1)),
     "depthwise": (both((1, 1), "SAME", groups=4), (4, 4, 4)),
     "pooling": ((ops.conv_max_pool, native_conv_max_pool), (8, 8, 1)),
     "pooling, few channels": ((ops.conv_max_pool, native_conv_max_pool), (3, 8, 1)),
+    "group norm": ((ours_after_a_product, theirs_after_a_product), (8, 8, 1)),
+    "maxima": ((pooled(lambda x: ops.max_pool(x, 2)), pooled(native_max_pool)), (8, 8, 1)),
 }
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("strategy", ["loop", *federated.STRATEGIES])
 def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
-    """Gradients of clients' own kernels: under vmap, loops over clients and over devices."""
+    """Values and gradients with clients' own kernels: under vmap, loops over clients, devices."""
     (ours, theirs), shape = OPERATIONS[name]
     image, kernel = images_and_kernel((6, 6), (3, 3), *shape)
     kernels = kernel[None] * jnp.arange(1.0, 6)[:, None, None, None, None]
 
-    def gradient(function):
-        return jax.grad(lambda image, kernel: jnp.sum(jnp.sin(function(image, kernel))), (0, 1))
+    def all_of(function):
+        def loss(image, kernel):
+            value = function(image, kernel)
+            return jnp.sum(jnp.sin(value)), value
 
-    expected = jnp.stack([gradient(theirs)(image, one)[1] for one in kernels])
+        def found(image, kernel):
+            gradients, value = jax.grad(loss, (0, 1), has_aux=True)(image, kernel)
+            return value, *gradients
+
+        return found
+
     if strategy == "loop":
         loop = lambda shared, all_: lax.scan(  # noqa: E731
-            lambda carry, one: (carry, gradient(ours)(shared, one)[1]), 0, all_
+            lambda carry, one: (carry, all_of(ours)(shared, one)), 0, all_
         )[1]
     else:
-        mapped = federated.STRATEGIES[strategy]
-        loop = mapped(lambda shared, one: gradient(ours)(shared, one)[1], in_axes=(None, 0))
+        loop = federated.STRATEGIES[strategy](all_of(ours), in_axes=(None, 0))
     jitted = jax.jit(loop, compiler_options=ops.compiler_options())
-    scale = float(jnp.max(jnp.abs(expected)))
-    np.testing.assert_allclose(jitted(image, kernels), expected, rtol=1e-3, atol=1e-4 * scale)
+    each = [all_of(theirs)(image, one) for one in kernels]
+    for actual, expected in zip(jitted(image, kernels), zip(*each, strict=True), strict=True):
+        scale = float(jnp.max(jnp.abs(jnp.stack(expected))))
+        np.testing.assert_allclose(actual, jnp.stack(expected), rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_grouped_and_dilated_convolutions_are_those_of_lax():
@@ -172,11 +205,6 @@ def test_channels_first_is_left_to_lax():
     numbers = ("NCHW", "OIHW", "NCHW")
     actual = ops.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
     assert actual.shape == (1, 2, 6, 6)
-
-
-def native_max_pool(image):
-    window = (1, 2, 2, 1)
-    return lax.reduce_window(image, -jnp.inf, lax.max, window, window, "VALID")
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
