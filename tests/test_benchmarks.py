@@ -92,14 +92,17 @@ def test_operations_do_not_depend_on_the_lowering_of_the_convolutions():
     assert products < flops < 1.1 * products
 
 
-@pytest.mark.parametrize("name", ["cnn", "linear"])
+@pytest.mark.parametrize(
+    "name", ["cnn", pytest.param("efficientnet_lite0", marks=pytest.mark.slow), "linear"]
+)
 def test_peers_network_in_plain_jax_is_ours(name):
+    side = 32 if name == "efficientnet_lite0" else 16
     model = assemble.build_model(workloads.experiment(name), 9)
-    params = model.init(jax.random.key(0), (16, 16, 3))
+    params = model.init(jax.random.key(0), (side, side, 3))
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params
     )
-    images = jax.random.normal(jax.random.key(2), (2, 16, 16, 3))
+    images = jax.random.normal(jax.random.key(2), (2, side, side, 3))
 
     def ours(params, images):
         return model.apply(params, images, None)
@@ -124,6 +127,23 @@ def test_growth_measures_a_point_and_draws_it(tmp_path, monkeypatch):
     assert row.startswith("| clients | 3 | 3 | 1 | 1 | ")
     growth.draw([one], str(tmp_path / "growth.png"))
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_growth_measures_each_point_in_a_process_with_its_devices(monkeypatch):
+    called = []
+
+    def run(command, *, env, **options):
+        called.append((command, env["XLA_FLAGS"]))
+        return SimpleNamespace(stdout='{"seconds": 1.5}')
+
+    monkeypatch.setattr(growth.subprocess, "run", run)
+    point = growth.Point("devices", devices=4)
+    assert growth.measure_apart(point, 3) == {"seconds": 1.5}
+    ((command, flags),) = called
+    given = next(one for one in command if one.startswith("--point=")).partition("=")[2]
+    assert growth.Point(**json.loads(given)) == point
+    assert "--rounds=3" in command
+    assert flags.endswith("--xla_force_host_platform_device_count=4")
 
 
 def test_growth_has_ten_thousand_clients_with_all_and_with_a_hundred_of_them():

@@ -1,6 +1,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -66,6 +68,19 @@ def test_rounds_that_will_not_run_are_told(tmp_path, capsys):
     for rounds, first in ((range(0), 1), (range(40, 50), 1), (range(3, 6), 5)):
         Profile(tmp_path, rounds).check(first, 40)
         assert capsys.readouterr().out == ""
+
+
+def test_peak_memory_is_that_of_this_process():
+    script = (
+        "from fedjax_med.profiling import peak_memory\nprint(peak_memory())\n"
+        "held = bytearray(2**30)\ndel held\nprint(peak_memory())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True
+    )
+    before, after = answer.stdout.splitlines()
+    assert before.endswith(" GiB at most")
+    assert 1 <= float(after.split()[0]) <= float(before.split()[0]) + 1.02
 
 
 def test_without_rounds_nothing_is_written(tmp_path, capsys):
