@@ -32,7 +32,9 @@ IMAGES, SIDE, BATCH = 20, 32, 10  # images a client, pixels, images a step
 
 flags.DEFINE_list("axes", list(AXES), "along which of clients, epochs, devices")
 flags.DEFINE_integer("most_clients", 10_000, "the largest federation", lower_bound=1)
-flags.DEFINE_integer("rounds", 3, "timed rounds a point, after the first", lower_bound=1)
+flags.DEFINE_integer(
+    "rounds", 3, "timed rounds a point, after the first; ten times as many of small points", 1
+)
 flags.DEFINE_string("json", "", "where to write the figures")
 flags.DEFINE_string("plot", "", "where to draw them, as a picture")
 flags.DEFINE_string("point", "", "measure one point, given as JSON, in this process")
@@ -130,6 +132,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     from fedjax_med import assemble, cli
 
     cli.repeat_bits()  # as every command does
+    rounds *= 10 if point.cohort * point.epochs < 100 else 1  # those of milliseconds
     one = experiment(point, rounds + 1)
     assembly = assemble.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
     with (
