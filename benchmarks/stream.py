@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "peers"), str(HERE.parent)]
 
 import jax
+import machine
 import numpy as np
 import run_ours
 import workloads
@@ -74,7 +75,8 @@ def main(arguments: list[str]) -> None:
     """Measure the workloads and print a table."""
     del arguments
     cli.repeat_bits()  # as every command does
-    print(f"On {jax.devices()[0].device_kind}:\n")
+    kind = jax.devices()[0].device_kind
+    print(f"On {machine.processor() if kind == 'cpu' else kind}:\n")
     print(
         "| workload | clients run | seconds a round | times one stream (lowest to highest pair) |"
     )
