@@ -57,7 +57,15 @@ def test_example_algorithm_is_found_by_its_file_name(tmp_path, monkeypatch):
 
 
 def test_readme_names_everything_that_there_is():
-    for shelf in ("algorithms", "datasets", "models", "partitions", "reducers", "transforms"):
+    for shelf in (
+        "algorithms",
+        "cohorts",
+        "datasets",
+        "models",
+        "partitions",
+        "reducers",
+        "transforms",
+    ):
         for name in shelves.names(shelf):
             assert f"`{name}`" in README, f"the README does not name {shelf}/{name}"
 
