@@ -50,9 +50,11 @@ def _local_training(
     experiment: Experiment, model: Model, class_counts: ArrayLike, work: strategies.Work
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
-    prepare = augment.build(experiment.augment, model.mean, model.std)
-    if model.frozen is not None:
-        prepare = augment.choose_view(experiment.augment)
+    prepare = (
+        augment.build(experiment.augment, model.mean, model.std)
+        if model.frozen is None
+        else augment.choose_view(experiment.augment)
+    )
     grad_fn = losses.cross_entropy(
         model,
         prepare,

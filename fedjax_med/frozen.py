@@ -25,7 +25,7 @@ from fedjax_med.prepared import cannot_write
 from fedjax_med.types import Array, Model, Params, Split
 from fedjax_med.workdir import replacing
 
-_BATCH = 16  # images; with the views of one more at a time a CPU's caches overflow
+_BATCH = 16  # images at a time; the last ones are filled up, so that one program is compiled
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
