@@ -36,8 +36,9 @@ import workloads
 from as_markdown import TARGETS
 from jax.interpreters import partial_eval
 
-from fedjax_med import assemble, augment, cli, ops
+from fedjax_med import assemble, augment, cli, ops, stack
 from fedjax_med.config import Augment
+from fedjax_med.ops import convolution, patches
 
 FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
 flags.DEFINE_list("workload", list(workloads.WORKLOADS), "what to train", flag_values=FLAGS)
@@ -151,6 +152,33 @@ def parts(name: str) -> dict[str, float]:
     return found
 
 
+def timed_rounds(name: str, held: stack.Held) -> float:
+    """The median seconds of a round."""
+    taken = []
+    with contextlib.closing(stream.rounds(name, held)) as rounds:
+        next(rounds)
+        for _ in range(FLAGS.repeats):
+            began = time.perf_counter()
+            next(rounds)
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def without_windows(name: str, held: stack.Held) -> float | None:
+    """Seconds of a round whose depthwise kernels are 1x1; None if the network has none."""
+    met = []
+
+    def one_place(image: Any, kernel: Any, strides: tuple[int, int], padding: patches.Pads) -> Any:
+        met.append(kernel.shape)
+        places = patches.windows(image, kernel.shape[:2], strides, padding)
+        middle = kernel[kernel.shape[0] // 2, kernel.shape[1] // 2]
+        return places[len(places) // 2] * middle[None, None]
+
+    with mock.patch.object(convolution, "depthwise", one_place):
+        taken = timed_rounds(name, held)
+    return taken if met else None
+
+
 def measure(name: str) -> dict[str, Any]:
     """A workload's round, its limits, and the parts of a step."""
     work, one = workloads.WORKLOADS[name], workloads.experiment(name)
@@ -164,18 +192,12 @@ def measure(name: str) -> dict[str, Any]:
     program = jax.make_jaxpr(assembly.run_round)(*shapes).jaxpr
     used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     found = list(products(used))
-    taken = []
-    with contextlib.closing(stream.rounds(name, held)) as rounds:
-        next(rounds)
-        for _ in range(FLAGS.repeats):
-            began = time.perf_counter()
-            next(rounds)
-            taken.append(time.perf_counter() - began)
     together, passes = alone(found)
     flops = workloads.training_flops(assembly.model, data.image.shape[-3:])
     return {
         "workload": name,
-        "round": statistics.median(taken),
+        "round": timed_rounds(name, held),
+        "without_windows": without_windows(name, held),
         "products": together,
         "passes": passes,
         "at_peak": flops * work.cohort * per_client / workloads.matrix_peak(),
@@ -187,14 +209,18 @@ def measure(name: str) -> dict[str, Any]:
 def as_markdown(results: list[dict[str, Any]], measured: dict[str, Any]) -> str:
     """The limits, the targets beside them where the peers were `measured`, the parts of a step."""
     lines = [
-        "| workload | seconds a round | its products alone | its passes alone | both | direct "
-        "convolutions at the products' peak |",
-        "|---|---|---|---|---|---|",
+        "| workload | seconds a round | with 1x1 depthwise kernels | its products alone | its "
+        "passes alone | both | direct convolutions at the products' peak |",
+        "|---|---|---|---|---|---|---|",
     ]
     for one in results:
         both = one["products"] + one["passes"]
-        figures = (one["round"], one["products"], one["passes"], both, one["at_peak"])
-        lines.append(f"| {one['workload']} | " + " | ".join(f"{x:.3g}" for x in figures) + " |")
+        figures = (
+            *(one["round"], one["without_windows"]),
+            *(one["products"], one["passes"], both, one["at_peak"]),
+        )
+        cells = ("-" if x is None else f"{x:.3g}" for x in figures)
+        lines.append(f"| {one['workload']} | " + " | ".join(cells) + " |")
     lines += ["", "| workload | peer | target | reached | limit |", "|---|---|---|---|---|"]
     for one in results:
         slack = one["round"] / (one["products"] + one["passes"])

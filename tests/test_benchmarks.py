@@ -19,7 +19,7 @@ import startup
 import stream
 import workloads
 
-from fedjax_med import assemble, cli
+from fedjax_med import assemble, cli, ops
 from fedjax_med.config import Spec
 
 
@@ -195,12 +195,33 @@ def test_limits_of_a_round_are_measured_and_told_beside_the_targets(monkeypatch)
     assert min(one["round"], one["products"], one["passes"], *one["parts"].values()) > 0
     assert one["at_peak"] == pytest.approx(4 * 18 * 48 * 9 / 1e9, rel=0.1)
     assert one["steps"] == 9
+    assert one["without_windows"] is None
     one |= {"round": 0.5, "products": 0.1, "passes": 0.15}
     text = limits.as_markdown([one], {"linear": {"pytorch": 2.0, "pfl": None}})
-    assert "| linear | 0.5 | 0.1 | 0.15 | 0.25 |" in text
+    assert "| linear | 0.5 | - | 0.1 | 0.15 | 0.25 |" in text
     assert "| linear | pytorch | 5 | 2.00 | 4.00 |" in text
     assert "pfl" not in text
     assert "| a client's step | 55.6 |" in text
+    one |= {"without_windows": 0.3}
+    assert "| linear | 0.5 | 0.3 | 0.1 |" in limits.as_markdown([one], {})
+
+
+def test_without_its_windows_a_depthwise_convolution_has_one_place(monkeypatch):
+    image, kernel = jnp.arange(2.0 * 5 * 5 * 3).reshape(2, 5, 5, 3), jnp.ones((3, 3, 1, 3))
+    found = []
+
+    def rounds(name, held):
+        strides, numbers = (2, 2), ("NHWC", "HWIO", "NHWC")
+        found.append(
+            ops.conv_general_dilated(
+                image, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=3
+            )
+        )
+        return 1.5
+
+    monkeypatch.setattr(limits, "timed_rounds", rounds)
+    assert limits.without_windows("any", None) == 1.5
+    np.testing.assert_array_equal(found[0], image[:, ::2, ::2])
 
 
 def test_stream_trains_the_clients_images_as_one_client(monkeypatch):
