@@ -18,6 +18,7 @@ from fedjax_med import (
     federated,
     local,
     losses,
+    mixing,
     ops,
     ranges,
     shelves,
@@ -51,7 +52,7 @@ def _local_training(
 ) -> local.LocalTraining:
     loss, client = experiment.loss, experiment.client
     prepare = (
-        augment.build(experiment.augment, model.mean, model.std)
+        augment.build(experiment.augment, model.mean, model.std, model.colour_constancy)
         if model.frozen is None
         else augment.choose_view(experiment.augment)
     )
@@ -62,6 +63,8 @@ def _local_training(
         loss.label_smoothing,
         ops.micro_batch() if work.convolutions else 0,
         loss.logit_adjustment * losses.log_prior(class_counts) if loss.logit_adjustment else None,
+        loss.focal,
+        mixing.build(experiment.augment),
     )
     optimizer = shelves.build("optax", client.optimizer)
     return local.LocalTraining(
@@ -76,7 +79,7 @@ def _local_training(
 def build_model(experiment: Experiment, num_classes: int) -> Model:
     """The experiment's model for `num_classes` classes."""
     model: Model = shelves.build("models", experiment.model, num_classes)
-    return model
+    return model._replace(colour_constancy=experiment.colour_constancy)
 
 
 def _cohort(experiment: Experiment) -> federated.Cohort | None:

@@ -16,15 +16,36 @@ _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def normalise(image: Array, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD) -> Array:
+def normalise(
+    image: Array,
+    mean: RGB = IMAGENET_MEAN,
+    std: RGB = IMAGENET_STD,
+    colour_constancy: float = 0.0,
+) -> Array:
     """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance.
 
     Args:
-        image: uint8 [..., 3].
+        image: uint8 [..., 3]; [..., H, W, 3] with `colour_constancy`.
         mean: of each channel on the scale 0 to 1, as the model says (`fedjax_med.types.Model`).
         std: likewise.
+        colour_constancy: likewise.
     """
-    return _standardise(image.astype(jnp.float32) / 255.0, mean, std)
+    return _standardise(_pixels(image, colour_constancy), mean, std)
+
+
+def _pixels(image: Array, colour_constancy: float) -> Array:
+    """uint8 images [..., H, W, 3] on the scale 0 to 1, under white light if so wanted.
+
+    The light is taken to have the colour of the Minkowski mean over the pixels ("shades of gray",
+    Finlayson & Trezzi, CIC 2004; Barata et al., 2015, on dermoscopy).
+    """
+    pixels = image.astype(jnp.float32) / 255.0
+    if not colour_constancy:
+        return pixels
+    powers = jnp.mean(pixels**colour_constancy, axis=(-3, -2), keepdims=True)
+    light = jnp.maximum(powers, 1e-12) ** (1.0 / colour_constancy)
+    white = jnp.sqrt(jnp.mean(light**2, axis=-1, keepdims=True))
+    return jnp.minimum(pixels * (white / light), 1.0)
 
 
 def _standardise(image: Array, mean: RGB, std: RGB) -> Array:
@@ -170,7 +191,10 @@ def _mix(image: Array, matrix: Array) -> Array:
 
 
 def build(
-    augment: Augment, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD
+    augment: Augment,
+    mean: RGB = IMAGENET_MEAN,
+    std: RGB = IMAGENET_STD,
+    colour_constancy: float = 0.0,
 ) -> Callable[[Array, Key], Array]:
     """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
 
@@ -178,6 +202,7 @@ def build(
         augment: the random changes.
         mean: as in `normalise`.
         std: likewise.
+        colour_constancy: likewise.
 
     Raises:
         UserError: A setting is out of its range.
@@ -190,7 +215,7 @@ def build(
 
     def prepare(image: Array, key: Key) -> Array:
         shape_key, colour_key = jax.random.split(key)
-        pixels = image.astype(jnp.float32) / 255.0
+        pixels = _pixels(image, colour_constancy)
         if augment.flip or augment.right_angles or augment.rotation or augment.min_scale < 1:
             pixels = warp(pixels, *_matrices(augment, shape_key, image.shape[0]))
         if augment.brightness or augment.contrast or augment.saturation or augment.hue:

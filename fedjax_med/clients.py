@@ -130,7 +130,8 @@ def _through_frozen(
     model: Model = shelves.build("models", experiment.model, len(dataset.class_names))
     if model.frozen is None:
         return dataset, ""
-    part = frozen.part(model.frozen, experiment.pretrained, dataset.train.image.shape[1:])
+    below = model.frozen._replace(colour_constancy=experiment.colour_constancy)
+    part = frozen.part(below, experiment.pretrained, dataset.train.image.shape[1:])
     train = frozen.features(dataset.train, part, cache_dir)
     # Cross-validation has its test images from Train.
     test = dataset.test if experiment.folds else frozen.features(dataset.test, part, cache_dir)

@@ -40,6 +40,10 @@ class Augment:
     contrast: float = 0.15  # factor 1 +- this, around the image's mean
     saturation: float = 0.15  # factor 1 +- this, around each pixel's grey
     hue: float = 0.02  # turns of the colour circle
+    # These three change a batch as a whole (`fedjax_med.mixing`).
+    mixup: float = 0.0  # alpha of the beta distribution that weighs two images; 0: none
+    cutmix: float = 0.0  # likewise, of the area that is cut from another image
+    erase: float = 0.0  # the probability that a box of the image is erased
 
 
 @dataclasses.dataclass
@@ -52,6 +56,7 @@ class Loss:
     label_smoothing: float = 0.0
     # tau of the logit adjustment (Menon et al. 2021): 1 is consistent for the balanced accuracy.
     logit_adjustment: float = 0.0
+    focal: float = 0.0  # gamma of the focal loss (Lin et al. 2017): 0 is none
 
 
 @dataclasses.dataclass
@@ -96,6 +101,7 @@ class Experiment:
     fold: int = 0  # which part, from 0
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
+    colour_constancy: float = 0.0  # norm of "shades of gray", 6 is usual; 0: colours as they are
     pretrained: str = ""  # first weights: imagenet, hub or a file; empty is random ones
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)

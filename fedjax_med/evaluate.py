@@ -26,7 +26,7 @@ def _view(model: Model, images: Array, view: int) -> Array:
     """
     if model.frozen is not None:
         return images[:, view].astype(jnp.float32)
-    normalised = augment.normalise(images, model.mean, model.std)
+    normalised = augment.normalise(images, model.mean, model.std, model.colour_constancy)
     return jnp.asarray(augment.mirrored(normalised, view))
 
 

@@ -55,7 +55,9 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
         )
     start = weights.start(model, pretrained)
     params = start(jax.eval_shape(lambda: model.init(jax.random.key(0), image_shape)))
-    total = hashlib.sha256(f"{model.mean} {model.std}".encode())
+    prepared = f"{model.mean} {model.std}"
+    prepared += f" {model.colour_constancy}" if model.colour_constancy else ""
+    total = hashlib.sha256(prepared.encode())
     for path, leaf in jax.tree.leaves_with_path(params):
         total.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return Part(model, params, total.hexdigest())
@@ -124,8 +126,9 @@ def _computed(split: Split, frozen: Part) -> Iterator[npt.NDArray[Any]]:
 
     @jax.jit
     def apply(params: Params, images: Array) -> Array:
-        normalised = augment.normalise(images, frozen.model.mean, frozen.model.std)
-        return frozen.model.apply(params, normalised, None).astype(_KIND)
+        model = frozen.model
+        normalised = augment.normalise(images, model.mean, model.std, model.colour_constancy)
+        return model.apply(params, normalised, None).astype(_KIND)
 
     for start in range(0, split.num_examples, _BATCH):
         images = np.asarray(split.image[start : start + _BATCH])

@@ -1,13 +1,14 @@
 """Masked losses and the gradient functions made of them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from fedjax_med.mixing import Mix
 from fedjax_med.types import Array, Examples, GradFn, Key, Metrics, Model, Params
 
 
@@ -64,6 +65,16 @@ def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
     }
 
 
+class _Prepared(NamedTuple):
+    """A batch as the model takes it."""
+
+    image: Array  # float32 [B, H, W, ch]
+    target: Array  # float32 [B, K]
+    weight: Array  # float32 [B]
+    label: Array  # int32 [B]
+    mask: Array  # bool [B]
+
+
 def cross_entropy(
     model: Model,
     prepare: Callable[[Array, Key], Array],
@@ -71,6 +82,8 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     micro_batch: int = 0,
     adjustment: Array | None = None,
+    focal: float = 0.0,
+    mix: Mix | None = None,
 ) -> GradFn:
     """The gradient of the mean weighted cross-entropy over a batch's real examples.
 
@@ -85,6 +98,9 @@ def cross_entropy(
         adjustment: float [K], added to the logits in the loss alone: with tau times `log_prior` the
             model learns what is left to know of the classes beside how frequent they are (Menon et
             al., ICLR 2021, "Long-tail learning via logit adjustment").
+        focal: gamma: a class's part of the loss is multiplied by (1 - its probability)^gamma, so
+            that what is learned already counts for less (Lin et al., ICCV 2017).
+        mix: changes the prepared batch and its targets as a whole (`fedjax_med.mixing`).
 
     Returns:
         A `GradFn` whose sums are those of `counts`: the plain cross-entropy,
@@ -92,20 +108,30 @@ def cross_entropy(
         gradient zero.
     """
 
-    def objective(
-        params: Params, image: Array, label: Array, mask: Array, key: Key
-    ) -> tuple[Array, Metrics]:
-        """The summed loss of images that are prepared."""
-        logits = model.apply(params, image, key)
-        target = jax.nn.one_hot(label, logits.shape[-1])
-        target = optax.smooth_labels(target, label_smoothing)
+    def objective(params: Params, prepared: _Prepared, key: Key) -> tuple[Array, Metrics]:
+        """The summed loss."""
+        logits = model.apply(params, prepared.image, key)
         adjusted = logits if adjustment is None else logits + adjustment[None]
-        loss = optax.softmax_cross_entropy(adjusted, target) * class_weights[label]
-        return jnp.sum(jnp.where(mask, loss, 0.0)), counts(logits, label, mask)
+        target = prepared.target
+        if focal:
+            target = target * (1.0 - jax.nn.softmax(adjusted)) ** focal
+        loss = optax.softmax_cross_entropy(adjusted, target) * prepared.weight
+        sums = counts(logits, prepared.label, prepared.mask)
+        return jnp.sum(jnp.where(prepared.mask, loss, 0.0)), sums
 
     def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
         prepare_key, model_key = jax.random.split(key)
-        whole = (prepare(batch.image, prepare_key), batch.label, batch.mask)
+        image = prepare(batch.image, prepare_key)
+        target = jax.nn.one_hot(batch.label, class_weights.shape[0])
+        target = optax.smooth_labels(target, label_smoothing)
+        weight = class_weights[batch.label]
+        if mix is not None:
+            # The loss is linear in the targets, so the classes' weights are mixed with them. The
+            # key is split into 0 and 1 already.
+            mix_key = jax.random.fold_in(key, 2)
+            image, target = mix(image, target * weight[:, None], batch.mask, mix_key)
+            weight = jnp.ones_like(weight)
+        whole = _Prepared(image, target, weight, batch.label, batch.mask)
         sums = _in_parts(jax.grad(objective, has_aux=True), micro_batch)(params, whole, model_key)
         return jax.tree.map(lambda leaf: leaf / jnp.maximum(sums[1]["count"], 1), sums[0]), sums[1]
 
@@ -114,13 +140,13 @@ def cross_entropy(
 
 def _in_parts(
     function: Callable[..., tuple[Params, Metrics]], size: int
-) -> Callable[[Params, tuple[Array, Array, Array], Key], tuple[Params, Metrics]]:
+) -> Callable[[Params, _Prepared, Key], tuple[Params, Metrics]]:
     """`function`, whose results are sums over examples, on `size` examples at a time, added up."""
 
-    def added(params: Params, whole: tuple[Array, ...], key: Key) -> tuple[Params, Metrics]:
-        examples = whole[0].shape[0]
+    def added(params: Params, whole: _Prepared, key: Key) -> tuple[Params, Metrics]:
+        examples = whole.mask.shape[0]
         if not 0 < size < examples:
-            return function(params, *whole, key)
+            return function(params, whole, key)
         number = -(-examples // size)
 
         def cut(leaf: Array) -> Array:  # the padding at the end is masked
@@ -128,11 +154,11 @@ def _in_parts(
             return jnp.pad(leaf, fill).reshape(number, size, *leaf.shape[1:])
 
         def step(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
-            new = function(params, *part[0], jax.random.fold_in(key, part[1]))
+            new = function(params, part[0], jax.random.fold_in(key, part[1]))
             return jax.tree.map(jnp.add, sums, new), None
 
         parts = jax.tree.map(cut, whole)
-        shape = jax.eval_shape(function, params, *jax.tree.map(lambda leaf: leaf[0], parts), key)
+        shape = jax.eval_shape(function, params, jax.tree.map(lambda leaf: leaf[0], parts), key)
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
         sums: tuple[Params, Metrics] = jax.lax.scan(step, zero, (parts, jnp.arange(number)))[0]
         return sums

@@ -108,6 +108,8 @@ class Model(NamedTuple):
     apply: ``(params, images float [B, H, W, ch], key) -> logits float [B, K]``; without a key
         (None) the model runs deterministically, as in evaluation.
     mean, std: of each channel on the scale 0 to 1; images are normalised by them for ``apply``.
+    colour_constancy: the exponent of the mean over an image's pixels whose colour is made grey
+        before that (6 is usual); 0 leaves the colours alone.
     head: the key of the classifier in the parameters.
     pretrained: ``(tensors by name, first params) -> params`` with the weights that others trained
         (`fedjax_med.weights`); None where there are none.
@@ -119,6 +121,7 @@ class Model(NamedTuple):
     apply: Callable[[Params, Array, Key | None], Array]
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    colour_constancy: float = 0.0
     head: str = "classifier"
     pretrained: Callable[[Tensors, Params], Params] | None = None
     frozen: "Model | None" = None

@@ -34,13 +34,32 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
         ],
     },
     "backbone": {
-        f"backbone {rate}": [f"--config.client.backbone_rate={rate}"] for rate in (1, 0.5, 0.2, 0)
+        f"backbone {rate}": [f"--config.client.backbone_rate={rate}"]
+        for rate in (0.2, 0.1, 0.05, 0)
     },
     "smoothing": {
         f"smoothing {share}": [f"--config.loss.label_smoothing={share}"] for share in (0, 0.05, 0.1)
     },
     "average": {f"average {decay}": [f"--config.average={decay}"] for decay in (0, 0.5, 0.8)},
-    "size": {f"{side} px": [f"--config.image_size={side}"] for side in (96, 128, 160, 180)},
+    "mixing": {
+        "nothing mixed": [],
+        "mixup 0.2": ["--config.augment.mixup=0.2"],
+        "mixup 0.4": ["--config.augment.mixup=0.4"],
+        "cutmix 1": ["--config.augment.cutmix=1"],
+        "mixup 0.2 or cutmix 1": ["--config.augment.mixup=0.2", "--config.augment.cutmix=1"],
+        "erase 0.5": ["--config.augment.erase=0.5"],
+    },
+    "colours": {
+        "colours as they are": [],
+        "shades of gray": ["--config.colour_constancy=6"],
+    },
+    "focal": {f"focal {gamma}": [f"--config.loss.focal={gamma}"] for gamma in (0, 1, 2)},
+    "frozen": {
+        f"{blocks} blocks frozen": [f"--config.model.options.frozen_blocks={blocks}"]
+        for blocks in (12, 8)
+    },
+    "rounds": {f"{rounds} rounds": [f"--config.rounds={rounds}"] for rounds in (8, 12, 20, 30)},
+    "size": {f"{side} px": [f"--config.image_size={side}"] for side in (128, 160, 180, 224)},
     "epochs": {f"{number} epochs": [f"--config.client.epochs={number}"] for number in (1, 2, 4)},
 }
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")

@@ -125,3 +125,31 @@ def test_every_change_has_a_draw_of_its_own():
     effects["rotation"] = np.asarray(turned)[:, 0, 0, 0]
     correlation = np.corrcoef(list(effects.values()))
     assert np.abs(correlation - np.eye(5)).max() < 0.5
+
+
+def test_colour_constancy_takes_a_cast_of_light_away():
+    grey = jnp.broadcast_to(image(2)[..., :1], (2, 6, 6, 3)) // 2
+    cast = jnp.array([1.0, 0.8, 0.6])
+    lit = jnp.round(grey * cast[None, None, None]).astype(jnp.uint8)
+    found = pixels(augment.normalise(lit, colour_constancy=6.0))
+    np.testing.assert_allclose(
+        found[..., 0], found[..., 2], atol=2.5
+    )  # grey again, but for rounding
+    # The light keeps its strength: the root mean square of its colour.
+    strength = np.sqrt(np.mean(np.square(cast)))
+    np.testing.assert_allclose(found[..., 0], grey[..., 0] * strength, atol=2.5)
+
+
+def test_colour_constancy_of_a_known_image():
+    two = jnp.array([[[[10, 20, 30]], [[30, 20, 50]]]], jnp.uint8)
+    light = np.sqrt(np.array([(10**2 + 30**2) / 2, 20**2, (30**2 + 50**2) / 2]))
+    expected = np.asarray(two) * np.sqrt(np.mean(light**2)) / light
+    found = pixels(augment.normalise(two, colour_constancy=2.0))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_colour_constancy_is_the_same_in_training_and_leaves_black_alone():
+    batch = image().at[0].set(0)
+    trained = augment.build(toy.STILL, colour_constancy=6.0)(batch, KEY)
+    np.testing.assert_array_equal(trained, augment.normalise(batch, colour_constancy=6.0))
+    np.testing.assert_allclose(pixels(trained[0]), 0, atol=1e-4)

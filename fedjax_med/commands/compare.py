@@ -129,7 +129,7 @@ def _tell(plan: Plan) -> None:
         },
         "federated_minus": _differences(settings, one_by_one, hospitals),
     }
-    print(f"\n{_markdown(result)}")
+    print(f"\n{markdown(result)}")
     with writing(plan.workdir):
         report.write_json(result, plan.workdir / "comparison.json")
         pictures.comparison_png(result["scores"], plan.workdir / "comparison.png")
@@ -157,7 +157,7 @@ def _differences(
     return found
 
 
-def _markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any]) -> str:
     """The tables of a comparison."""
     on = f"{result['test_images']} images"
     on += f" of Train, each tested once in {result['folds']} folds" if result["folds"] else ""

@@ -1,0 +1,19 @@
+"""The recipe of isic9_pretrained.py in fewer rounds, for a quick look.
+
+Run:     fedjax-med train --config=configs/isic9_fast.py --data_dir=DATA --workdir=runs/fast
+         fedjax-med evaluate --workdir=runs/fast
+Expect:  MEASURE
+Change:  as in configs/isic9_pretrained.py.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, read
+
+
+def get_config() -> Experiment:
+    """configs/isic9_pretrained.py with fewer rounds."""
+    experiment = read(str(Path(__file__).with_name("isic9_pretrained.py")))
+    experiment.name = "isic9_fast"
+    experiment.rounds = 8
+    return experiment

@@ -1,0 +1,265 @@
+"""Trains and tests all that docs/results.md tells of, and writes it.
+
+Run: python scripts/results.py --data_dir=DATA [--cache_dir=FOLDER] [--workdir=runs/results]
+
+Needs the extra `pretrained` and about an hour and a half on two CPU cores. First the recipe
+(configs/isic9_pretrained.py) and its short form (configs/isic9_fast.py) are cross-validated inside
+Train; then Test is used: for the comparison with pooled and with local training, and for the recipe
+on the images as they were published. Given again it goes on where it stopped; what is there already
+is tested again, with the same numbers, and the file is written anew.
+
+Two runs train at a time (--jobs), each with its share of the cores, which takes two thirds of the
+time. The last digits depend on how many cores a run has, so repeat them with the same --jobs.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import datetime
+import json
+import os
+import platform
+import queue
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fedjax_med import cli, comparison, progress, report
+from fedjax_med.commands import compare
+from fedjax_med.workdir import replacing
+
+RECIPE, SHORT = "configs/isic9_pretrained.py", "configs/isic9_fast.py"
+SEEDS, FOLDS = (0, 1, 2), 5
+# A command of fedjax-med that sees these cores alone: so many threads does it start.
+PINNED = """
+import json, os, sys
+if cores := json.loads(sys.argv[1]):
+    os.sched_setaffinity(0, cores)
+from fedjax_med import cli
+sys.exit(cli.main(sys.argv[2:]))
+"""
+MELANOMA = "melanoma"
+OUT = Path(__file__).parent.parent / "docs" / "results.md"
+
+
+def steps(workdir: Path) -> list[tuple[list[str], list[str]]]:
+    """The commands in their order, with the flags that make each of their runs alone."""
+    folds = [f"--only={fold}" for fold in range(FOLDS)]
+    compared = [
+        "compare",
+        f"--config={RECIPE}",
+        f"--workdir={workdir / 'comparison'}",
+    ]
+    kept = ["train", "--evaluate", f"--config={RECIPE}", "--config.policy=keep"]
+    return [
+        *(
+            (
+                ["crossvalidate", f"--config={config}", f"--folds={FOLDS}", f"--workdir={folder}"],
+                folds,
+            )
+            for config, folder in (
+                (RECIPE, workdir / "crossvalidation"),
+                (SHORT, workdir / "crossvalidation_short"),
+            )
+        ),
+        (
+            [*compared, f"--seeds={','.join(map(str, SEEDS))}"],
+            [f"--seeds={seed}" for seed in SEEDS],
+        ),
+        *(
+            ([*kept, f"--config.seed={seed}", f"--workdir={workdir / f'keep/seed_{seed}'}"], [""])
+            for seed in SEEDS
+        ),
+    ]
+
+
+def train_all(commands: list[list[str]], jobs: int, log: Path) -> int:
+    """Run the commands, so many at a time, each with its share of the cores; the worst exit code.
+
+    What they print goes to files in the folder `log`.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    free: queue.Queue[list[int]] = queue.Queue()
+    for job in range(jobs):
+        free.put(cores[job::jobs] or cores)
+    log.mkdir(parents=True, exist_ok=True)
+
+    def run(numbered: tuple[int, list[str]]) -> int:
+        number, command = numbered
+        mine = free.get()
+        program = [sys.executable, "-c", PINNED, json.dumps(mine), *command]
+        print(f"[{number} of {len(commands)}] fedjax-med {' '.join(command)}", flush=True)
+        with contextlib.closing((log / f"{number}.log").open("w")) as out:
+            code = subprocess.run(program, stdout=out, stderr=subprocess.STDOUT).returncode
+        free.put(mine)
+        if code:
+            print((log / f"{number}.log").read_text().strip().splitlines()[-1], file=sys.stderr)
+        return code
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return max(pool.map(run, enumerate(commands, 1)))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a command wrote."""
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def minutes(workdirs: list[Path]) -> str:
+    """How long the rounds of these runs took, one by one."""
+    taken = [
+        sum(one["seconds"] for one in progress.read_records(folder / "metrics.jsonl", 2**31)) / 60
+        for folder in workdirs
+    ]
+    return f"{min(taken):.1f} to {max(taken):.1f} minutes"
+
+
+def machine() -> str:
+    """What the figures were made with."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{cores} cores of {names[0] if names else platform.machine()}, Python "
+        f"{platform.python_version()}, jax {metadata.version('jax')}"
+    )
+
+
+def melanoma(evaluations: list[dict[str, Any]]) -> str:
+    """A table row's cells: what is recognised, and what at 90 % specificity."""
+    rows = [one["per_class"][MELANOMA] for one in evaluations]
+    keys = ("sensitivity", "sensitivity_at_90_specificity", "auroc")
+    cells = [comparison.spread([row[key] for row in rows]) for key in keys]
+    return f"{rows[0]['support']} | {' | '.join(cells)}"
+
+
+def policies(rarest: list[dict[str, Any]], keep: list[dict[str, Any]]) -> list[str]:
+    """A table of both ways to treat the faults of the data."""
+    lines = ["| Test | `rarest` (the default) | `keep` |", "|---|---|---|"]
+    for key, name in report.HEADLINES.items():
+        cells = [comparison.spread([one[key] for one in runs]) for runs in (rarest, keep)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def targets(cross: dict[str, Any], short: dict[str, Any], compared: dict[str, Any]) -> list[str]:
+    """What was to be reached, and what was."""
+
+    def mean(setting: str, key: str) -> str:
+        return comparison.spread([one[key] for one in compared["scores"][setting]])
+
+    def minus(other: str) -> str:
+        found = compared["federated_minus"]["balanced_accuracy"][other]
+        return comparison.in_words(comparison.Difference(**found))
+
+    def folds(result: dict[str, Any], key: str) -> str:
+        return comparison.spread([one[key] for one in result["folds"]])
+
+    rows = [
+        ("Test, accuracy", "at least 0.65", mean("federated", "accuracy")),
+        ("Test, balanced accuracy", "at least 0.62", mean("federated", "balanced_accuracy")),
+        ("cross-validation, balanced accuracy", "at least 0.73", folds(cross, "balanced_accuracy")),
+        ("cross-validation, macro AUROC", "at least 0.95", folds(cross, "macro_auroc")),
+        ("cross-validation, expected calibration error", "at most 0.05", f"{cross['ece']:.3f}"),
+        ("federated - pooled, balanced accuracy on Test", "not below -0.01", minus("pooled")),
+        ("federated - local, balanced accuracy on Test", "at least +0.10", minus("local")),
+        (
+            "short recipe, cross-validation, balanced accuracy",
+            f"within 0.03 of {cross['balanced_accuracy']:.3f}",
+            folds(short, "balanced_accuracy"),
+        ),
+    ]
+    return ["| | target | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def text(workdir: Path) -> str:
+    """The document."""
+    cross = read(workdir / "crossvalidation/crossvalidation.json")
+    short = read(workdir / "crossvalidation_short/crossvalidation.json")
+    compared = read(workdir / "comparison/comparison.json")
+    federated = [workdir / f"comparison/seed_{seed}/federated" for seed in SEEDS]
+    rarest = [read(folder / "evaluation.json") for folder in federated]
+    keep = [read(workdir / f"keep/seed_{seed}/evaluation.json") for seed in SEEDS]
+    folds = [workdir / f"crossvalidation/fold_{fold}" for fold in range(len(cross["folds"]))]
+    fast = [workdir / f"crossvalidation_short/fold_{fold}" for fold in range(len(short["folds"]))]
+    lines = [
+        "# Results on the real skin-cancer images",
+        "",
+        "Written by `python scripts/results.py --data_dir=DATA` on "
+        f"{datetime.date.today():%d %B %Y}: {machine()}, a core a run. The recipe, `{RECIPE}`, was "
+        "chosen by cross-validation inside Train (`scripts/search_recipe.py`); Test was used for "
+        "what is below, at the end.",
+        "",
+        *targets(cross, short, compared),
+        "",
+        f"A federated run of the recipe trains for {minutes(federated + folds)}, one of the short "
+        f"recipe (`{SHORT}`) for {minutes(fast)}.",
+        "",
+        "## Federated, pooled and local",
+        "",
+        compare.markdown(compared),
+        "",
+        "## Cross-validation inside Train",
+        "",
+        report.markdown(cross["folds"], "folds"),
+        "",
+        "Together:",
+        "",
+        f"```\n{report.table(cross)}\n```",
+        "",
+        "The short recipe:",
+        "",
+        report.markdown(short["folds"], "folds"),
+        "",
+        "## Melanoma",
+        "",
+        "| | images | sensitivity | sensitivity at 90 % specificity | AUROC |",
+        "|---|---|---|---|---|",
+        f"| cross-validation inside Train, all folds together | {melanoma([cross])} |",
+        f"| Test | {melanoma(rarest)} |",
+        "",
+        "## The faults of the data: `rarest` and `keep`",
+        "",
+        *policies(rarest, keep),
+        "",
+        "## Each seed on Test",
+    ]
+    for seed, one in zip(SEEDS, rarest, strict=True):
+        lines += ["", f"### Seed {seed}", "", f"```\n{report.table(one)}\n```"]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the steps, then write; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--cache_dir", default="")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/results"))
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args(arguments)
+    data = [f"--data_dir={given.data_dir}"]
+    data += [f"--cache_dir={given.cache_dir}"] if given.cache_dir else []
+    wanted = steps(given.workdir)
+    # A later flag counts instead of an earlier one.
+    alone = [[*step, *filter(None, [one]), *data] for step, runs in wanted for one in runs]
+    if code := train_all(alone, given.jobs, given.workdir / "log"):
+        return code
+    for step, _ in wanted:
+        print(f"\n$ fedjax-med {' '.join([*step, *data])}", flush=True)
+        if code := cli.main([*step, *data]):
+            return code
+    with replacing(OUT) as temporary:
+        temporary.write_text(text(given.workdir))
+    print(f"\nWritten: {OUT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
