@@ -99,7 +99,7 @@ def assemble(
         experiment: completed (`fedjax_med.overrides.complete`).
         num_classes: K.
         class_counts: [K], the training examples of each class over all clients. Hospitals that
-            train with a class-balanced loss tell each other these sums, and nothing else.
+            train with a class-balanced loss or logit adjustment tell each other these sums.
         before: the strategy that computed the checkpoint to go on from, if any.
 
     Raises:

@@ -21,13 +21,15 @@ Together = Sequence[Predictions]
 class Difference(NamedTuple):
     """How much higher a metric is on one side, and where that may lie."""
 
-    mean: float  # over the seeds
+    mean: float | None  # over the seeds; None where the metric is undefined
     interval: list[float | None]  # 95 %, over resamples of the test images
-    by_seed: list[float]
+    by_seed: list[float | None]
 
 
 def read(folders: Sequence[Path]) -> tuple[Predictions, tuple[str, ...]]:
-    """The predictions of evaluated runs as one, in the order of clients and names.
+    """The predictions of evaluated runs as one, in the order of names and clients.
+
+    Of whom an image is may follow the seed, its name does not: so runs of several seeds agree.
 
     Args:
         folders: workdirs, of the folds of a cross-validation or only one.
@@ -44,15 +46,20 @@ def read(folders: Sequence[Path]) -> tuple[Predictions, tuple[str, ...]]:
     if len(set(names)) > 1:
         raise UserError(f"{folders[0]} and the runs beside it are of different classes.")
     image, client, label, probabilities = map(np.concatenate, zip(*parts, strict=True))
-    order = np.lexsort((image, client))
+    order = np.lexsort((client, image))
     in_order = Predictions(image[order], client[order], label[order], probabilities[order])
     return in_order, names[0]
 
 
-def scores(together: Together) -> dict[str, float]:
-    """Each headline of `fedjax_med.metrics.HEADLINES`, as the mean over what counts as one."""
+def scores(together: Together) -> dict[str, float | None]:
+    """Each headline of `fedjax_med.metrics.HEADLINES`, as the mean over what counts as one.
+
+    None where it is undefined, as the AUROC of a single class is.
+    """
     return {
-        name: statistics.fmean(float(metric(_probabilities(one), one.label)) for one in together)
+        name: metrics.number(
+            statistics.fmean(float(metric(_probabilities(one), one.label)) for one in together)
+        )
         for name, metric in metrics.HEADLINES.items()
     }
 
@@ -106,18 +113,24 @@ def difference(
         (side(ones, weights) - side(others, weights)).mean(axis=0)
         for weights in bootstrap.resamples(label, num_resamples, seed)
     ]
-    return Difference(float(by_seed.mean()), bootstrap.interval(draws), by_seed.tolist())
+    each = [metrics.number(value) for value in by_seed]
+    return Difference(metrics.number(by_seed.mean()), bootstrap.interval(draws), each)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation (the sample's), to three digits."""
-    mean = f"{statistics.fmean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation (the sample's), to three digits; of an undefined one a dash."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "-"
+    mean = f"{statistics.fmean(known):.3f}"
+    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
 
 
 def in_words(found: Difference) -> str:
     """A difference with its sign and its interval."""
     low, high = found.interval
+    if found.mean is None:
+        return "-"
     if low is None or high is None:
         return f"{found.mean:+.3f}"
     return f"{found.mean:+.3f} ({low:+.3f} to {high:+.3f})"

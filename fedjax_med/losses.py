@@ -37,10 +37,12 @@ def log_prior(counts: ArrayLike) -> Array:
         counts: int or float [K], the training examples of each class over all clients.
 
     Returns:
-        float32 [K]; of a class without examples as if it had a hundredth of one.
+        float32 [K]; of a class without examples 0, as if all were of it, so that a model which has
+        never seen it (a hospital's alone) learns to expect it never.
     """
-    examples = jnp.maximum(jnp.asarray(counts, jnp.float32), 0.01)
-    return jnp.log(examples / jnp.sum(examples))
+    examples = jnp.asarray(counts, jnp.float32)
+    total = jnp.sum(examples)
+    return jnp.log(jnp.where(examples > 0, examples, total) / total)
 
 
 def counts(logits: Array, labels: Array, mask: Array) -> Metrics:

@@ -88,6 +88,8 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = complete(value, path + ".")
+        elif path == "pretrained" and value and Path(value).expanduser().is_file():
+            changes[path] = str(Path(value).expanduser().absolute())
     return dataclasses.replace(experiment, **changes)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Height and width: what the recipes use, and sizes that no stride divides.
+# Height and width: sizes of images, and sizes that no stride divides.
 SHAPES = ((128, 128), (180, 180), (97, 131), (33, 224))
 SHOWN = 8  # logits of each image that are printed
 

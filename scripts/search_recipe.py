@@ -8,11 +8,12 @@ crossvalidate`, such as --only=0, which runs the first of five folds alone. Test
 runs are kept in runs/search/FAMILY (or --workdir), and the same command goes on where it stopped.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
-from fedjax_med import cli
+from fedjax_med import cli, comparison
 
 # The name of each variant, and the flags that make it.
 FAMILIES: dict[str, dict[str, list[str]]] = {
@@ -67,13 +68,12 @@ SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
 
 def main(arguments: list[str]) -> int:
     """Run every variant of the family, then print the table; returns the exit code."""
-    if not arguments or arguments[0] not in FAMILIES:
-        print(f"expected a family of variants first: {', '.join(FAMILIES)}.", file=sys.stderr)
-        return 2
-    family, *rest = arguments
-    given = [flag for flag in rest if flag.startswith("--workdir=")]
-    folder = Path(given[-1].partition("=")[2] if given else f"runs/search/{family}")
-    passed = [flag for flag in rest if flag not in given]
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--workdir", type=Path)
+    given, passed = parser.parse_known_args(arguments)
+    family = given.family
+    folder = (given.workdir or Path(f"runs/search/{family}")).expanduser()
     rows = []
     for name, flags in FAMILIES[family].items():
         workdir = folder / name.replace(" ", "_").replace(",", "")
@@ -81,7 +81,8 @@ def main(arguments: list[str]) -> int:
         if code:
             return code
         result = json.loads((workdir / "crossvalidation.json").read_text())
-        rows.append(f"| {name} | {' | '.join(f'{result[key]:.3f}' for key in SHOWN)} |")
+        cells = [comparison.spread([result[key]]) for key in SHOWN]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     head = ["| variant | " + " | ".join(SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
     print("\n" + "\n".join([*head, *rows]))
     return 0

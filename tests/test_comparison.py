@@ -43,15 +43,15 @@ def test_what_is_no_table_of_predictions_is_told_in_a_line(tmp_path, text):
         predicted.read(file)
 
 
-def test_folds_are_put_together_in_the_order_of_clients_and_names(tmp_path):
+def test_folds_are_put_together_in_the_order_of_names_whose_ever_images_they_are(tmp_path):
     whole = predictions([1, 0, 1, 1], [1, 0, 0, 1])
     for fold, rows in enumerate(([3, 1], [2, 0])):
         part = Predictions(*(column[rows] for column in whole))
         predicted.write(part, CLASSES, tmp_path / f"{fold}" / predicted.NAME)
     together, _ = comparison.read([tmp_path / "0", tmp_path / "1"])
-    assert together.image.tolist() == ["x/1.png", "x/2.png", "x/0.png", "x/3.png"]
-    assert together.client.tolist() == [0, 0, 1, 1]
-    np.testing.assert_array_equal(together.probabilities, whole.probabilities[[1, 2, 0, 3]])
+    assert together.image.tolist() == ["x/0.png", "x/1.png", "x/2.png", "x/3.png"]
+    assert together.client.tolist() == [1, 0, 0, 1]
+    np.testing.assert_array_equal(together.probabilities, whole.probabilities)
 
 
 def test_difference_is_the_mean_over_seeds_of_the_means_over_hospitals():
@@ -92,3 +92,22 @@ def test_scores_and_spread_are_means():
     assert comparison.spread([0.4, 0.6]) == "0.500 ± 0.141"
     found = comparison.Difference(0.1, [-0.05, 0.25], [])
     assert comparison.in_words(found) == "+0.100 (-0.050 to +0.250)"
+
+
+def test_seeds_under_which_images_belong_to_other_clients_are_compared_image_by_image(tmp_path):
+    whole = predictions([1, 0, 1, 1], [1, 0, 0, 1])
+    runs = []
+    for seed, owners in enumerate(([1, 0, 0, 1], [0, 1, 0, 1])):
+        one = whole._replace(client=np.array(owners, whole.client.dtype))
+        predicted.write(one, CLASSES, tmp_path / f"{seed}" / predicted.NAME)
+        runs.append([comparison.read([tmp_path / f"{seed}"])[0]])
+    found = comparison.difference(runs, runs, metrics.accuracy, num_resamples=5)
+    assert found.by_seed == [0, 0]
+
+
+def test_an_undefined_metric_is_a_dash_and_no_number():
+    alone = predictions([1, 1, 1, 1])._replace(label=np.zeros(4, np.int32))
+    assert comparison.scores([alone])["macro_auroc"] is None
+    found = comparison.difference([[alone]], [[alone]], metrics.macro_auroc, num_resamples=5)
+    assert found.mean is None
+    assert (comparison.in_words(found), comparison.spread([None, 0.5])) == ("-", "-")

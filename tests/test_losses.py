@@ -125,4 +125,15 @@ def test_logit_adjustment_is_learned_around():
     gradient, sums = grad_fn(params, examples, KEY)
     np.testing.assert_allclose(gradient["b"], 0.0, atol=1e-6)
     np.testing.assert_allclose(sums["loss"], 10 * np.log(3), rtol=1e-6)  # reported as it is
-    assert np.isfinite(losses.log_prior([0, 5])).all()
+
+
+def test_a_class_without_examples_is_learned_to_be_none():
+    """A hospital that has never seen a class trains its logit down instead of leaving it alone."""
+    prior = losses.log_prior([0, 2, 6])
+    np.testing.assert_allclose(np.exp(prior), [1, 0.25, 0.75], rtol=1e-6)
+    grad_fn = losses.cross_entropy(
+        toy.model(), augment.build(toy.STILL), jnp.ones(3), adjustment=prior
+    )
+    examples = toy.examples(8)._replace(label=jnp.array([1, 1, *[2] * 6], jnp.int32))
+    gradient, _ = grad_fn(jax.tree.map(jnp.zeros_like, toy.params()), examples, KEY)
+    assert gradient["b"][0] > 0.3

@@ -62,6 +62,7 @@ def test_table_has_every_class_and_marks_the_absent_one():
     assert _line(text, "vascular lesion")[:2] == ["0", "absent"]
     row = evaluation["per_class"]["melanoma"]
     rates = [row["sensitivity"], row["specificity"], row["auroc"]]
+    rates.append(row["sensitivity_at_90_specificity"])
     assert _line(text, "melanoma") == [str(row["support"]), *(f"{rate:.3f}" for rate in rates)]
     assert "nevus" in text
     assert "a class with a name that" in text

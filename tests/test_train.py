@@ -221,6 +221,14 @@ def interrupted_in(number):
     return stopped
 
 
+def test_a_stop_in_the_last_round_of_a_run_ends_a_series_of_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "record", interrupted_in(2))
+    series = ["crossvalidate", TINY, "--folds=2", "--config.rounds=2", f"--workdir={tmp_path}"]
+    assert cli.main(series) == 128 + signal.SIGINT
+    assert (tmp_path / "fold_0" / "evaluation.json").exists()  # it was complete
+    assert not (tmp_path / "fold_1").exists()
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     """What ``auto`` does on an accelerator, on a device of the memory that is set."""

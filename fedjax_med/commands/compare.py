@@ -113,8 +113,11 @@ def _tell(plan: Plan) -> None:
         "federated": one_by_one["federated"],
         "pooled": one_by_one["pooled"],
     }
+    told = report.read_json(plan.folders("federated", plan.seeds[0])[0] / "evaluation.json")
     result: dict[str, Any] = {
         "seeds": plan.seeds,
+        "names": told.get("client_names", []),  # of the hospitals, where they have some
+        "absent_classes": told.get("clients", {}).get("absent_classes", []),
         "folds": plan.folds,
         "test_images": len(settings["pooled"][0][0].label),
         "steps": {
@@ -186,9 +189,13 @@ def markdown(result: dict[str, Any]) -> str:
         "| hospital | balanced accuracy alone | federated - alone |",
         "|---|---|---|",
     ]
-    for name, scores in result["hospitals"].items():
+    for number, (name, scores) in enumerate(result["hospitals"].items()):
+        hospital = str(number) + (f" ({result['names'][number]})" if result["names"] else "")
         alone = comparison.spread([one["balanced_accuracy"] for one in scores])
         found = result["federated_minus"]["balanced_accuracy"][name]
         gain = comparison.in_words(comparison.Difference(**found))
-        lines.append(f"| {name.removeprefix('local_')} | {alone} | {gain} |")
+        lines.append(f"| {hospital} | {alone} | {gain} |")
+    for number, absent in enumerate(result["absent_classes"]):
+        if absent:
+            lines += ["", f"Hospital {number} has no validation image of: {', '.join(absent)}."]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     if experiment.folds:
         raise UserError("expected no --config.folds: crossvalidate runs through them by itself.")
     every = [str(fold) for fold in range(flags.folds)]
-    wanted = flags.only or every
+    wanted = list(dict.fromkeys(flags.only)) or every
     if not set(wanted) <= set(every):
         raise UserError(f"expected --only to name folds from 0 to {flags.folds - 1}, got {wanted}.")
     name = f"{experiment.name or 'experiment'}-crossvalidation"

@@ -231,11 +231,10 @@ def _train(order: Order) -> int:
         with stop_requests() as stop:
             done, signal = _rounds(run, state, progress, stop)
     distributed.on_main(_say_end, workdir, run, progress, done, signal)
-    if signal and done < experiment.rounds:
-        return 128 + signal
-    if order.evaluate:
+    if order.evaluate and done == experiment.rounds:
         distributed.on_main(evaluate.evaluate_workdir, workdir, data, order.evaluate)
-    return 0
+    # In the last round, too: of several runs the next must not begin.
+    return 128 + signal if signal else 0
 
 
 def _same_everywhere(experiment: config.Experiment, data: clients.Federation) -> dict[str, Any]:
