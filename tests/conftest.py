@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ ISIC9 = Path(
         "FEDJAX_MED_ISIC9", Path(__file__).parent.parent.parent / "shared" / "data" / "isic9"
     )
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Thousands in one process come to the system's limit of memory maps, and it crashes."""
+    yield
+    import jax  # here: after the settings above
+
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
