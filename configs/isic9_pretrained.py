@@ -15,7 +15,7 @@ from fedjax_med.config import Client, Experiment, Loss, Spec
 
 
 def get_config() -> Experiment:
-    """The experiment; chosen by cross-validation inside Train (scripts/search_recipe.py)."""
+    """The experiment; chosen on one fold of Train (docs/recipe.md)."""
     return Experiment(
         rounds=20,
         dataset=Spec("isic9"),

@@ -22,7 +22,7 @@ def build(augment: Augment) -> Mix | None:
     - ``cutmix`` (Yun et al., ICCV 2019): a box of the partner, which is worth its share of the area
       in the labels; where both are given, each image draws one of the two;
     - ``erase`` (random erasing, Zhong et al., AAAI 2020): with this probability a box is set to
-      zero, the mean colour of normalised images.
+      zero, which is the mean that the model's images are normalised by.
 
     What a frozen part made of images (`fedjax_med.frozen`) is mixed in the same way ("manifold
     mixup", Verma et al., ICML 2019).

@@ -18,11 +18,9 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import queue
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,11 @@ from fedjax_med import cli, comparison, progress, report
 from fedjax_med.commands import compare
 from fedjax_med.identity import code_version
 from fedjax_med.workdir import replacing
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import machine  # noqa: E402
 
 RECIPE, SHORT = "configs/isic9_pretrained.py", "configs/isic9_fast.py"
 SEEDS, FOLDS = (0, 1, 2), 5
@@ -42,7 +45,7 @@ from fedjax_med import cli
 sys.exit(cli.main(sys.argv[2:]))
 """
 MELANOMA = "melanoma"
-OUT = Path(__file__).parent.parent / "docs" / "results.md"
+OUT = ROOT / "docs" / "results.md"
 
 
 def steps(workdir: Path) -> list[tuple[list[str], list[str]]]:
@@ -120,18 +123,12 @@ def minutes(workdirs: list[Path]) -> str:
     return f"{min(taken):.1f} to {max(taken):.1f} minutes"
 
 
-def machine() -> str:
+def on() -> str:
     """What the figures were made with."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = machine.describe()
     return (
-        f"{cores} cores of {names[0] if names else platform.machine()}, Python "
-        f"{platform.python_version()}, jax {metadata.version('jax')}"
+        f"{found['cores']} cores of {found['machine']}, Python {found['versions']['python']}, "
+        f"jax {found['versions']['jax']}"
     )
 
 
@@ -197,7 +194,7 @@ def text(workdir: Path, how: str) -> str:
         "# Results on the real skin-cancer images",
         "",
         "Written by `python scripts/results.py --data_dir=DATA` on "
-        f"{datetime.date.today():%d %B %Y}: {machine()}, {how}, code {code_version()}. The recipe, "
+        f"{datetime.date.today():%d %B %Y}: {on()}, {how}, code {code_version()}. The recipe, "
         f"`{RECIPE}`, was chosen inside Train, on the first of the five folds below "
         "([docs/recipe.md](recipe.md) has what was tried), so that this fold is a little too good; "
         "Test was used for what is below, at the end. Values of folds and seeds are mean ± sd.",
