@@ -1,4 +1,4 @@
-"""The recipe of isic9_pretrained.py with smaller images and fewer rounds, for a quick look.
+"""The recipe of isic9_pretrained.py, smaller: 180 pixels, no changed copies, fewer rounds.
 
 Run:     fedjax-med train --config=configs/isic9_fast.py --data_dir=DATA --workdir=runs/fast
          fedjax-med evaluate --workdir=runs/fast
@@ -13,9 +13,10 @@ from fedjax_med.config import Experiment, read
 
 
 def get_config() -> Experiment:
-    """configs/isic9_pretrained.py with smaller images and fewer rounds."""
+    """configs/isic9_pretrained.py with smaller images, no copies and fewer rounds."""
     experiment = read(str(Path(__file__).with_name("isic9_pretrained.py")))
     experiment.name = "isic9_fast"
     experiment.image_size = 180  # as the images are published
     experiment.rounds = 12
+    experiment.augment.copies = 0
     return experiment

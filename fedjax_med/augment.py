@@ -75,18 +75,18 @@ def _views(augment: Augment) -> tuple[int, ...]:
 
 
 def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
-    """The function from (features [B, 8, h, w, ch], key) to those of one view of each image.
+    """The function from (features [B, V, h, w, ch], key) to those of one view of each image.
 
     What `build` is to images this is to what a frozen part made of them (`fedjax_med.frozen`):
-    flips and right angles are drawn, and the other changes came too late.
+    flips and right angles are drawn, and which copy; without copies the other changes are none.
 
     Args:
-        augment: the random changes.
+        augment: the random changes; V is 8 * (1 + its ``copies``).
 
     Returns:
         A function that gives float32 [B, h, w, ch].
     """
-    views = _views(augment)
+    views = [copy * VIEWS + view for copy in range(1 + augment.copies) for view in _views(augment)]
 
     def prepare(features: Array, key: Key) -> Array:
         # Each image draws by itself, however many come after it.

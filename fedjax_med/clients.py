@@ -132,7 +132,7 @@ def _through_frozen(
         return dataset, ""
     below = model.frozen._replace(colour_constancy=experiment.colour_constancy)
     part = frozen.part(below, experiment.pretrained, dataset.train.image.shape[1:])
-    train = frozen.features(dataset.train, part, cache_dir)
+    train = frozen.features(dataset.train, part, cache_dir, experiment.augment)
     # Cross-validation has its test images from Train.
     test = dataset.test if experiment.folds else frozen.features(dataset.test, part, cache_dir)
     return dataset._replace(train=train, test=test), part.digest

@@ -40,6 +40,9 @@ class Augment:
     contrast: float = 0.15  # factor 1 +- this, around the image's mean
     saturation: float = 0.15  # factor 1 +- this, around each pixel's grey
     hue: float = 0.02  # turns of the colour circle
+    # Where the model has frozen blocks, which see an image once: so many changed copies of each of
+    # its mirrored views are kept beside the view itself, for training to draw from.
+    copies: int = 0
     # These three change a batch as a whole (`fedjax_med.mixing`).
     mixup: float = 0.0  # alpha of the beta distribution that weighs two images; 0: none
     cutmix: float = 0.0  # likewise, of the area that is cut from another image

@@ -4,9 +4,11 @@ Most of a network's time goes into its first layers, where images are large, and
 from a million photographs is what a few thousand medical images need as well. Left as they are,
 they give the same for the same image in every round of every run; so it is computed once, for the
 eight mirrored views of each image, of which training draws one at random and evaluation takes the
-mean prediction.
+mean prediction. The other random changes of training images (small turns, crops, colours) come from
+copies of each view that were changed before they went through, as many as the experiment wants.
 """
 
+import dataclasses
 import hashlib
 import shutil
 import sys
@@ -20,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med import augment, weights
+from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
 from fedjax_med.prepared import cannot_write
-from fedjax_med.types import Array, Model, Params, Split
+from fedjax_med.types import Array, Key, Model, Params, Split
 from fedjax_med.workdir import replacing
 
 _BATCH = 16  # images at a time; the last ones are filled up, so that one program is compiled
+UNCHANGED = Augment(copies=0)
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
@@ -63,25 +67,30 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
     return Part(model, params, total.hexdigest())
 
 
-def features(split: Split, frozen: Part, cache_dir: str) -> Split:
+def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCHANGED) -> Split:
     """`split` with what `frozen` makes of each image in the place of the image.
 
     Args:
         split: its images are uint8 ``[N, H, W, 3]``.
         frozen: what they go through.
-        cache_dir: where the features are kept, by the images and the weights.
+        cache_dir: where the features are kept, by the images, the weights and the changes.
+        changes: its ``copies`` come after the views themselves, all eight views of the first copy
+            first; each has its own random changes, the same in every run.
 
     Returns:
-        The split with float16 ``[N, 8, h, w, ch]``, which stay on disk until they are indexed.
+        The split with float16 ``[N, 8 * (1 + copies), h, w, ch]``, which stay on disk until they
+        are indexed.
 
     Raises:
-        UserError: `cache_dir` cannot be written.
+        UserError: `cache_dir` cannot be written, or a setting of `changes` is out of its range.
     """
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
-    wanted = (split.num_examples, augment.VIEWS, *made.shape[1:])
+    wanted = (split.num_examples, augment.VIEWS * (1 + changes.copies), *made.shape[1:])
     of = hashlib.sha256(f"{frozen.digest} {split.image.shape}".encode())
     of.update("".join(split.sha256.tolist()).encode())
+    if changes.copies:
+        of.update(f"{_of_one_image(changes)}".encode())
     home = Path(cache_dir).expanduser().absolute() / "features"
     file = home / f"{of.hexdigest()[:16]}.npy"
     if (kept := _kept(file, wanted)) is None:
@@ -92,7 +101,7 @@ def features(split: Split, frozen: Part, cache_dir: str) -> Split:
             f"{size / 1e6:,.0f} MB kept in {cache_dir}.",
             file=sys.stderr,
         )
-        _write(file, wanted, _computed(split, frozen))
+        _write(file, wanted, _computed(split, frozen, changes))
         kept = _kept(file, wanted)
         assert kept is not None
     return split._replace(image=kept)
@@ -121,22 +130,38 @@ def _check_space(home: Path, cache_dir: str, size: int) -> None:
         )
 
 
-def _computed(split: Split, frozen: Part) -> Iterator[npt.NDArray[Any]]:
-    """The features ``[b, 8, h, w, ch]`` of `_BATCH` images at a time."""
+def _of_one_image(changes: Augment) -> Augment:
+    """Without the mirrors, which the views are, and what training does to a batch as a whole."""
+    return dataclasses.replace(
+        changes, flip=False, right_angles=False, mixup=0.0, cutmix=0.0, erase=0.0
+    )
+
+
+def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDArray[Any]]:
+    """The features ``[b, 8 * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
+    model = frozen.model
+    prepare = augment.build(_of_one_image(changes), model.mean, model.std, model.colour_constancy)
 
     @jax.jit
-    def apply(params: Params, images: Array) -> Array:
-        model = frozen.model
+    def plain(params: Params, images: Array) -> Array:
         normalised = augment.normalise(images, model.mean, model.std, model.colour_constancy)
         return model.apply(params, normalised, None).astype(_KIND)
+
+    @jax.jit
+    def changed(params: Params, images: Array, key: Key) -> Array:
+        return model.apply(params, prepare(images, key), None).astype(_KIND)
 
     for start in range(0, split.num_examples, _BATCH):
         images = np.asarray(split.image[start : start + _BATCH])
         full = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
         full[: len(images)] = images
-        every = [augment.mirrored(full, view) for view in range(augment.VIEWS)]
-        views = [apply(frozen.params, view) for view in every]
-        yield np.stack([np.asarray(view) for view in views], 1)[: len(images)]
+        views = [augment.mirrored(full, view) for view in range(augment.VIEWS)]
+        made = [plain(frozen.params, view) for view in views]
+        for number in range(changes.copies * augment.VIEWS):
+            # The same for all runs on the same images, which share what is kept.
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), start), number)
+            made.append(changed(frozen.params, views[number % augment.VIEWS], key))
+        yield np.stack([np.asarray(one) for one in made], 1)[: len(images)]
 
 
 def _write(file: Path, shape: tuple[int, ...], parts: Iterator[npt.NDArray[Any]]) -> None:

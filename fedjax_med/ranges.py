@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "loss.label_smoothing": _SHARE,
     "loss.logit_adjustment": _NONE_OR_MORE,
     "loss.focal": ("to be 0 or >= 1", lambda value: value == 0 or value >= 1),
+    "augment.copies": ("of at least 0", lambda value: value >= 0),
     "augment.mixup": _NONE_OR_MORE,
     "augment.cutmix": _NONE_OR_MORE,
     "augment.erase": ("in [0, 1]", lambda value: 0 <= value <= 1),

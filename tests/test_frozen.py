@@ -102,6 +102,29 @@ def test_features_are_those_of_every_mirrored_view(trained, tmp_path):
         np.testing.assert_array_equal(getattr(features, name), getattr(split, name))
 
 
+def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path):
+    model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(18)
+    part = frozen.part(model.frozen, "imagenet", SHAPE)
+    plain = np.array(frozen.features(split, part, str(tmp_path)).image)
+    still = {"rotation": 0.0, "min_scale": 1.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+    def copied(**changes):
+        changes = Augment(copies=2, **changes)
+        return np.float32(frozen.features(split, part, str(tmp_path), changes).image)
+
+    same, found = copied(**still, brightness=0.0), copied()
+    assert found.shape == (18, 24, 16, 16, 16)
+    for copy in range(3):  # flips and right angles are the views'
+        np.testing.assert_allclose(same[:, copy * 8 : copy * 8 + 8], plain, atol=4e-3)
+    np.testing.assert_array_equal(found[:, :8], plain)
+    for one in (0, 17):  # each view of each copy of each image in its own way
+        for view in (0, 5):
+            apart = [np.abs(found[one, n * 8 + view] - plain[one, view]).max() for n in (1, 2)]
+            assert min(apart) > 0.05
+            assert apart[0] != apart[1]
+    np.testing.assert_array_equal(copied(), found)
+
+
 def test_features_are_computed_once(trained, tmp_path, monkeypatch, capsys):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(3)
     part = frozen.part(model.frozen, "imagenet", SHAPE)
@@ -157,6 +180,10 @@ def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angle
     assert drawn.shape == (200, 2, 2, 1)
     assert drawn.dtype == jnp.float32
     assert set(np.unique(drawn)) == allowed
+    copied = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1, 1), (900, 24, 1, 1, 1))
+    prepare = augment.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
+    drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
+    assert set(np.unique(drawn)) == {8 * copy + view for copy in range(3) for view in allowed}
 
 
 def test_turns_without_mirrors_are_rotations():
