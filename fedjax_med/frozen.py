@@ -24,12 +24,13 @@ import numpy.typing as npt
 from fedjax_med import augment, weights
 from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
-from fedjax_med.prepared import cannot_write
+from fedjax_med.prepared import cannot_write, memory_bytes
 from fedjax_med.types import Array, Key, Model, Params, Split
 from fedjax_med.workdir import replacing
 
 _BATCH = 16  # images at a time; the last ones are filled up, so that one program is compiled
 UNCHANGED = Augment(copies=0)
+_MADE_BY = 1  # goes up with every change of what this code computes, so that no old file is taken
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
@@ -87,7 +88,8 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
     wanted = (split.num_examples, augment.VIEWS * (1 + changes.copies), *made.shape[1:])
-    of = hashlib.sha256(f"{frozen.digest} {split.image.shape}".encode())
+    of = hashlib.sha256(f"{frozen.digest} {split.image.shape} {_MADE_BY}".encode())
+    of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # whose last bits they have
     of.update("".join(split.sha256.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
@@ -95,6 +97,7 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
     file = home / f"{of.hexdigest()[:16]}.npy"
     if (kept := _kept(file, wanted)) is None:
         size = int(np.prod(wanted)) * _KIND.itemsize
+        _check_memory(size)
         _check_space(home, cache_dir, size)
         print(
             f"Computing the frozen part of the model for {split.num_examples:,} images, once; "
@@ -114,6 +117,15 @@ def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
     except (OSError, ValueError, EOFError):
         return None
     return found if found.shape == shape and found.dtype == _KIND else None
+
+
+def _check_memory(size: int) -> None:
+    if size > memory_bytes() / 2:  # clients are stacked in it, and predictions made beside them
+        raise UserError(
+            f"what the frozen blocks make of the images takes {size / 1e6:,.0f} MB of memory, and "
+            f"this machine has {memory_bytes() / 1e6:,.0f} MB: give a smaller "
+            "--config.augment.copies or --config.image_size, or more frozen blocks."
+        )
 
 
 def _check_space(home: Path, cache_dir: str, size: int) -> None:

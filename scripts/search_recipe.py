@@ -50,6 +50,8 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
         "mixup 0.2 or cutmix 1": ["--config.augment.mixup=0.2", "--config.augment.cutmix=1"],
         "erase 0.5": ["--config.augment.erase=0.5"],
     },
+    "copies": {f"{copies} copies": [f"--config.augment.copies={copies}"] for copies in (0, 1, 3)},
+    "batch": {f"batches of {size}": [f"--config.client.batch_size={size}"] for size in (16, 8)},
     "colours": {
         "colours as they are": [],
         "shades of gray": ["--config.colour_constancy=6"],

@@ -159,6 +159,10 @@ def test_frozen_blocks_want_weights_and_room(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="has 0 MB free"):
         frozen.features(split_of(2), part, str(tmp_path))
+    monkeypatch.setattr(frozen, "memory_bytes", lambda: 1e6)
+    with pytest.raises(UserError, match=r"takes 1 MB of memory, and this machine has 1 MB"):
+        frozen.features(split_of(10), part, str(tmp_path))
+    monkeypatch.undo()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         frozen.features(split_of(2), part, str(tmp_path / "file"))
