@@ -11,7 +11,7 @@ Change:  --config.model.options.frozen_blocks=8 to train more of the network, at
          --config.seed=1 for another seed.
 """
 
-from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
+from fedjax_med.config import Augment, Checkpoint, Client, Experiment, Loss, Spec
 
 
 def get_config() -> Experiment:
@@ -34,6 +34,7 @@ def get_config() -> Experiment:
             backbone_rate=0.2,  # the classifier begins at random, the rest does not
         ),
         average=0.5,
+        checkpoint=Checkpoint(tested="last"),
         views=8,
         calibrate=True,
     )

@@ -82,6 +82,9 @@ class Checkpoint:
     every: int = 5  # rounds
     keep_last: int = 2
     keep_best: int = 1  # by validation balanced accuracy
+    # Which of them the run is tested by, where no --checkpoint says it. The best of several by a
+    # few hundred images is so partly by chance; under the cosine schedule the last one has settled.
+    tested: str = _choice("best", "last")
 
 
 @dataclasses.dataclass

@@ -62,7 +62,10 @@ def define_data(flags: absl_flags.FlagValues) -> None:
 def define_checkpoint(flags: absl_flags.FlagValues) -> None:
     """Give a command the flag that says which checkpoint of a run is tested."""
     absl_flags.DEFINE_string(
-        "checkpoint", "best", "which to test: best (by validation) or last", flag_values=flags
+        "checkpoint",
+        "",
+        "which to test: best (by validation) or last (default: --config.checkpoint.tested)",
+        flag_values=flags,
     )
 
 

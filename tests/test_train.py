@@ -527,6 +527,19 @@ def test_evaluate_takes_the_best_or_the_last_checkpoint(scored, which, number, c
     assert f"the model of round {number}" in capsys.readouterr().out
 
 
+def test_the_experiment_says_which_checkpoint_is_tested(scored):
+    def tested(*flags):
+        assert evaluate(scored, *flags) == 0
+        return json.loads((scored / "evaluation.json").read_text())["round"]
+
+    assert tested() == 2
+    again = ["--config.rounds=5", "--config.checkpoint.every=1", "--config.checkpoint.tested=last"]
+    assert train(scored, *again, "--evaluate") == 0  # what is trained stays as it is
+    assert json.loads((scored / "evaluation.json").read_text())["round"] == 5
+    assert tested() == 5
+    assert tested("--checkpoint=best") == 2
+
+
 def test_evaluation_of_the_validation_part_is_that_of_the_round(whole):
     workdir, _ = whole
     assert evaluate(workdir) == 0

@@ -16,7 +16,7 @@ from fedjax_med import comparison, config, metrics, progress, report
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.comparison import Together
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError
 from fedjax_med.flags import define_runs
 from fedjax_med.workdir import writing
 
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
 def run(flags: absl_flags.FlagValues) -> int:
     """Train and test everything, then tell of it; returns the exit code."""
     experiment: config.Experiment = flags.config
-    check_name(flags.checkpoint, evaluate.CHECKPOINTS, "the checkpoints to evaluate")
+    which = evaluate.which_checkpoint(flags.checkpoint, experiment)
     plan = _plan(flags, experiment)
     orders = []
     for seed in plan.seeds:
@@ -61,7 +61,7 @@ def run(flags: absl_flags.FlagValues) -> int:
                 one = dataclasses.replace(experiment, seed=seed, **fields)
                 if plan.folds:
                     one = dataclasses.replace(one, folds=plan.folds, fold=fold)
-                orders.append(Order(one, flags.data_dir, flags.cache_dir, folder, flags.checkpoint))
+                orders.append(Order(one, flags.data_dir, flags.cache_dir, folder, which))
     if code := train_all(orders):
         return code
     _tell(plan)

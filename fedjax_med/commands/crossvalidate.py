@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 from fedjax_med import comparison, config, predicted, report
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError
 from fedjax_med.flags import define_runs
 from fedjax_med.workdir import writing
 
@@ -31,7 +31,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 def run(flags: absl_flags.FlagValues) -> int:
     """Train and test on every fold, then tell of all of them; returns the exit code."""
     experiment: config.Experiment = flags.config
-    check_name(flags.checkpoint, evaluate.CHECKPOINTS, "the checkpoints to evaluate")
+    which = evaluate.which_checkpoint(flags.checkpoint, experiment)
     if flags.folds < 2:
         raise UserError(f"expected --folds >= 2, got {flags.folds}.")
     if experiment.folds:
@@ -48,7 +48,7 @@ def run(flags: absl_flags.FlagValues) -> int:
             flags.data_dir,
             flags.cache_dir,
             workdir / f"fold_{fold}",
-            flags.checkpoint,
+            which,
         )
         for fold in map(int, wanted)
     ]

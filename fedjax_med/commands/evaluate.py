@@ -49,7 +49,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     """Evaluate the workdir's checkpoint; returns the exit code."""
     if not flags.workdir:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
-    check_name(flags.checkpoint, CHECKPOINTS, "the checkpoints to evaluate")
+    if flags.checkpoint:  # what the experiment says is for later, when it is read
+        check_name(flags.checkpoint, CHECKPOINTS, "the checkpoints to evaluate")
     evaluations = [
         _load_and_evaluate(Path(workdir).expanduser(), flags) for workdir in flags.workdir
     ]
@@ -97,13 +98,24 @@ def check_test(data: clients.Federation) -> None:
         )
 
 
+def which_checkpoint(given: str, experiment: config.Experiment) -> str:
+    """The checkpoint to evaluate: the one that is `given`, or what the experiment says.
+
+    Raises:
+        UserError: It is neither ``best`` nor ``last``.
+    """
+    which = given or experiment.checkpoint.tested
+    check_name(which, CHECKPOINTS, "the checkpoints to evaluate")
+    return which
+
+
 def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dict[str, Any]:
     """Evaluate the checkpoint of `workdir` that `which` names on `data`'s test set.
 
     Args:
         workdir: of a `train` run; gets ``evaluation.json`` and ``confusion_matrix.png``.
         data: the run's data.
-        which: ``best`` (by validation) or ``last``.
+        which: ``best`` (by validation) or ``last``; empty is what the experiment says.
 
     Returns:
         What ``evaluation.json`` says.
@@ -113,6 +125,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     """
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
+    which = which_checkpoint(which, experiment)
     check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)

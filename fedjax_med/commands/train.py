@@ -164,7 +164,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     """Read, audit, partition, stack, then round after round; returns the exit code."""
     experiment: config.Experiment = flags.config
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
-    which = "best" if flags.evaluate else ""
+    which = experiment.checkpoint.tested if flags.evaluate else ""
     return train(
         Order(experiment, flags.data_dir, flags.cache_dir, workdir, which, flags.profile_rounds)
     )
