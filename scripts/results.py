@@ -20,10 +20,14 @@ import datetime
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from fedjax_med import cli, comparison, progress, report
 from fedjax_med.commands import compare
@@ -198,7 +202,28 @@ def targets(cross: dict[str, Any], short: dict[str, Any], compared: dict[str, An
     return ["| | target | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def text(workdir: Path, how: str) -> str:
+def appearance(data_dir: Path) -> list[str]:
+    """A table of what the files of melanomas in Train and in Test look like."""
+    rows = [
+        "| images | ISIC numbers: lowest, median, highest | mean red, green, blue | contrast |",
+        "|---|---|---|---|",
+    ]
+    for part in ("Train", "Test"):
+        files = sorted((data_dir / part / MELANOMA).iterdir())
+        found = [re.search(r"ISIC_(\d+)", file.name) for file in files]
+        numbers = sorted(int(one.group(1)) for one in found if one) or [0]
+        ends = f"{numbers[0]}, {numbers[len(numbers) // 2]}, {numbers[-1]}"
+        pixels = [np.asarray(Image.open(file).convert("RGB"), np.float64) for file in files]
+        colours = np.mean([one.mean((0, 1)) for one in pixels], 0)
+        contrast = np.mean([one.mean(2).std() for one in pixels])
+        rows.append(
+            f"| {part}, {len(files)} | {ends} "
+            f"| {', '.join(f'{one:.0f}' for one in colours)} | {contrast:.0f} |"
+        )
+    return rows
+
+
+def text(workdir: Path, how: str, data_dir: Path) -> str:
     """The document, which says how the runs were computed."""
     cross = read(workdir / "crossvalidation/crossvalidation.json")
     short = read(workdir / "crossvalidation_short/crossvalidation.json")
@@ -244,6 +269,12 @@ def text(workdir: Path, how: str) -> str:
         f"| cross-validation inside Train, all folds together | {melanoma([cross])} |",
         f"| Test | {melanoma(tested)} |",
         "",
+        "The melanomas of Test come from another part of the ISIC archive (their numbers are "
+        "lower) and look different: colours are means on 0 to 255, contrast is the standard "
+        "deviation of the grey values within an image.",
+        "",
+        *appearance(data_dir),
+        "",
         "## The faults of the data: `rarest` and `keep`",
         "",
         "By the short recipe. `rarest` leaves out copies of test images and, of an image that was "
@@ -281,7 +312,8 @@ def main(arguments: list[str]) -> int:
         if code := cli.main([*step, *data]):
             return code
     with replacing(OUT) as temporary:
-        temporary.write_text(text(given.workdir, f"{given.jobs} runs at a time"))
+        how = f"{given.jobs} runs at a time"
+        temporary.write_text(text(given.workdir, how, Path(given.data_dir).expanduser()))
     print(f"\nWritten: {OUT}")
     return 0
 

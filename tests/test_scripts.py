@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -98,7 +99,14 @@ def workdir(tmp_path):
 
 
 def test_the_document_says_what_the_commands_found(workdir):
-    text = results.text(workdir, "2 runs at a time")
+    for part, grey in (("Train", 200), ("Test", 100)):
+        (workdir / part / "melanoma").mkdir(parents=True)
+        for number in (7, 9, 30):
+            pixels = np.full((4, 4, 3), grey, np.uint8)
+            pixels[:2] += 20
+            file = workdir / part / "melanoma" / f"ISIC_{grey}{number:02d}.png"
+            Image.fromarray(pixels).save(file)
+    text = results.text(workdir, "2 runs at a time", workdir)
     for line in (
         "| Test, accuracy | at least 0.65 | 0.600 ± 0.100 |",
         "| cross-validation, balanced accuracy | at least 0.73 | 0.800 ± 0.000 |",
@@ -109,6 +117,8 @@ def test_the_document_says_what_the_commands_found(workdir):
         "| accuracy | 0.600 ± 0.000 | 0.500 ± 0.000 |",
         "trains for 1.5 to 1.5 minutes",
         "| Test | 20 | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |",
+        "| Train, 3 | 20007, 20009, 20030 | 210, 210, 210 | 10 |",
+        "| Test, 3 | 10007, 10009, 10030 | 110, 110, 110 | 10 |",
     ):
         assert line in text
     assert text.count("```") == 2 * (1 + len(results.SEEDS))
