@@ -2,7 +2,10 @@
 
 Run:     fedjax-med train --config=configs/isic9_fast.py --data_dir=DATA --workdir=runs/fast
          fedjax-med evaluate --workdir=runs/fast
-Expect:  @EXPECT@
+Expect:  balanced accuracy 0.628 +- 0.032 in cross-validation inside Train (five folds), and
+         0.580 +- 0.016 on Test (three seeds), after 3.7 to 4.3 minutes of training on one
+         CPU core (docs/results.md). Before that, once, 3 minutes for what the frozen
+         blocks make of the images.
 Change:  as in configs/isic9_pretrained.py.
 """
 

@@ -3,7 +3,10 @@
 Run:     fedjax-med train --config=configs/isic9_pretrained.py --data_dir=DATA --workdir=runs/best
          fedjax-med evaluate --workdir=runs/best
          (with the extra `pretrained`: README, "Pretrained weights")
-Expect:  @EXPECT@
+Expect:  balanced accuracy 0.644 +- 0.020 in cross-validation inside Train (five folds), and
+         0.620 +- 0.014 on Test (three seeds), after 6.7 to 10.8 minutes of training on one
+         CPU core (docs/results.md). What the frozen blocks make of the images is computed
+         first, once: about 20 minutes on one core.
 Change:  --config.model.options.frozen_blocks=8 to train more of the network, at three times the
          cost; --config.policy=keep to train on the set as published, with its wrong labels;
          --config.seed=1 for another seed.
@@ -13,7 +16,7 @@ from fedjax_med.config import Augment, Checkpoint, Client, Experiment, Loss, Spe
 
 
 def get_config() -> Experiment:
-    """The experiment; chosen on one fold of Train (docs/recipe.md)."""
+    """The experiment; chosen by cross-validation inside Train (docs/recipe.md)."""
     return Experiment(
         rounds=20,
         dataset=Spec("isic9"),
