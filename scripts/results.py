@@ -241,7 +241,8 @@ def text(workdir: Path, how: str, data_dir: Path) -> str:
         f"{datetime.date.today():%d %B %Y}: {on()}, {how}, code {code_version()}. The recipe, "
         f"`{RECIPE}`, was chosen inside Train by one of the five folds below and, of four "
         "forms, by all of them ([recipe.md](recipe.md) has what was tried), so that "
-        "cross-validation is a little too good; Test was used for what is below, at the end. Values of folds and seeds are mean ± sd.",
+        "cross-validation is a little too good; Test was used for what is below, at the end. "
+        "Values of folds and seeds are mean ± sd.",
         "",
         *targets(cross, short, compared),
         "",
