@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedjax_med import cli, predicted
 
@@ -88,3 +89,42 @@ def test_what_cannot_be_compared_is_told_in_a_line(tmp_path, capsys, command, ar
     assert call(command, tmp_path / "runs", tmp_path, argument) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_site_without_a_class_is_compared_and_named(tmp_path, capsys):
+    rng, rows = np.random.default_rng(0), ["image,site"]
+    for part, count in (("Train", 16), ("Test", 4)):
+        for number, name in enumerate(("melanoma", "nevus", "vascular")):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for one in range(count):
+                pixels = rng.integers(0, 80, (16, 16, 3))
+                pixels[..., number] += 120
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{one}.png")
+                site = "Vienna" if one < count // 2 or name == "vascular" else "Barcelona"
+                rows += [f"{name}/{name}_{one}.png,{site}"] * (part == "Train")
+    (tmp_path / "sites.csv").write_text("\n".join(rows))
+    command = [
+        "compare",
+        f"--data_dir={tmp_path}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--seeds=0",
+        "--config.dataset.name=image_folder",
+        "--config.partition.name=by_column",
+        f"--config.partition.options.path={tmp_path / 'sites.csv'}",
+        "--config.num_clients=2",
+        "--config.rounds=1",
+        "--config.image_size=16",
+        "--config.model.name=linear",
+        "--config.validation_fraction=0.25",
+        "--config.loss.logit_adjustment=1",
+        "--config.calibrate=True",
+    ]
+    assert cli.main(command) == 0
+    assert "Hospital 0 has no validation image of: vascular." in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert found["names"] == ["Barcelona", "Vienna"]
+    assert found["absent_classes"] == [["vascular"], []]
+    # Alone it cannot know the class that it has never seen.
+    assert found["hospitals"]["local_0"][0]["balanced_accuracy"] <= 2 / 3 + 1e-6
