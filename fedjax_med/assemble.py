@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedjax_med import (
-    aggregate,
     augment,
-    averaging,
+    communication,
     distributed,
     federated,
     local,
     losses,
+    mapping,
+    methods,
     mixing,
     ops,
+    private,
     ranges,
     shelves,
     stack,
@@ -28,7 +30,7 @@ from fedjax_med import (
 )
 from fedjax_med.config import Experiment, alone
 from fedjax_med.feed import Feed
-from fedjax_med.types import Array, Examples, Key, Metrics, Model
+from fedjax_med.types import Array, Examples, Key, Metrics, Model, Params
 
 
 class Assembly(NamedTuple):
@@ -36,6 +38,7 @@ class Assembly(NamedTuple):
 
     model: Model
     init: Callable[[Examples], federated.FedState]  # from the stacked clients [C, N]
+    method: methods.Method
     # `(state, data, places=None)`, as in `fedjax_med.federated.run_round`; the arrays of the state
     # that it is given are gone afterwards.
     run_round: Callable[..., tuple[federated.FedState, Metrics]]
@@ -44,6 +47,8 @@ class Assembly(NamedTuple):
     map_clients: strategies.Choice  # the strategy that was picked
     placement: federated.Placement  # of what `run_round` takes and gives
     lower: Callable[..., jax.stages.Lowered]  # `run_round`, from the shapes of what it takes
+    # From the state and a client's place to the model that it uses; None: all use the server's.
+    personal: Callable[[federated.FedState, ArrayLike], Params] | None
     smaller: "Assembly | None" = None  # the same with less memory, where ``auto`` may take it
 
 
@@ -82,16 +87,12 @@ def build_model(experiment: Experiment, num_classes: int) -> Model:
     return model._replace(colour_constancy=experiment.colour_constancy)
 
 
-def _cohort(experiment: Experiment) -> federated.Cohort | None:
-    """None for everyone: without a choice, the clients' images need not be gathered."""
-    if experiment.cohort.name == "everyone":
-        return None
-    cohort: federated.Cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
-    return cohort
-
-
 def assemble(
-    experiment: Experiment, num_classes: int, class_counts: ArrayLike, before: str = ""
+    experiment: Experiment,
+    num_classes: int,
+    class_counts: ArrayLike,
+    before: str = "",
+    means: private.Means | None = None,
 ) -> Assembly:
     """Build the parts that `experiment` names.
 
@@ -101,6 +102,7 @@ def assemble(
         class_counts: [K], the training examples of each class over all clients. Hospitals that
             train with a class-balanced loss or logit adjustment tell each other these sums.
         before: the strategy that computed the checkpoint to go on from, if any.
+        means: of privacy, as they were chosen for the data; None: as the experiment says.
 
     Raises:
         UserError: A name does not exist or an option is out of its range.
@@ -112,50 +114,31 @@ def assemble(
     side = experiment.image_size
     init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
     work = strategies.work_of(jax.eval_shape(lambda: model.init(init_key, (side, side, 3))))
-    algorithm = shelves.build(
-        "algorithms",
-        experiment.algorithm,
-        _local_training(experiment, model, class_counts, work),
-        shelves.build("optax", experiment.server_optimizer),
-    )
-    if experiment.average:
-        algorithm = averaging.wrap(algorithm, experiment.average)
-    transforms = [shelves.build("transforms", spec) for spec in experiment.transforms]
-    reducer = aggregate.chain(*transforms, reducer=shelves.build("reducers", experiment.reducer))
-    cohort = _cohort(experiment)
+    training = _local_training(experiment, model, class_counts, work)
+    method = methods.build(experiment, training, num_classes, rounds_key, means)
     # A checkpoint has its own weights; where the first ones lie is then no matter.
     start = weights.start(model, "" if before else experiment.pretrained)
 
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
         params = start(model.init(init_key, (height, width, channels)))
-        return federated.init(algorithm, reducer, params, data, cohort)
+        return federated.init(method.algorithm, method.reducer, params, data, method.cohort)
 
     choice = strategies.choose(experiment.map_clients, work, before)
-    parts = _Parts(algorithm, reducer, cohort, rounds_key)
-    return _mapped(experiment.num_clients, model, init, parts, choice)
-
-
-class _Parts(NamedTuple):
-    """What `fedjax_med.federated.run_round` is made of."""
-
-    algorithm: federated.FedAlgorithm
-    reducer: aggregate.Reducer
-    cohort: federated.Cohort | None
-    key: Key
+    return _mapped(experiment.num_clients, model, init, method, choice)
 
 
 def _mapped(
     num_clients: int,
     model: Model,
     init: Callable[[Examples], federated.FedState],
-    parts: _Parts,
+    method: methods.Method,
     choice: strategies.Choice,
 ) -> Assembly:
-    """The assembly of `parts` that maps over the clients as `choice` says."""
+    """The assembly of `method` that maps over the clients as `choice` says."""
     placement = federated.placement(choice.name, num_clients)
-    map_clients = federated.STRATEGIES[choice.name]
-    algorithm, reducer, cohort, key = parts
+    map_clients = mapping.STRATEGIES[choice.name]
+    algorithm, key = method.algorithm, method.key
 
     @functools.partial(
         jax.jit,
@@ -166,7 +149,7 @@ def _mapped(
     def run(state: Any, data: Any, key: Key, places: federated.Places) -> Any:
         return federated.run_round(
             algorithm,
-            reducer,
+            method.reducer,
             state,
             data,
             key,
@@ -174,22 +157,58 @@ def _mapped(
             # Not of those that only fill a device.
             client_ids=jnp.arange(num_clients, dtype=jnp.int32),
             places=places,
+            conditions=method.conditions,
+            with_messages=method.keep_updates,
         )
 
     less = None
     if choice.auto and strategies.smaller(choice.name) != choice.name:
         instead = strategies.Choice(strategies.smaller(choice.name), "vmap does not fit its memory")
-        less = _mapped(num_clients, model, init, parts, instead)
+        less = _mapped(num_clients, model, init, method, instead)
+    cohort = method.cohort
     return Assembly(
         model,
         init,
+        method,
         lambda state, data, places=None: run(state, data, key, places),
         cohort and jax.jit(functools.partial(federated.choose, cohort, key)),
         choice,
         placement,
         lambda state, data, places=None: run.lower(state, data, key, places),
+        algorithm.personal and _personal(algorithm.personal),
         less,
     )
+
+
+def _personal(personal: Callable[[Any, Any], Params]) -> Callable[..., Params]:
+    """The model of one client, from the whole state and the client's place."""
+
+    @jax.jit
+    def of(state: federated.FedState, place: ArrayLike) -> Params:
+        return personal(state.server, jax.tree.map(lambda leaf: leaf[place], state.clients))
+
+    return of
+
+
+def own_models(assembly: Assembly, state: federated.FedState) -> Callable[[int], Params]:
+    """From a client's place to the model that it uses, where clients have their own."""
+    assert assembly.personal is not None
+    return functools.partial(assembly.personal, state)
+
+
+def traffic(assembly: Assembly, data: Examples) -> communication.Traffic:
+    """What one client receives and sends in one round.
+
+    Args:
+        assembly: from `assemble`.
+        data: the shapes of the clients' training examples, [C, N].
+    """
+    state = jax.eval_shape(assembly.init, data)
+    client = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.clients
+    )
+    method = assembly.method
+    return communication.traffic(method.algorithm, method.transforms, state.server, client, data)
 
 
 def feed(assembly: Assembly, experiment: Experiment, held: stack.Held) -> Feed:

@@ -1,5 +1,6 @@
 """The moving average of the global model over rounds, for any algorithm."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
@@ -42,4 +43,31 @@ def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
         params, average = moving.update(inner.params, server.average)
         return ServerState(params, inner, average)
 
-    return FedAlgorithm(init, client_update, server_update)
+    def inner_state(function: Callable[..., Any], params: bool) -> Callable[..., Any]:
+        """`function` of the algorithm's own state, by the averaged model if it uses `params`."""
+
+        def of_wrapped(server: ServerState, client: Any) -> Any:
+            inner = server.inner._replace(params=server.params) if params else server.inner
+            return function(inner, client)
+
+        return of_wrapped
+
+    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, Any]:
+        assert algorithm.receive is not None
+        inner, clients = algorithm.receive(server.inner, results)
+        return server._replace(inner=inner), clients
+
+    return algorithm._replace(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal=algorithm.personal and inner_state(algorithm.personal, True),
+        download=inner_state(algorithm.download or _params, False),
+        receive=algorithm.receive and receive,
+    )
+
+
+def _params(server: Any, client: Any) -> Params:
+    """What clients are sent unless an algorithm says otherwise."""
+    del client
+    return server.params

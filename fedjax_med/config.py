@@ -76,6 +76,33 @@ class Client:
 
 
 @dataclasses.dataclass
+class Turnout:
+    """Who takes part in a round, of the cohort, and what counts of what they send."""
+
+    rate: float = 1.0  # the probability that a client takes part, each by itself (Poisson sampling)
+    late: float = 0.0  # the probability that its message comes too late to count
+    garbage: float = 0.0  # the probability that its message is NaN, to see what becomes of it
+    bad: str = _choice("stop", "skip")  # what messages that are no numbers do to the run
+    largest: float = 0.0  # l2 norm above which a message is absurd, and is left out; 0: none is
+
+
+@dataclasses.dataclass
+class Privacy:
+    """What differential privacy is promised, and of whom (docs/privacy.md)."""
+
+    unit: str = _choice("none", "client", "example")  # whose influence is bounded
+    clip_norm: float = 1.0  # the largest l2 norm of an update (client) or gradient (example)
+    noise_multiplier: float = 1.0  # standard deviation of the noise, as a multiple of the clip
+    target_epsilon: float = 0.0  # above 0: the noise is chosen so that all rounds cost this
+    budget: float = 0.0  # above 0: the run ends before epsilon would exceed it
+    delta: float = 1e-5
+    accountant: str = _choice("pld", "rdp")
+    quantile: float = 0.0  # above 0, of clients: the clip follows this quantile of the norms
+    # The seed is for repeating a run: who knows it can subtract the noise.
+    noise_from: str = _choice("secret", "seed")
+
+
+@dataclasses.dataclass
 class Checkpoint:
     """When the state is saved, and what is kept; changing these on resume is allowed."""
 
@@ -119,6 +146,11 @@ class Experiment:
         default_factory=list, metadata={"shelf": "transforms"}
     )
     reducer: Spec = _spec("reducers", "mean")
+    turnout: Turnout = dataclasses.field(default_factory=Turnout)
+    # What hostile clients do, to test the reducers.
+    attacks: list[Spec] = dataclasses.field(default_factory=list, metadata={"shelf": "attacks"})
+    privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    keep_updates: bool = False  # in WORKDIR/updates: each round's, for `fedjax-med contribution`
     map_clients: str = _choice(
         "auto", "vmap", "sequential", "sharded", "sharded_vmap", "sharded_sequential"
     )
@@ -145,6 +177,11 @@ def alone(experiment: Experiment) -> Experiment:
         server_optimizer=Spec("sgd", {"learning_rate": 1.0}),
         transforms=[],
         reducer=Spec("mean"),
+        turnout=Turnout(),
+        # An update is not sent, so it is not protected; examples are.
+        privacy=Privacy() if experiment.privacy.unit == "client" else experiment.privacy,
+        attacks=[],
+        keep_updates=False,
     )
 
 

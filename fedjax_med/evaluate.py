@@ -1,6 +1,7 @@
 """A model's probabilities on images, in batches inside one compiled program."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from fedjax_med import augment, by_client
 from fedjax_med.stack import Held
-from fedjax_med.types import Array, Images, Model, Params
+from fedjax_med.types import Array, Images, Model, Params, Split
 
 _BATCH = 64
 _CHUNK = 2**25  # bytes of images that are read at a time
@@ -106,16 +107,56 @@ def pool(held: Held) -> Validation:
     return Validation(held.split.image[flat], held.split.label[flat], held.sizes)
 
 
+# The parameters of the one model that all clients use, or from a client's place to its own.
+Models = Params | Callable[[int], Params]
+
+
 def predict_validation(
-    model: Model, params: Params, validation: Validation, views: int = 1
+    model: Model, models: Models, validation: Validation, views: int = 1
 ) -> np.ndarray:
-    """`predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any."""
+    """`predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any.
+
+    Args:
+        model: compiled once.
+        models: of the clients; each one's own predicts its own examples.
+        validation: of all clients.
+        views: as in `probabilities`.
+    """
     if not len(validation.label):
         return np.empty((0, 0), np.float32)
-    return predict(model, params, validation.image, views)
+    if not callable(models):
+        return predict(model, models, validation.image, views)
+    parts, room, ends = [], int(validation.sizes.max()), np.cumsum(validation.sizes)
+    for client in np.flatnonzero(validation.sizes):
+        size = int(validation.sizes[client])
+        image = np.asarray(validation.image[int(ends[client]) - size : int(ends[client])])
+        filled = np.zeros((room, *image.shape[1:]), image.dtype)  # compiled once
+        filled[:size] = image
+        parts.append(predict(model, models(int(client)), filled, views)[:size])
+    return np.concatenate(parts)
 
 
-def validate(model: Model, params: Params, validation: Validation) -> dict[str, Any]:
+def predict_test(
+    model: Model, models: Models, split: Split, clients: int, views: int
+) -> np.ndarray:
+    """`predict` on images that may be of a client or of nobody: float32 [N, K], or [C, N, K].
+
+    Args:
+        model: compiled once.
+        models: of the clients.
+        split: the images.
+        clients: C, how many there are.
+        views: as in `probabilities`.
+
+    Returns:
+        [N, K] of the one model, or [C, N, K] of each client's own.
+    """
+    if not callable(models):
+        return predict(model, models, split.image, views)
+    return np.stack([predict(model, models(c), split.image, views) for c in range(clients)])
+
+
+def validate(model: Model, models: Models, validation: Validation) -> dict[str, Any]:
     """`fedjax_med.by_client.validation_metrics` of the model; nothing without examples.
 
     Raises:
@@ -123,5 +164,5 @@ def validate(model: Model, params: Params, validation: Validation) -> dict[str, 
     """
     if not len(validation.label):
         return {}
-    predicted = predict(model, params, validation.image)
+    predicted = predict_validation(model, models, validation)
     return by_client.validation_metrics(predicted, validation.label, validation.sizes)

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from fedjax_med.aggregate import Reducer
+from fedjax_med import conditions as happening
+from fedjax_med.aggregate import Reducer, Senders, grouped
+from fedjax_med.conditions import Conditions
+from fedjax_med.mapping import MapClients, clients_mesh
 from fedjax_med.types import Array, Examples, Key, Message, Metrics, Params
 
 ServerState = Any  # a pytree of arrays with a field `params`
@@ -22,19 +25,33 @@ class ClientResult(NamedTuple):
     state: ClientState  # stays at the client
     weight: Array  # float32 [], the number of examples
     metrics: Metrics  # for the report only
+    group: Any = 0  # int32 [], whose model the message is for, where the algorithm has groups
 
 
 class FedAlgorithm(NamedTuple):
-    """An algorithm as three pure functions.
+    """An algorithm as three pure functions, and what few of them need beside.
 
     init: ``params -> (server state, state of ONE client)``.
     client_update: ``(server state, client state, examples [N], round [], key) -> ClientResult``.
     server_update: ``(server state, reduced message) -> server state``.
+    personal: ``(server state, state of ONE client) -> params``, the model that the client uses and
+        is evaluated by; None: all use the server's.
+    groups: G, how many groups of clients have a model of their own; the messages of each are
+        reduced by themselves, and ``server_update`` gets ``[G, ...]``. 0: all are one.
+    receive: ``(server state, ClientResult [S, ...]) -> (server state, client states [S, ...])``,
+        what the server does with the single messages before they are reduced; None: nothing.
+        Clients that do not count have the weight 0 and the message zero.
+    download: ``(server state, state of ONE client) -> pytree``, what a client is sent each round;
+        None: the server's parameters.
     """
 
     init: Callable[[Params], tuple[ServerState, ClientState]]
     client_update: Callable[[ServerState, ClientState, Examples, Array, Key], ClientResult]
     server_update: Callable[[ServerState, Message], ServerState]
+    personal: Callable[[ServerState, ClientState], Params] | None = None
+    groups: int = 0
+    receive: Callable[[ServerState, ClientResult], tuple[ServerState, ClientState]] | None = None
+    download: Callable[[ServerState, ClientState], Any] | None = None
 
 
 class FedState(NamedTuple):
@@ -51,64 +68,10 @@ class FedState(NamedTuple):
 Cohort = Callable[[Key, Array], Array]
 _COHORT = 2  # the round's key is split into 0 and 1 already
 
+LOSS_BEFORE = "loss_before"  # a client's metric: the global model's mean loss on its examples
+
 Buckets = tuple[Examples, ...]  # [S_b, N_b] each: clients of like size side by side
 Places = tuple[Array, ...] | None  # int32 [S_b] each, ascending: who is in which bucket
-
-# Called as `map_clients(function, in_axes=(None, 0))`, like `jax.vmap`: all clients share the
-# function's first argument, and its second has a leading client axis in every leaf.
-MapClients = Callable[..., Callable[[Any, Any], Any]]
-
-
-def sequential(function: Callable[[Any, Any], Any], in_axes: Any) -> Callable[[Any, Any], Any]:
-    """What `jax.vmap` gives, computed for one client after the other in one compiled loop."""
-    del in_axes
-    return lambda shared, clients: jax.lax.map(lambda one: function(shared, one), clients)
-
-
-def _clients_mesh() -> Mesh:
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((jax.device_count(),), ("clients",), axis_types=auto)
-
-
-def sharded(
-    function: Callable[[Any, Any], Any], in_axes: Any, within: MapClients = jax.vmap
-) -> Callable[[Any, Any], Any]:
-    """What `jax.vmap` gives, with the clients dealt over all devices and mapped `within` each.
-
-    Where the devices do not divide the clients, arrays with a row for each client are filled with
-    repeats of the last one, what comes of them is dropped, and longer arrays are full already.
-    """
-    mesh, devices = _clients_mesh(), jax.device_count()
-    split, whole = PartitionSpec("clients"), PartitionSpec()
-
-    def mapped(shared: Any, clients: Any) -> Any:
-        num_clients = min(leaf.shape[0] for leaf in jax.tree.leaves(clients))
-        rows = num_clients + -num_clients % devices
-
-        def filled(leaf: Array) -> Array:
-            fill = rows - leaf.shape[0]
-            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], fill, axis=0)]) if fill else leaf
-
-        padded = jax.tree.map(filled, clients)
-        # No device talks to another inside, so what varies over devices need not be tracked.
-        spread = jax.shard_map(
-            within(function, in_axes=in_axes),
-            mesh=mesh,
-            in_specs=(whole, split),
-            out_specs=split,
-            check_vma=False,
-        )
-        return jax.tree.map(lambda leaf: leaf[:num_clients], spread(shared, padded))
-
-    return mapped
-
-
-STRATEGIES: dict[str, MapClients] = {
-    "vmap": jax.vmap,
-    "sequential": sequential,
-    "sharded_vmap": sharded,
-    "sharded_sequential": functools.partial(sharded, within=sequential),
-}
 
 
 class Placement(NamedTuple):
@@ -132,7 +95,7 @@ def placement(name: str, num_clients: int) -> Placement:
     if not name.startswith("sharded"):
         one = SingleDeviceSharding(jax.devices()[0])
         return Placement(one, one, one, num_clients)
-    mesh = _clients_mesh()
+    mesh = clients_mesh()
     whole: Any = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("clients"))
     fill = -num_clients % jax.device_count()
@@ -149,6 +112,15 @@ def cohort_size(cohort: Cohort, num_clients: int) -> int:
     """S, how many of `num_clients` take part in each round."""
     sizes = jax.ShapeDtypeStruct((num_clients,), jnp.int32)
     return int(jax.eval_shape(cohort, jax.random.key(0), sizes).shape[0])
+
+
+def message_of(
+    algorithm: FedAlgorithm, server: ServerState, client: ClientState, data: Examples
+) -> Message:
+    """The shapes and types of what one client sends, from those of the stacked `data` [C, N]."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
+    number, key = jnp.int32(0), jax.random.key(0)
+    return jax.eval_shape(algorithm.client_update, server, client, one, number, key).message
 
 
 def init(
@@ -169,25 +141,14 @@ def init(
     """
     server, client = algorithm.init(params)
     num_clients = data.label.shape[0]
-
-    def update_one(data: Examples) -> ClientResult:
-        one = jax.tree.map(lambda leaf: leaf[0], data)
-        return algorithm.client_update(server, client, one, jnp.int32(0), jax.random.key(0))
-
-    result = jax.eval_shape(update_one, data)
-    message = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result.message)
+    shapes = message_of(algorithm, server, client, data)
+    message = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     stacked = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
     )
     senders = num_clients if cohort is None else cohort_size(cohort, num_clients)
-    return FedState(jnp.int32(0), server, stacked, reducer.init(message, senders))
-
-
-def is_finite(tree: Any) -> Array:
-    """Whether all floating-point numbers in `tree` are neither NaN nor infinite: bool []."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-    return jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
+    reduced = grouped(reducer, algorithm.groups).init(message, num_clients, senders)
+    return FedState(jnp.int32(0), server, stacked, reduced)
 
 
 def _taking_part(
@@ -215,6 +176,39 @@ def _in_order(results: list[Any], places: Places) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *results)
 
 
+_HOSTILE = 3  # the round's key is split into 0 and 1 already
+
+
+def _update_of(algorithm: FedAlgorithm, conditions: Conditions) -> Callable[[Any, Any], Any]:
+    """One client's round, as it is mapped over the clients."""
+
+    def update(
+        shared: tuple[ServerState, Array, Key], one: tuple[ClientState, Examples, Array]
+    ) -> ClientResult:
+        server, number, clients_key = shared
+        client, examples, client_id = one
+        client_key = jax.random.fold_in(clients_key, client_id)
+
+        def train(client: ClientState) -> ClientResult:
+            given = happening.poisoned(conditions, examples, client_id, client_key)
+            result = algorithm.client_update(server, client, given, number, client_key)
+            finite = happening.is_finite(result.message)
+            return result._replace(
+                metrics={**result.metrics, "finite": finite}, group=jnp.int32(result.group)
+            )
+
+        if conditions.turnout.rate == 1:
+            return train(client)
+        result = jax.eval_shape(train, client)
+        there = happening.present(conditions.turnout, client_key)
+        trained: ClientResult = jax.lax.cond(
+            there, train, lambda client: happening.absent(result, client), client
+        )
+        return trained
+
+    return update
+
+
 def run_round(
     algorithm: FedAlgorithm,
     reducer: Reducer,
@@ -225,6 +219,8 @@ def run_round(
     map_clients: MapClients = jax.vmap,
     client_ids: Array | None = None,
     places: Places = None,
+    conditions: Conditions | None = None,
+    with_messages: bool = False,
 ) -> tuple[FedState, Metrics]:
     """One round: every client's update, the reduction of their messages, the server's update.
 
@@ -246,38 +242,59 @@ def run_round(
             it, their places, and then no client is there to fill a device.
         places: who is in each bucket, or in the only one, where that is not everyone in order;
             what `choose` gave.
+        conditions: what goes wrong among the clients; None is nothing.
+        with_messages: whether the clients' messages are told, before all transforms.
 
     Returns:
         The state after one more round and the metrics of each client that took part, ``[S]``:
-        those of the algorithm, "client" (its id), "weight", and "finite", whether all that the
-        client sent is a number.
+        those of the algorithm, "client" (its id), "weight" (its examples; 0 if it does not count),
+        and "finite", whether all that the client sent is a number; under conditions "counted",
+        whether its message counts; "message" and "group" if those are asked for.
     """
+    conditions = conditions or Conditions()
     data = (data,) if isinstance(data, Examples) else data
     round_key = jax.random.fold_in(key, state.round)
     clients_key, reducer_key = jax.random.split(round_key)
-
-    def update(
-        shared: tuple[ServerState, Array, Key], one: tuple[ClientState, Examples, Array]
-    ) -> ClientResult:
-        server, number, clients_key = shared
-        client, examples, client_id = one
-        client_key = jax.random.fold_in(clients_key, client_id)
-        result = algorithm.client_update(server, client, examples, number, client_key)
-        finite = is_finite(result.message)
-        return result._replace(metrics={**result.metrics, "finite": finite})
-
     shared = (state.server, state.round, clients_key)
-    mapped = map_clients(update, in_axes=(None, 0))
+    mapped = map_clients(_update_of(algorithm, conditions), in_axes=(None, 0))
     taking_part = _taking_part(state, data, places, client_ids)
     results = _in_order([mapped(shared, bucket) for bucket in taking_part], places)
-    message, reducer_state = reducer.update(
-        results.message, results.weight, state.reducer, reducer_key
-    )
-    server = algorithm.server_update(state.server, message)
-    clients = results.state
-    if places is not None:
-        there = jnp.sort(jnp.concatenate(places))
-        clients = jax.tree.map(lambda all_, new: all_.at[there].set(new), state.clients, clients)
     ids = _in_order([bucket[2] for bucket in taking_part], places)
-    new = FedState(state.round + 1, server, clients, reducer_state)
-    return new, {**results.metrics, "client": ids, "weight": results.weight}
+    results = results._replace(metrics={**results.metrics, "client": ids})
+    there = None if places is None else jnp.sort(jnp.concatenate(places))
+    if not conditions.quiet:
+        before = state.clients
+        if there is not None:
+            before = jax.tree.map(lambda leaf: leaf[there], before)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, clients_key))(ids)
+        hostile_key = jax.random.fold_in(round_key, _HOSTILE)
+        results = happening.counted(conditions, results, before, keys, hostile_key)
+    new = _serve(algorithm, reducer, state, results, there, reducer_key)
+    metrics = {**results.metrics, "weight": results.weight}
+    if with_messages:
+        metrics |= {"message": results.message, "group": results.group}
+    return new, metrics
+
+
+def _serve(
+    algorithm: FedAlgorithm,
+    reducer: Reducer,
+    state: FedState,
+    results: ClientResult,
+    there: Array | None,
+    key: Key,
+) -> FedState:
+    """The server's part of a round, from what the clients at the places `there` sent."""
+    server, clients = state.server, results.state
+    if algorithm.receive is not None:
+        server, clients = algorithm.receive(server, results)
+    weight = results.weight
+    place = jnp.arange(weight.shape[0], dtype=jnp.int32) if there is None else there
+    loss = results.metrics.get(LOSS_BEFORE, jnp.zeros_like(weight))
+    message, reducer_state = grouped(reducer, algorithm.groups).update(
+        results.message, Senders(weight, place, loss, results.group), state.reducer, key
+    )
+    server = algorithm.server_update(server, message)
+    if there is not None:
+        clients = jax.tree.map(lambda all_, new: all_.at[there].set(new), state.clients, clients)
+    return FedState(state.round + 1, server, clients, reducer_state)

@@ -31,7 +31,7 @@ class Feed:
     Args:
         held: who holds what.
         choose: from the rounds done and the sizes to who trains; None is everyone.
-        strategy: how clients are mapped, one of `fedjax_med.federated.STRATEGIES`.
+        strategy: how clients are mapped, one of `fedjax_med.mapping.STRATEGIES`.
         batch_size: of the clients' training.
         rounds: the last round.
     """

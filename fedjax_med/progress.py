@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from fedjax_med import federated
+from fedjax_med import conditions, federated
+from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
 from fedjax_med.workdir import writing
 
@@ -33,7 +35,7 @@ def read_records(file: Path, until: int) -> list[dict[str, Any]]:
     return records
 
 
-_is_finite = jax.jit(federated.is_finite)
+_is_finite = jax.jit(conditions.is_finite)
 
 
 def check_finite(
@@ -73,7 +75,12 @@ def _train_loss(client_metrics: ClientMetrics) -> float:
 
 
 def record(
-    number: int, client_metrics: ClientMetrics, validation: dict[str, Any], seconds: float
+    number: int,
+    client_metrics: ClientMetrics,
+    validation: dict[str, Any],
+    seconds: float,
+    traffic: Traffic | None = None,
+    spent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One round's line of ``metrics.jsonl``.
 
@@ -82,8 +89,18 @@ def record(
         client_metrics: [C] each, as `fedjax_med.federated.run_round` gives them.
         validation: what `fedjax_med.by_client.validation_metrics` gives, or nothing.
         seconds: that the round took, validation included.
+        traffic: of one client in one round; None where nothing crosses a network.
+        spent: what privacy has cost until now (`fedjax_med.private.Promise.spent`); None where
+            none is promised.
     """
     count = np.maximum(client_metrics["count"], 1)
+    crossed = {}
+    if traffic is not None:
+        # Who does not count has received the model all the same.
+        sent = int((client_metrics["weight"] > 0).sum())
+        crossed["bytes_up"] = sent * traffic.up
+        crossed["bytes_down"] = len(client_metrics["weight"]) * traffic.down
+    own = {"counted": client_metrics["counted"].tolist()} if "counted" in client_metrics else {}
     return {
         "round": number,
         "train_loss": _train_loss(client_metrics),
@@ -93,9 +110,21 @@ def record(
             "train_loss": (client_metrics["loss"] / count).tolist(),
             "train_accuracy": (client_metrics["correct"] / count).tolist(),
             "steps": client_metrics["steps"].tolist(),
+            **own,
         },
+        **crossed,
+        **({"epsilon": spent["epsilon"]} if spent else {}),
         "seconds": seconds,
     }
+
+
+def size_in_words(num_bytes: float) -> str:
+    """Three digits and a unit, as 1.23 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
 
 
 class Progress:
@@ -148,6 +177,13 @@ class Progress:
             )
             if validation.get(name) is not None
         )
+        if "bytes_up" in record:
+            scores += f"  up {size_in_words(record['bytes_up'])}"
+        if missing := record["clients"].get("counted", []).count(False):
+            scores += f"  without {missing} of {len(record['clients']['counted'])}"
+        if "epsilon" in record:
+            epsilon = math.inf if record["epsilon"] is None else record["epsilon"]
+            scores += f"  epsilon {epsilon:.2f}"
         width = len(str(self._rounds))
         return (
             f"round {done:>{width}}/{self._rounds}  loss {record['train_loss']:.3f}{scores}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from fedjax_med import strategies
+from fedjax_med import private, strategies
 from fedjax_med.config import Experiment
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.types import Array
@@ -15,6 +15,7 @@ _NOT_NEGATIVE = ("learning_rate", "weight_decay", "eps", "eps_root", "initial_ac
 
 _SHARE: tuple[str, Callable[[Any], bool]] = ("in [0, 1)", lambda value: 0 <= value < 1)
 _NONE_OR_MORE: tuple[str, Callable[[Any], bool]] = (">= 0", lambda value: value >= 0)
+_ABOVE_ZERO: tuple[str, Callable[[Any], bool]] = ("> 0", lambda value: value > 0)
 _AT_LEAST_ONE: tuple[str, Callable[[Any], bool]] = (">= 1", lambda value: value >= 1)
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("to be 0 <= seed < 2**32", lambda value: 0 <= value < 2**32),
@@ -32,6 +33,16 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "client.epochs": _AT_LEAST_ONE,
     "client.batch_size": _NONE_OR_MORE,
     "client.backbone_rate": _NONE_OR_MORE,
+    "turnout.rate": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "turnout.late": _SHARE,
+    "turnout.garbage": _SHARE,
+    "turnout.largest": _NONE_OR_MORE,
+    "privacy.clip_norm": _ABOVE_ZERO,
+    "privacy.noise_multiplier": _NONE_OR_MORE,
+    "privacy.target_epsilon": _NONE_OR_MORE,
+    "privacy.budget": _NONE_OR_MORE,
+    "privacy.delta": ("in (0, 1)", lambda value: 0 < value < 1),
+    "privacy.quantile": _SHARE,
     "average": _SHARE,
     "views": ("to be 1, 2, 4 or 8", lambda value: value in (1, 2, 4, 8)),
     "checkpoint.every": _AT_LEAST_ONE,
@@ -81,6 +92,8 @@ def check(experiment: Experiment) -> None:
         ("server_optimizer", experiment.server_optimizer),
     ):
         _check_optimizer(name, optimizer.options)
+    check_name(experiment.turnout.bad, ("stop", "skip"), "what bad messages do to a run")
+    private.check(experiment)
     check_name(experiment.map_clients, strategies.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
 

@@ -107,6 +107,17 @@ def _client_lines(of: str, clients: dict[str, Any], names: Sequence[str]) -> lis
     return [*_columns(header, rows), *[""][: len(absent)], *absent]
 
 
+def _own_lines(own: dict[str, list[float | None]]) -> list[str]:
+    """How good the clients' own models are on all test images; the table above is of their mean."""
+    parts = []
+    for name, values in own.items():
+        known = [value for value in values if value is not None]
+        if known:
+            spread = f"{min(known):.3f} to {max(known):.3f}"
+            parts.append(f"{HEADLINES[name]} {statistics.fmean(known):.3f} ({spread})")
+    return [f"The clients' own models by themselves: {', '.join(parts)}."] if parts else []
+
+
 def table(evaluation: dict[str, Any]) -> str:
     """The evaluation as plain text of at most 100 columns.
 
@@ -126,6 +137,14 @@ def table(evaluation: dict[str, Any]) -> str:
         lines += ["", f"Calibrated by temperature {evaluation['temperature']:.2f}; before: {told}."]
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
+    if "own_models" in evaluation:
+        lines += ["", *_own_lines(evaluation["own_models"])]
+    for backdoor in evaluation.get("backdoors", ()):
+        lines += [
+            "",
+            f"{backdoor['attack']}: of {backdoor['n']} images with its trigger, "
+            f"{100 * backdoor['success']:.0f} % are taken for {backdoor['target']}.",
+        ]
     if "clients" in evaluation:
         names = evaluation.get("client_names", ())
         lines += ["", *_client_lines("validation", evaluation["clients"], names)]

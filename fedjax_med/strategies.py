@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_med.errors import UserError
-from fedjax_med.federated import STRATEGIES
+from fedjax_med.mapping import STRATEGIES
 
 NAMES = ("auto", *STRATEGIES, "sharded")
 _SHARE = 0.9  # of a device's free memory that a round may plan with; the rest is lost in gaps
@@ -15,7 +15,7 @@ _FEW_PARAMETERS = 10_000  # up to here `vmap` is the faster one for dense layers
 class Choice(NamedTuple):
     """A strategy and the reason for it."""
 
-    name: str  # of `fedjax_med.federated.STRATEGIES`
+    name: str  # of `fedjax_med.mapping.STRATEGIES`
     why: str  # in a few words
     auto: bool = False  # whether it may be exchanged for one that needs less memory
 

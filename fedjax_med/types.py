@@ -115,6 +115,8 @@ class Model(NamedTuple):
         (`fedjax_med.weights`); None where there are none.
     frozen: the part below, which is not trained: its ``apply`` gives what this model takes for
         images; None where all is trained.
+    features: ``(params, images float [B, H, W, ch], key) -> float [B, D]``, what the classifier
+        sees; None: the logits are taken.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]
@@ -125,3 +127,4 @@ class Model(NamedTuple):
     head: str = "classifier"
     pretrained: Callable[[Tensors, Params], Params] | None = None
     frozen: "Model | None" = None
+    features: Callable[[Params, Array, Key | None], Array] | None = None

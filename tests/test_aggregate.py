@@ -7,7 +7,7 @@ import toy
 from fedjax_med import aggregate
 from fedjax_med.aggregate import MessageTransform, Reducer
 from fedjax_med.errors import UserError
-from fedjax_med.reducers import mean
+from fedjax_med.reducers import mean, trimmed_mean
 from fedjax_med.transforms import clip
 
 KEY = jax.random.key(0)
@@ -17,7 +17,7 @@ WEIGHTS = jnp.array([1.0, 2.0, 1.0])
 
 def reduce(reducer, messages=MESSAGES, weights=WEIGHTS):
     one = jax.tree.map(lambda leaf: leaf[0], messages)
-    return reducer.update(messages, weights, reducer.init(one, 3), KEY)[0]
+    return reducer.update(messages, aggregate.senders(weights), reducer.init(one, 3, 3), KEY)[0]
 
 
 def test_mean_weighs_by_examples():
@@ -48,7 +48,7 @@ def test_unknown_weighting_is_refused():
 
 
 def test_clipped_message_has_bounded_norm_and_its_direction():
-    clipped, _ = clip.build(norm=2.0).update(MESSAGES, (), KEY)
+    clipped, _ = clip.build(norm=2.0).update(MESSAGES, aggregate.senders(WEIGHTS), (), KEY)
     for client in range(3):
         before = np.concatenate([MESSAGES["a"][client], MESSAGES["b"][client][None]])
         after = np.concatenate([clipped["a"][client], clipped["b"][client][None]])
@@ -59,7 +59,7 @@ def test_clipped_message_has_bounded_norm_and_its_direction():
 def test_short_message_and_zero_message_pass_unchanged():
     zeros = jax.tree.map(jnp.zeros_like, MESSAGES)
     for messages in (MESSAGES, zeros):
-        clipped, _ = clip.build(norm=100.0).update(messages, (), KEY)
+        clipped, _ = clip.build(norm=100.0).update(messages, aggregate.senders(WEIGHTS), (), KEY)
         toy.assert_same_bits(clipped, messages)
 
 
@@ -73,7 +73,7 @@ def counting(step):
     """A transform that adds `step` and counts its calls; multiplies by ten first."""
     return MessageTransform(
         lambda message, num_clients: jnp.int32(0),
-        lambda messages, state, key: (
+        lambda messages, senders, state, key: (
             jax.tree.map(lambda leaf: leaf * 10 + step, messages),
             state + 1,
         ),
@@ -82,9 +82,10 @@ def counting(step):
 
 def test_chain_applies_transforms_in_order_and_keeps_their_state():
     chained = aggregate.chain(counting(1.0), counting(2.0), reducer=mean.build())
-    state = chained.init(jax.tree.map(lambda leaf: leaf[0], MESSAGES), 3)
+    state = chained.init(jax.tree.map(lambda leaf: leaf[0], MESSAGES), 3, 3)
+    senders = aggregate.senders(WEIGHTS)
     for calls in (1, 2):
-        message, state = chained.update(MESSAGES, WEIGHTS, state, KEY)
+        message, state = chained.update(MESSAGES, senders, state, KEY)
         assert [int(part) for part in state[:-1]] == [calls, calls]
     plain = reduce(mean.build())
     toy.assert_close(message, jax.tree.map(lambda leaf: (leaf * 10 + 1) * 10 + 2, plain))
@@ -102,10 +103,97 @@ def test_chain_is_closed_and_empty_chain_is_the_reducer():
 def test_every_part_of_a_chain_gets_a_key_of_its_own():
     keys = []
 
-    def spy(messages, state, key):
+    def spy(messages, senders, state, key):
         keys.append(tuple(jax.random.key_data(key).tolist()))
         return messages, state
 
     part = MessageTransform(lambda message, num_clients: (), spy)
     reduce(aggregate.chain(part, part, part, reducer=mean.build()))
     assert len(set(keys)) == 3
+
+
+# --- groups -------------------------------------------------------------------------------------
+
+GROUP = jnp.array([0, 1, 0, 1, 1])
+
+
+def five(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (5, 2), "b": (5,)}
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
+
+
+def robust():
+    return trimmed_mean.build(share=0.34)
+
+
+def remembering():
+    """The trimmed mean added to all before, so that it has a state."""
+    reducer = robust()
+
+    def update(messages, senders, state, key):
+        message, inner = reducer.update(messages, senders, state[0], key)
+        total = jax.tree.map(jnp.add, message, state[1])
+        return total, (inner, total)
+
+    def init(one, clients, senders):
+        return reducer.init(one, clients, senders), jax.tree.map(jnp.zeros_like, one)
+
+    return Reducer(init, update)
+
+
+def grouped_round(reducer, messages, weights, state=None, group=GROUP, groups=2):
+    reducer = aggregate.grouped(reducer, groups)
+    if state is None:
+        state = reducer.init(jax.tree.map(lambda leaf: leaf[0], messages), 5, 5)
+    senders = aggregate.senders(weights)._replace(group=group)
+    return reducer.update(messages, senders, state, KEY)
+
+
+@pytest.mark.parametrize("build", [mean.build, robust, remembering])
+def test_two_groups_are_two_reductions(build):
+    weights = jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    state, alone = None, [None, None]
+    for seed in (0, 1):
+        messages = five(seed)
+        message, state = grouped_round(build(), messages, weights, state)
+        for group in (0, 1):
+            members = jnp.flatnonzero(group == GROUP)
+            own = jax.tree.map(lambda leaf, members=members: leaf[members], messages)
+            if alone[group] is None:
+                one = jax.tree.map(lambda leaf: leaf[0], own)
+                alone[group] = build().init(one, len(members), len(members))
+            senders = aggregate.senders(weights[members])
+            expected, alone[group] = build().update(own, senders, alone[group], KEY)
+            toy.assert_close(jax.tree.map(lambda leaf, g=group: leaf[g], message), expected)
+
+
+def test_group_without_a_client_that_counts_gives_zero_and_keeps_its_state():
+    nobody = jnp.array([0.0, 1.0, 0.0, 1.0, 5.0])  # group 0 has members, and none counts
+    _, state = grouped_round(remembering(), five(), jnp.ones(5), groups=3)
+    again, after = grouped_round(remembering(), five(1), nobody, state, groups=3)
+    message, _ = grouped_round(mean.build(), five(1), nobody, groups=3)
+    for group in (0, 2):
+        for leaf in jax.tree.leaves(message):
+            np.testing.assert_array_equal(leaf[group], jnp.zeros_like(leaf[group]))
+        kept = jax.tree.map(lambda leaf, g=group: leaf[g], (state, after))
+        toy.assert_same_bits(*kept)
+    assert not np.array_equal(state[1]["a"][1], after[1]["a"][1])
+    assert not np.array_equal(again["a"][0], again["a"][1])
+
+
+def test_no_groups_are_the_reducer_itself():
+    reducer = mean.build()
+    assert aggregate.grouped(reducer, 0) is reducer
+
+
+def test_hostile_client_of_one_group_does_not_reach_another():
+    messages = five()
+    bad = jax.tree.map(lambda leaf: leaf.at[1].set(1e6), messages)
+    for build in (mean.build, robust):
+        clean, _ = grouped_round(build(), messages, jnp.ones(5))
+        spoiled, _ = grouped_round(build(), bad, jnp.ones(5))
+        np.testing.assert_array_equal(clean["a"][0], spoiled["a"][0])
+        assert not np.array_equal(clean["a"][1], spoiled["a"][1])

@@ -17,6 +17,7 @@ from fedjax_med import (
     federated,
     local,
     losses,
+    mapping,
     shelves,
     stack,
     strategies,
@@ -59,7 +60,7 @@ def assembled(strategy, num_clients):
     return assembly, state, jax.device_put(filled, assembly.placement.data)
 
 
-@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
 @pytest.mark.parametrize("num_clients", [5, 8])  # four devices: uneven, even
 def test_many_rounds_compile_once_and_stay_in_place(strategy, num_clients):
     assembly, state, data = assembled(strategy, num_clients)
@@ -84,7 +85,7 @@ def test_sharded_clients_lie_on_their_devices():
     assert [shard.data.shape[0] for shard in uneven.image.addressable_shards] == [2] * 4
 
 
-@pytest.mark.parametrize("strategy", sorted(federated.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("strategy", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
 def test_a_real_network_learns_the_same_under_every_strategy(strategy):
     results = []
     for name in ("vmap", strategy):

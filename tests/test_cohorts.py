@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated
+from fedjax_med import federated, mapping
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.cohorts import everyone, fixed, uniform, weighted
 from fedjax_med.errors import UserError
@@ -68,10 +68,10 @@ def test_a_fixed_cohort_is_a_federation_of_its_clients():
     toy.assert_close(state.server, expected.server)
 
 
-@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
 def test_only_who_takes_part_moves_on(strategy):
     cohort = uniform.build(5, size=2)
-    state, seen, _ = run(cohort, 6, federated.STRATEGIES[strategy], counting())
+    state, seen, _ = run(cohort, 6, mapping.STRATEGIES[strategy], counting())
     times = np.bincount(np.concatenate(seen), minlength=5)
     assert state.clients.tolist() == times.tolist()
     assert len({tuple(one) for one in seen}) > 1  # each round draws anew

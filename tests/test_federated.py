@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, federated, stack
+from fedjax_med import aggregate, federated, mapping, stack
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
@@ -51,12 +51,12 @@ def test_full_batch_federated_step_is_the_centralised_step():
     toy.assert_close(state.server.params, expected)
 
 
-@pytest.mark.parametrize("name", sorted(federated.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("name", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
 def test_every_map_over_clients_gives_what_vmap_gives(name):
     assert jax.device_count() == 4  # five clients on four devices: the last device holds padding
     parts = setup(client=optax.adam(0.01))
     expected = rounds(*parts, 3, map_clients=jax.vmap)
-    actual = rounds(*parts, 3, map_clients=federated.STRATEGIES[name])
+    actual = rounds(*parts, 3, map_clients=mapping.STRATEGIES[name])
     toy.assert_close(actual, expected)
 
 
@@ -162,7 +162,7 @@ def test_clients_and_rounds_draw_their_own_numbers():
     assert not set(first["loss"].tolist()) & set(second["loss"].tolist())
 
 
-@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
 def test_buckets_of_like_size_change_nothing(strategy):
     rng = np.random.default_rng(3)
     sizes = tuple(int(size) for size in rng.integers(1, 24, 7))
@@ -177,7 +177,7 @@ def test_buckets_of_like_size_change_nothing(strategy):
     state = state._replace(clients=jnp.arange(7, dtype=jnp.float32))
     run = jax.jit(
         functools.partial(
-            federated.run_round, algorithm, reducer, map_clients=federated.STRATEGIES[strategy]
+            federated.run_round, algorithm, reducer, map_clients=mapping.STRATEGIES[strategy]
         )
     )
     groups = stack.buckets(np.array(sizes), 4)

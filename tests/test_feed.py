@@ -14,7 +14,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, federated, shelves, stack
+from fedjax_med import cli, federated, mapping, shelves, stack
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.cohorts import uniform
@@ -81,7 +81,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("cohort", [None, choose], ids=["everyone", "sampled"])
-@pytest.mark.parametrize("strategy", federated.STRATEGIES)
+@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
 def test_disk_and_memory_give_the_same_turns_and_so_does_a_later_start(held, cohort, strategy):
     memory, disk, _ = held
     expected = turns(memory, cohort, strategy=strategy)
@@ -107,7 +107,7 @@ def train(held, choose, strategy, rounds=2, filled=None):
             federated.run_round,
             algorithm,
             reducer,
-            map_clients=federated.STRATEGIES[strategy],
+            map_clients=mapping.STRATEGIES[strategy],
             client_ids=ids,
         )
     )
@@ -126,7 +126,7 @@ COHORTS = pytest.mark.parametrize("cohort", [None, uniform_three], ids=["everyon
 
 
 @COHORTS
-@pytest.mark.parametrize("strategy", sorted(federated.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("strategy", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
 def test_turns_train_the_same_under_every_strategy(held, cohort, strategy):
     assert jax.device_count() == 4  # that divide neither five clients nor three
     expected = train(held[0], cohort, "vmap")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_med import federated, ops
+from fedjax_med import mapping, ops
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -160,7 +160,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("strategy", ["loop", *federated.STRATEGIES])
+@pytest.mark.parametrize("strategy", ["loop", *mapping.STRATEGIES])
 def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
     """Values and gradients with clients' own kernels: under vmap, loops over clients, devices."""
     (ours, theirs), shape = OPERATIONS[name]
@@ -183,7 +183,7 @@ def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
             lambda carry, one: (carry, all_of(ours)(shared, one)), 0, all_
         )[1]
     else:
-        loop = federated.STRATEGIES[strategy](all_of(ours), in_axes=(None, 0))
+        loop = mapping.STRATEGIES[strategy](all_of(ours), in_axes=(None, 0))
     jitted = jax.jit(loop, compiler_options=ops.compiler_options())
     each = [all_of(theirs)(image, one) for one in kernels]
     for actual, expected in zip(jitted(image, kernels), zip(*each, strict=True), strict=True):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_med import config, federated, strategies
+from fedjax_med import config, mapping, strategies
 from fedjax_med.errors import UserError
 from fedjax_med.strategies import Work
 
@@ -35,7 +35,7 @@ def test_auto_maps_a_small_dense_model_at_once_on_a_cpu_too():
 
 
 def test_what_is_asked_for_is_taken_and_sharded_means_what_suits_the_platform():
-    for name in federated.STRATEGIES:
+    for name in mapping.STRATEGIES:
         assert strategies.choose(name, NETWORK, "vmap").name == name
     assert strategies.choose("sharded", NETWORK).name == "sharded_sequential"  # on this CPU
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
@@ -21,18 +22,21 @@ from fedjax_med import (
     metrics,
     overrides,
     predicted,
+    private,
     report,
     stack,
 )
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.evaluate import pool, predict, predict_validation
+from fedjax_med.evaluate import Models, pool, predict_test, predict_validation
 from fedjax_med.flags import define_checkpoint, define_data
 from fedjax_med.identity import identity
 from fedjax_med.predicted import Predictions
+from fedjax_med.types import Model
 from fedjax_med.workdir import read_workdir, writing
 
 CHECKPOINTS = ("best", "last")
+_OWN = {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
 _CALIBRATED = ("ece", "brier", "log_loss")  # what a temperature changes much
 
 
@@ -150,8 +154,12 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     }
     chosen = "the best of those kept, by validation" if which == "best" else "the last one kept"
     print(f"{workdir}: the model of round {evaluation['round']}, {chosen}.")
-    if done < experiment.rounds:
-        print(f"The run is not complete: {done} of {experiment.rounds} rounds are saved.")
+    promise = _promise(saved, experiment, data)
+    last = promise.rounds if promise else experiment.rounds
+    if done < last:
+        print(f"The run is not complete: {done} of {last} rounds are saved.")
+    # All rounds that are done count, whichever of them the model is of.
+    evaluation |= private.tag(promise, done)
     print(f"\n{report.table(evaluation)}")
     from fedjax_med import pictures  # here: it loads matplotlib, and `train` loads this file
 
@@ -162,6 +170,13 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     written = ("evaluation.json", predicted.NAME, "confusion_matrix.png")
     print(f"Written: {', '.join(str(workdir / name) for name in written)}")
     return evaluation
+
+
+def _promise(
+    saved: dict[str, Any], experiment: config.Experiment, data: clients.Federation
+) -> private.Promise | None:
+    noise = saved.get("privacy", {}).get("noise_multiplier")
+    return private.promise(experiment, data.train.sizes, noise)
 
 
 def of_predictions(
@@ -195,10 +210,13 @@ def _evaluate(
     data: clients.Federation,
     experiment: config.Experiment,
 ) -> tuple[dict[str, Any], Predictions]:
-    test, names, model, params = data.test, data.class_names, assembly.model, state.server.params
-    probabilities = predict(model, params, test.image, experiment.views)
+    test, names, model = data.test, data.class_names, assembly.model
+    models: Models = state.server.params
+    if assembly.personal is not None:
+        models = assemble.own_models(assembly, state)
+    probabilities, own = _test_predictions(model, models, data, experiment)
     held = pool(data.validation)
-    validation = predict_validation(model, params, held, experiment.views)
+    validation = predict_validation(model, models, held, experiment.views)
     calibrated: dict[str, Any] = {}
     if experiment.calibrate:
         before = metrics.summarize(probabilities, test.label, names, num_resamples=0)
@@ -209,10 +227,55 @@ def _evaluate(
             "before_calibration": {name: before[name] for name in _CALIBRATED},
         }
     predictions = Predictions(test.name, test.client, test.label, probabilities)
-    evaluation = of_predictions(predictions, names, data.sites) | calibrated
+    evaluation = of_predictions(predictions, names, data.sites) | calibrated | own
+    if backdoors := _backdoors(assembly, models, data, experiment):
+        evaluation["backdoors"] = backdoors
     if len(held.label):
         evaluation["validation"] = by_client.validation_metrics(validation, held.label, held.sizes)
         absent = by_client.absent_classes(held.label, held.sizes, names)
         evaluation["clients"] = evaluation["validation"]["clients"] | {"absent_classes": absent}
         evaluation["client_names"] = list(data.names)
     return evaluation, predictions
+
+
+def _test_predictions(
+    model: Model, models: Models, data: clients.Federation, experiment: config.Experiment
+) -> tuple[Any, dict[str, Any]]:
+    """Probabilities [N, K] of the test images, and how good each client's own model is on them.
+
+    Where clients have models of their own, an image of a client is for its model, and one of nobody
+    for all of them: the mean of their probabilities.
+    """
+    test, clients_ = data.test, experiment.num_clients
+    each = predict_test(model, models, test, clients_, experiment.views)
+    if not callable(models):
+        return each, {}
+    whole = each.mean(axis=0)
+    if (test.client >= 0).all() and len(data.sites) == clients_:
+        whole = each[test.client, np.arange(test.num_examples)]
+    rows = {
+        name: [metrics.number(metric(one.astype(np.float64), test.label.astype(np.int64))) for one in each]
+        for name, metric in _OWN.items()
+    }
+    return whole, {"own_models": rows}
+
+
+def _backdoors(
+    assembly: assemble.Assembly,
+    models: Models,
+    data: clients.Federation,
+    experiment: config.Experiment,
+) -> list[dict[str, Any]]:
+    """Of each backdoor attack, the share of images of other classes that its trigger moves."""
+    found = []
+    for spec, attack in zip(experiment.attacks, assembly.method.conditions.attacks, strict=True):
+        if attack.trigger is None:
+            continue
+        others = data.test.take(data.test.label != attack.target)
+        triggered = np.asarray(attack.trigger(jnp.asarray(np.asarray(others.image))))
+        split = others._replace(image=triggered)
+        each = predict_test(assembly.model, models, split, experiment.num_clients, experiment.views)
+        taken = each.reshape(-1, each.shape[-1]).argmax(axis=-1) == attack.target
+        row = {"attack": spec.name, "target": data.class_names[attack.target]}
+        found.append(row | {"n": others.num_examples, "success": float(taken.mean())})
+    return found

@@ -10,21 +10,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import flags as absl_flags
 
-from fedjax_med import assemble, audit_report, clients, config, distributed, ranges, report, stack
+from fedjax_med import (
+    announce,
+    assemble,
+    audit_report,
+    clients,
+    config,
+    distributed,
+    private,
+    ranges,
+    report,
+    stack,
+    updates,
+)
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
-from fedjax_med.disk_images import DiskImages
+from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
-from fedjax_med.evaluate import Validation, pool, validate
+from fedjax_med.evaluate import Models, Validation, pool, validate
 from fedjax_med.federated import FedState
 from fedjax_med.feed import Feed, Turn
 from fedjax_med.flags import define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity
 from fedjax_med.interrupt import stop_requests
-from fedjax_med.profiling import Profile, parse_rounds, peak_memory
+from fedjax_med.profiling import Profile, parse_rounds
 from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.resume import start_state
 from fedjax_med.workdir import exclusive, writing
@@ -49,11 +60,18 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     define_processes(flags)
 
 
+def _models(assembly: assemble.Assembly, state: FedState) -> Models:
+    """What is validated: the global model, or each client's own; every process has to call it."""
+    if assembly.personal is None:
+        return distributed.local(state.server.params)
+    return assemble.own_models(assembly, distributed.gather(state))
+
+
 def _validate(
-    assembly: assemble.Assembly, state: FedState, validation: Validation, number: int
+    assembly: assemble.Assembly, models: Models, validation: Validation, number: int
 ) -> dict[str, Any]:
     try:
-        return validate(assembly.model, distributed.local(state.server.params), validation)
+        return validate(assembly.model, models, validation)
     except UserError as error:
         raise UserError(f"round {number}: {error}") from error
 
@@ -62,11 +80,15 @@ class _Run(NamedTuple):
     """What the rounds need that does not change."""
 
     experiment: config.Experiment
+    workdir: Path
     assembly: assemble.Assembly
     data: clients.Federation
+    tag: dict[str, Any]  # the identity
+    promise: private.Promise | None
     checkpoints: Checkpoints
     profile: Profile
     feed: Feed
+    traffic: Traffic | None  # of one client in one round; None where nothing crosses a network
 
 
 def _compile_together(
@@ -90,37 +112,43 @@ def _rounds(
     Returns:
         The rounds that are done, and the signal or 0.
     """
-    experiment, assembly, data, checkpoints, profile, feed = run
+    experiment, assembly, checkpoints, profile = run[0], run.assembly, run.checkpoints, run.profile
     state = distributed.place(state, assembly.placement.state)
-    validation = pool(data.validation)
-    tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
+    validation, last = pool(run.data.validation), _last(experiment, run.promise)
     done, signal, compiled = int(state.round), 0, set[Any]()
-    for number in range(done + 1, experiment.rounds + 1):
+    for number in range(done + 1, last + 1):
         began = time.monotonic()
         profile.begin(number)
         with profile.part("data"), distributed.together():
-            turn = feed.get(number)
+            turn = run.feed.get(number)
         if distributed.active():
             with profile.part("compilation"):
                 _compile_together(assembly, state, turn, compiled)
         with profile.part("training"):
             state, result = assembly.run_round(state, turn.data, turn.places)
-            client_metrics: dict[str, np.ndarray[Any, Any]] = jax.device_get(result)
-        due = number % experiment.checkpoint.every == 0 or number == experiment.rounds
+            client_metrics: dict[str, Any] = jax.device_get(result)
+        due = number % experiment.checkpoint.every == 0 or number == last
         scores: dict[str, Any] = {}
         with profile.part("validation"), distributed.together():
+            if experiment.keep_updates:
+                distributed.on_main(updates.save, run.workdir, number, client_metrics)
+                del client_metrics["message"]
             check_finite(client_metrics, state, number, checkpoints.last_good)
             # The best checkpoint is chosen by its validation.
-            if progress and (due or number % experiment.validate_every == 0):
-                scores = _validate(assembly, state, validation, number)
+            if due or number % experiment.validate_every == 0:
+                models = _models(assembly, state)
+                scores = _validate(assembly, models, validation, number) if progress else {}
             if progress:
+                spent = run.promise and run.promise.spent(number)
                 seconds = time.monotonic() - began
-                progress.add(record(number, client_metrics, scores, seconds))
+                one = record(number, client_metrics, scores, seconds, run.traffic, spent)
+                progress.add(one)
         signal = distributed.first_signal(stop)
         with profile.part("checkpoint"):
             if due or signal:
                 # The best is chosen among the scheduled ones, as in a run never stopped.
                 whole, scores = distributed.gather(state), scores if due else {}
+                tag = run.tag | private.tag(run.promise, number)
                 distributed.on_main(checkpoints.save, whole, tag, scores)
         profile.end(number)
         done = number
@@ -128,6 +156,10 @@ def _rounds(
             break
     distributed.on_main(checkpoints.wait)
     return done, signal
+
+
+def _last(experiment: config.Experiment, promise: private.Promise | None) -> int:
+    return promise.rounds if promise else experiment.rounds
 
 
 class Order(NamedTuple):
@@ -141,7 +173,7 @@ class Order(NamedTuple):
     profile_rounds: str = ""  # such as 3-5
 
 
-def _write_experiment(order: Order, data: clients.Federation) -> None:
+def _write_experiment(order: Order, data: clients.Federation, tag: dict[str, Any]) -> None:
     with writing(order.workdir):
         report.write_json(
             {
@@ -154,10 +186,25 @@ def _write_experiment(order: Order, data: clients.Federation) -> None:
                 "data": data.digest,
                 "test": data.test_digest,
                 "class_names": list(data.class_names),
+                **{name: tag[name] for name in ("privacy",) if name in tag},
             },
             order.workdir / "experiment.json",
         )
         report.write_json(audit_report.to_json(data.findings), order.workdir / "audit.json")
+
+
+def _begin(
+    order: Order,
+    data: clients.Federation,
+    checkpoints: Checkpoints,
+    template: FedState,
+    tag: dict[str, Any],
+) -> FedState:
+    """Where the run goes on; the workdir then says what the run is."""
+    state = start_state(order.workdir, checkpoints, template, tag)
+    checkpoints.remove_after(int(state.round))
+    _write_experiment(order, data, tag)
+    return state
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -200,6 +247,8 @@ def _train(order: Order) -> int:
     if order.evaluate:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    promise = private.promise(experiment, data.train.sizes)
+    last = _last(experiment, promise)
     rounds_to_profile = parse_rounds(order.profile_rounds) if distributed.is_main() else range(0)
     with contextlib.ExitStack() as opened:
         checkpoints = opened.enter_context(
@@ -207,31 +256,31 @@ def _train(order: Order) -> int:
         )
         profile = opened.enter_context(contextlib.closing(Profile(workdir, rounds_to_profile)))
         before = distributed.text_from_main(checkpoints.strategy)
-        assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
+        means = private.means(experiment, promise, workdir, bool(before))
+        assembly = assemble.assemble(experiment, len(data.class_names), counts, before, means)
         assembly = assemble.fitted(assembly, experiment, data.train)
         template = assembly.init(data.train.shapes())
-
-        def begin() -> FedState:
-            tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-            state = start_state(workdir, checkpoints, template, tag)
-            checkpoints.remove_after(int(state.round))
-            _write_experiment(order, data)
-            return state
-
-        state = distributed.from_main(distributed.on_main(begin) or template)
-        start = int(state.round)
-        _say_start(experiment, assembly, data, start)
-        profile.check(start + 1, experiment.rounds)
+        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
+        tag |= private.tag(promise, 0)
+        begun = distributed.on_main(_begin, order, data, checkpoints, template, tag)
+        state = distributed.from_main(begun or template)
+        start, traffic = int(state.round), None
+        if experiment.setting == "federated":
+            traffic = assemble.traffic(assembly, data.train.shapes())
+        announce.say_start(experiment, assembly, data, start, traffic, promise)
+        profile.check(start + 1, last)
         feed = assemble.feed(assembly, experiment, data.train)
-        run = _Run(experiment, assembly, data, checkpoints, profile, feed)
+        run = _Run(
+            experiment, workdir, assembly, data, tag, promise, checkpoints, profile, feed, traffic
+        )
         opened.enter_context(contextlib.closing(feed))
-        progress = distributed.on_main(Progress, workdir, start, experiment.rounds)
+        progress = distributed.on_main(Progress, workdir, start, last)
         if progress is not None:
             opened.enter_context(contextlib.closing(progress))
         with stop_requests() as stop:
             done, signal = _rounds(run, state, progress, stop)
-    distributed.on_main(_say_end, workdir, run, progress, done, signal)
-    if order.evaluate and done == experiment.rounds:
+    distributed.on_main(announce.say_end, workdir, data, progress, done, signal, last)
+    if order.evaluate and done == last:
         distributed.on_main(evaluate.evaluate_workdir, workdir, data, order.evaluate)
     # In the last round, too: of several runs the next must not begin.
     return 128 + signal if signal else 0
@@ -243,49 +292,3 @@ def _same_everywhere(experiment: config.Experiment, data: clients.Federation) ->
     here = {name: value for name, value in fields.items() if not name.endswith(".options.path")}
     images = {"data": data.digest, "test images": data.test_digest}
     return {**here, **images, "code": code_version(), "jax": jax.__version__}
-
-
-def _say_end(workdir: Path, run: _Run, progress: Progress, done: int, signal: int) -> None:
-    if progress.records:
-        from fedjax_med import pictures  # here: the first round need not wait for matplotlib
-
-        with writing(workdir):
-            pictures.learning_curves_png(progress.records, workdir / "learning_curves.png")
-    if signal and done < run.experiment.rounds:
-        print(f"Stopped after round {done}; the same command goes on from there.")
-        return
-    minutes = sum(one["seconds"] for one in progress.records) / 60
-    spent = f"{_rounds_in_words(done)} in {minutes:.1f} minutes"
-    print(f"Trained {spent}; everything is in {workdir}.")
-    if isinstance(run.data.train.split.image, DiskImages):
-        print(f"Images stayed on disk; memory: {peak_memory()}.")
-
-
-def _rounds_in_words(number: int) -> str:
-    return f"{number} round{'s' * (number != 1)}"
-
-
-def _say_start(
-    experiment: config.Experiment,
-    assembly: assemble.Assembly,
-    data: clients.Federation,
-    start: int,
-) -> None:
-    each, choice = data.train.sizes, assembly.map_clients
-    sizes, total = " + ".join(map(str, each)), ""
-    if len(each) > 20:
-        sizes, total = f"{each.min()} to {each.max()}", f" ({each.sum():,} in all)"
-    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-    if distributed.active():
-        devices += f" of {jax.process_count()} processes"
-    who = "client trains" if len(each) == 1 else "clients train"
-    if experiment.setting != "federated":
-        who += f" ({experiment.setting})"
-    print(
-        f"{len(each)} {who} on {sizes} images of {experiment.image_size} px"
-        f"{total}; clients run {choice.name} ({choice.why}) on {devices}."
-    )
-    if start >= experiment.rounds:
-        print(f"All is done already: {_rounds_in_words(start)}.")
-    elif start:
-        print(f"Going on after round {start}.")

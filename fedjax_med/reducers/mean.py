@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.aggregate import Reducer, State
+from fedjax_med.aggregate import Reducer, Senders, State, rows
 from fedjax_med.errors import check_name
 from fedjax_med.types import Array, Key, Message
 
@@ -20,16 +20,19 @@ def build(*, weighting: str = "examples") -> Reducer:
     """
     check_name(weighting, ("examples", "uniform"), "the weightings of the mean")
 
-    def update(messages: Message, weights: Array, state: State, key: Key) -> tuple[Message, State]:
+    def update(
+        messages: Message, senders: Senders, state: State, key: Key
+    ) -> tuple[Message, State]:
         del key  # nothing is random here
+        weights = senders.weight
         shares = weights if weighting == "examples" else (weights > 0).astype(weights.dtype)
         shares = shares / jnp.maximum(jnp.sum(shares), 1e-12)
 
         def mean(leaf: Array) -> Array:
-            share = shares.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+            share = rows(shares, leaf)
             # A client that does not count must not spoil the mean with a NaN either.
             return jnp.sum(jnp.where(share > 0, leaf * share, 0), axis=0)
 
         return jax.tree.map(mean, messages), state
 
-    return Reducer(lambda message, num_clients: (), update)
+    return Reducer(lambda message, num_clients, num_senders: (), update)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.aggregate import MessageTransform, State
+from fedjax_med.aggregate import MessageTransform, Senders, State
 from fedjax_med.errors import UserError
 from fedjax_med.types import Key, Message
 
@@ -25,8 +25,10 @@ def build(*, norm: float = 1.0) -> MessageTransform:
         factor = jnp.minimum(1.0, norm / jnp.maximum(optax.tree.norm(message), 1e-12))
         return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), message)
 
-    def update(messages: Message, state: State, key: Key) -> tuple[Message, State]:
-        del key  # nothing is random here
+    def update(
+        messages: Message, senders: Senders, state: State, key: Key
+    ) -> tuple[Message, State]:
+        del senders, key  # each message by itself, and nothing is random here
         return jax.vmap(clip)(messages), state
 
     return MessageTransform(lambda message, num_clients: (), update)

@@ -1,0 +1,93 @@
+"""From an experiment to how it learns: algorithm, reducer, who takes part, and what goes wrong."""
+
+from typing import NamedTuple
+
+from fedjax_med import aggregate, averaging, conditions, federated, informed, private, shelves
+from fedjax_med.config import Experiment
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+from fedjax_med.types import Key
+
+
+class Method(NamedTuple):
+    """What `fedjax_med.federated.run_round` is made of."""
+
+    algorithm: federated.FedAlgorithm
+    transforms: tuple[aggregate.MessageTransform, ...]
+    reducer: aggregate.Reducer  # with the transforms
+    cohort: federated.Cohort | None  # None: everyone, whose images need not be gathered
+    conditions: conditions.Conditions
+    keep_updates: bool
+    key: Key  # of all rounds
+
+
+def build(
+    experiment: Experiment,
+    training: LocalTraining,
+    num_classes: int,
+    key: Key,
+    means: private.Means | None = None,
+) -> Method:
+    """The method that `experiment` names.
+
+    Args:
+        experiment: completed (`fedjax_med.overrides.complete`).
+        training: how a client trains.
+        num_classes: K.
+        key: of all rounds, if privacy has no secret for them.
+        means: of privacy, as they were chosen for the data.
+
+    Raises:
+        UserError: A name does not exist, an option is out of its range, or two parts do not go
+            together.
+    """
+    training = private.training(experiment, training, means)
+    optimizer = shelves.build("optax", experiment.server_optimizer)
+    algorithm = shelves.build("algorithms", experiment.algorithm, training, optimizer)
+    reducer = private.reducer(experiment, means)
+    if reducer.informed:
+        if algorithm.groups:
+            raise UserError(
+                f"reducer {experiment.reducer.name} weighs clients by the loss of one global "
+                f"model, and {experiment.algorithm.name} has a model for each group: choose "
+                "another --config.reducer.name, such as mean."
+            )
+        algorithm = informed.wrap(algorithm, training)
+    if experiment.average:
+        algorithm = averaging.wrap(algorithm, experiment.average)
+    transforms = tuple(shelves.build("transforms", spec) for spec in experiment.transforms)
+    happening = _conditions(experiment, num_classes)
+    private.check_parts(experiment, algorithm, transforms, reducer, happening)
+    return Method(
+        algorithm,
+        transforms,
+        aggregate.chain(*transforms, reducer=reducer),
+        _cohort(experiment),
+        happening,
+        experiment.keep_updates,
+        private.rounds_key(means, key),
+    )
+
+
+def _cohort(experiment: Experiment) -> federated.Cohort | None:
+    if experiment.cohort.name == "everyone":
+        return None
+    cohort: federated.Cohort = shelves.build("cohorts", experiment.cohort, experiment.num_clients)
+    return cohort
+
+
+def _conditions(experiment: Experiment, num_classes: int) -> conditions.Conditions:
+    attacks = []
+    for spec in experiment.attacks:
+        attack: conditions.Attack = shelves.build("attacks", spec, num_classes)
+        strangers = [client for client in attack.clients if client >= experiment.num_clients]
+        if strangers:
+            raise UserError(
+                f"attack {spec.name}: client {strangers[0]} is hostile, but there are "
+                f"{experiment.num_clients} clients, 0 to {experiment.num_clients - 1}."
+            )
+        attacks.append(attack)
+    turnout = experiment.turnout
+    skip = turnout.bad == "skip"
+    given = conditions.Turnout(turnout.rate, turnout.late, turnout.garbage, skip, turnout.largest)
+    return conditions.Conditions(given, tuple(attacks))
