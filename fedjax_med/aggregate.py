@@ -74,12 +74,14 @@ class Reducer(NamedTuple):
         nothing that counts, whatever its message holds; if no client counts, the message is zero.
     informed: whether it needs `Senders.loss`, for which each client evaluates the global model.
     private: whether the message is differentially private by itself, noise included.
+    chained: the transforms and the reducer that it was made of, if by `chain`.
     """
 
     init: Callable[[Message, int, int], State]
     update: Callable[[Message, Senders, State, Key], tuple[Message, State]]
     informed: bool = False
     private: bool = False
+    chained: tuple[tuple[MessageTransform, ...], Any] | None = None
 
 
 def chain(*transforms: MessageTransform, reducer: Reducer) -> Reducer:
@@ -105,7 +107,7 @@ def chain(*transforms: MessageTransform, reducer: Reducer) -> Reducer:
         message, last = reducer.update(messages, senders, state[-1], keys[-1])
         return message, (*states, last)
 
-    return reducer._replace(init=init, update=update)
+    return reducer._replace(init=init, update=update, chained=(transforms, reducer))
 
 
 def grouped(reducer: Reducer, groups: int) -> Reducer:
@@ -113,7 +115,8 @@ def grouped(reducer: Reducer, groups: int) -> Reducer:
 
     Args:
         reducer: of one group.
-        groups: G; 0 is no groups, and then the reducer itself.
+        groups: G; 0 is no groups, and then the reducer itself. Transforms before it see all
+            messages together.
 
     Returns:
         A reducer whose messages and states are stacked, ``[G, ...]`` in every leaf. A group without
@@ -121,6 +124,9 @@ def grouped(reducer: Reducer, groups: int) -> Reducer:
     """
     if not groups:
         return reducer
+    if reducer.chained is not None:
+        transforms, last = reducer.chained
+        return chain(*transforms, reducer=grouped(last, groups))
 
     def init(message: Message, num_clients: int, num_senders: int) -> State:
         state = reducer.init(message, num_clients, num_senders)

@@ -71,6 +71,12 @@ def _local_training(
         loss.focal,
         mixing.build(experiment.augment),
     )
+    look = model.features or model.apply
+
+    def features(params: Params, batch: Examples, key: Key) -> Array:
+        prepare_key, model_key = losses.keys(key)
+        return look(params, prepare(batch.image, prepare_key), model_key)
+
     optimizer = shelves.build("optax", client.optimizer)
     return local.LocalTraining(
         grad_fn,
@@ -78,6 +84,7 @@ def _local_training(
         client.epochs,
         client.batch_size,
         ranges.schedule(client.schedule, experiment.rounds, client.warmup_rounds),
+        features=features,
     )
 
 
@@ -122,7 +129,10 @@ def assemble(
     def init(data: Examples) -> federated.FedState:
         height, width, channels = data.image.shape[-3:]
         params = start(model.init(init_key, (height, width, channels)))
-        return federated.init(method.algorithm, method.reducer, params, data, method.cohort)
+        state = federated.init(method.algorithm, method.reducer, params, data, method.cohort)
+        # Some algorithms keep the first parameters twice, and one buffer can't be donated twice.
+        copied: federated.FedState = jax.tree.map(jnp.copy, state)
+        return copied
 
     choice = strategies.choose(experiment.map_clients, work, before)
     return _mapped(experiment.num_clients, model, init, method, choice)

@@ -60,9 +60,12 @@ _PRESENT, _LATE, _GARBAGE, _ATTACK = 101, 102, 103, 104  # a client's key is spl
 
 def _draw(probability: float, keys: Key, what: int) -> Array:
     """bool, in the shape of `keys`."""
-    keys = jnp.reshape(keys, (-1,))
-    draws = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, what), probability))
-    return draws(keys)
+
+    def draw(key: Key) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, what), probability)
+
+    draws: Array = jax.vmap(draw)(jnp.reshape(keys, (-1,)))
+    return draws
 
 
 def present(turnout: Turnout, key: Key) -> Array:

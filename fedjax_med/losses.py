@@ -67,6 +67,12 @@ def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
     }
 
 
+def keys(key: Key) -> tuple[Key, Key]:
+    """What a step's key becomes: one for the changes of the images, one for the model."""
+    prepare_key, model_key = jax.random.split(key)
+    return prepare_key, model_key
+
+
 class _Prepared(NamedTuple):
     """A batch as the model takes it."""
 
@@ -122,7 +128,7 @@ def cross_entropy(
         return jnp.sum(jnp.where(prepared.mask, loss, 0.0)), sums
 
     def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
-        prepare_key, model_key = jax.random.split(key)
+        prepare_key, model_key = keys(key)
         image = prepare(batch.image, prepare_key)
         target = jax.nn.one_hot(batch.label, class_weights.shape[0])
         target = optax.smooth_labels(target, label_smoothing)

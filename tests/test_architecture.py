@@ -21,6 +21,9 @@ LAYERS = [
         "dermatoscope",
         "ops",
         "bootstrap",
+        "shapley",
+        "gaussian",
+        "privacy",
     },
     {
         "shelves",
@@ -35,6 +38,11 @@ LAYERS = [
         "mixing",
         "local",
         "aggregate",
+        "conditions",
+        "mapping",
+        "pieces",
+        "robust",
+        "dp_sgd",
     },
     {
         "overrides",
@@ -47,13 +55,19 @@ LAYERS = [
         "calibration",
         "frozen",
         "losses",
+        "feedback",
+        "noise_key",
     },
-    {"datasets", "transforms", "reducers", "federated", "partition", "audit_report", "identity"},
-    {"algorithms", "averaging", "cohorts", "strategies", "feed"},
-    {"evaluate", "checkpoint", "report", "progress", "profiling", "clients", "ranges"},
+    {"datasets", "partition", "audit_report", "identity"}
+    | {"attacks", "transforms", "reducers", "federated"},
+    {"clusters", "averaging", "communication", "informed", "cohorts", "strategies", "feed"}
+    | {"private"},
+    {"algorithms"}
+    | {"methods", "evaluate", "checkpoint", "report", "progress", "profiling", "clients", "ranges"},
     {"assemble"},
-    {"flags", "pictures", "predicted", "resume"},
-    {"comparison"},
+    {"flags", "pictures", "predicted", "resume", "updates"},
+    {"comparison", "replay"},
+    {"contribution"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -72,10 +86,22 @@ PURE = {
     "reducers",
 } | {
     "federated",
+    "feedback",
+    "gaussian",
+    "dp_sgd",
+    "communication",
+    "attacks",
+    "conditions",
+    "mapping",
+    "pieces",
+    "robust",
+    "informed",
+    "clusters",
     "algorithms",
     "cohorts",
 }
 PURE_IMPORTS = {"jax", "flax", "optax", "fedjax_med", "collections", "typing", "functools", "math"}
+PURE_IMPORTS |= {"fnmatch"}  # compares texts, no more
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

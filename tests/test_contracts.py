@@ -12,7 +12,7 @@ import pytest
 import toy
 from PIL import Image
 
-from fedjax_med import federated, shelves
+from fedjax_med import aggregate, conditions, federated, mapping, shelves
 from fedjax_med.config import Spec
 from fedjax_med.federated import ClientResult, FedAlgorithm
 from fedjax_med.local import LocalTraining
@@ -24,7 +24,27 @@ KEY = jax.random.key(11)
 
 # shelf -> file -> the options under which its contract is tested
 ROWS = {
-    "algorithms": {"fed_avg": {}},
+    "algorithms": {"fed_avg": {},
+        "fed_dyn": {"alpha": 0.1},
+        "fed_nova": {},
+        "fed_prox": {"mu": 0.1},
+        "scaffold": {},
+        "apfl": {"adapt": 0.01},
+        "ditto": {},
+        "fed_bn": {"local": ("b",)},
+        "fed_per": {"local": ("b",)},
+        "fed_rep": {"local": ("b",), "head_epochs": 2},
+        "cfl": {"clusters": 2, "mean_norm": 9.0, "max_norm": 0.01},
+        "ifca": {"spread": 0.5},
+        "moon": {}},
+    "attacks": {
+        "backdoor": {"clients": (1,), "target": 2},
+        "gaussian_noise": {"clients": (1,)},
+        "inner_product": {"clients": (1,)},
+        "label_flip": {"clients": (1,)},
+        "scaled_update": {"clients": (1,)},
+        "sign_flip": {"clients": (1,)},
+    },
     "cohorts": {
         "everyone": {},
         "fixed": {"clients": (3, 1)},
@@ -44,11 +64,30 @@ ROWS = {
         "labels_per_client": {"k": 2},
         "quantity": {},
     },
-    "reducers": {"mean": {}},
-    "transforms": {"clip": {"norm": 0.5}},
+    "reducers": {
+        "agnostic": {},
+        "bulyan": {"hostile": 0},
+        # With noise nothing is equal, and nobody is not zero: tests/test_dp_mean.py.
+        "dp_mean": {"clip_norm": 1e3, "noise_multiplier": 0.0},
+        "geometric_median": {},
+        "krum": {},
+        "mean": {},
+        "median": {},
+        "norm_bounded_mean": {},
+        "q_fair": {"q": 0.0},  # with more, equal messages are shortened
+        "trimmed_mean": {},
+    },
+    "transforms": {
+        "adaptive_clip": {"norm": 0.5},
+        "clip": {"norm": 0.5},
+        "low_precision": {},
+        "quantize": {"bits": 4, "rotate": True},
+        "random_k": {"share": 0.3},
+        "top_k": {"share": 0.3},
+    },
 }
 # What comes from a paper names it.
-CITING = ("algorithms", "models", "reducers", "transforms")
+CITING = ("algorithms", "attacks", "models", "reducers", "transforms")
 
 
 def rows(shelf):
@@ -89,7 +128,7 @@ def test_file_is_short_and_documented(shelf, name):
 
 
 def algorithm_of(spec):
-    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
     algorithm = shelves.build("algorithms", spec, training, optax.sgd(1.0))
     assert isinstance(algorithm, FedAlgorithm)
     return algorithm
@@ -112,7 +151,7 @@ def three_rounds(algorithm, data, map_clients=toy.MAP_CLIENTS):
 def test_algorithm_learns_and_gives_the_same_under_every_map(spec):
     algorithm, data = algorithm_of(spec), toy.federation((12, 8, 10))
     state, metrics = three_rounds(algorithm, data)
-    other, _ = three_rounds(algorithm, data, federated.sequential)
+    other, _ = three_rounds(algorithm, data, mapping.sequential)
     toy.assert_close(state, other, rtol=1e-4)
     assert not np.array_equal(state.server.params["w"], toy.params()["w"])
     assert metrics["weight"].tolist() == [12, 8, 10]
@@ -190,13 +229,15 @@ def one_of(stacked, client=0):
 def test_reducer_gives_one_message_and_does_not_mind_the_order(spec):
     reducer = shelves.build("reducers", spec)
     stacked, weights = messages(), jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
-    state = reducer.init(one_of(stacked), 5)
-    message, new = reducer.update(stacked, weights, state, KEY)
+    state = reducer.init(one_of(stacked), 5, 5)
+    senders = aggregate.senders(weights)
+    message, new = reducer.update(stacked, senders, state, KEY)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (message, new))
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (one_of(stacked), state))
     order = jnp.array([4, 2, 0, 1, 3])
     shuffled = jax.tree.map(lambda leaf: leaf[order], stacked)
-    toy.assert_close(reducer.update(shuffled, weights[order], state, KEY)[0], message)
+    moved = senders._replace(weight=weights[order], place=senders.place[order])
+    toy.assert_close(reducer.update(shuffled, moved, state, KEY)[0], message)
 
 
 @pytest.mark.parametrize("spec", rows("reducers"))
@@ -204,7 +245,30 @@ def test_reducer_of_equal_messages_is_that_message(spec):
     reducer = shelves.build("reducers", spec)
     one = one_of(messages())
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), one)
-    toy.assert_close(reducer.update(stacked, jnp.ones(5), reducer.init(one, 5), KEY)[0], one)
+    senders = aggregate.senders(jnp.ones(5))
+    toy.assert_close(reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)[0], one)
+
+
+@pytest.mark.parametrize("spec", rows("reducers"))
+def test_reducer_without_a_client_that_counts_gives_zero(spec):
+    reducer = shelves.build("reducers", spec)
+    one, stacked = one_of(messages()), jax.tree.map(lambda leaf: leaf * jnp.nan, messages())
+    senders = aggregate.senders(jnp.zeros(5))
+    message, _ = reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)
+    toy.assert_same_bits(message, jax.tree.map(jnp.zeros_like, one))
+
+
+@pytest.mark.parametrize("spec", rows("reducers"))
+def test_reducer_leaves_out_a_client_of_weight_zero_whatever_it_sent(spec):
+    reducer = shelves.build("reducers", spec)
+    one, stacked = one_of(messages()), messages(7)
+    bad = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(jnp.nan), stacked)
+    other = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(9.0), stacked)
+    senders = aggregate.senders(jnp.array([3.0, 0.0, 1.0, 4.0, 0.0, 1.0, 5.0]))
+    state = reducer.init(one, 7, 7)
+    expected = reducer.update(other, senders, state, KEY)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+    toy.assert_same_bits(reducer.update(bad, senders, state, KEY), expected)
 
 
 @pytest.mark.parametrize("spec", rows("transforms"))
@@ -212,7 +276,8 @@ def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
     transform = shelves.build("transforms", spec)
     stacked = messages()
     state = transform.init(one_of(stacked), 5)
-    changed, new = jax.jit(transform.update)(stacked, state, KEY)
+    senders = aggregate.senders(jnp.array([3.0, 1.0, 4.0, 1.0, 5.0]))
+    changed, new = jax.jit(transform.update)(stacked, senders, state, KEY)
     for before, after in ((stacked, changed), (state, new)):
         assert jax.tree.structure(before) == jax.tree.structure(after)
     jax.tree.map(
@@ -220,6 +285,35 @@ def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
         changed,
         stacked,
     )
+
+
+# --- attacks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", rows("attacks"))
+def test_attack_changes_what_hostile_clients_train_on_or_send_and_nothing_else(spec):
+    attack = shelves.build("attacks", spec, toy.CLASSES)
+    assert attack.clients == (1,)
+    assert attack.examples or attack.messages
+    here = conditions.Conditions(attacks=(attack,))
+    data = toy.pad(toy.federation((9, 7, 8)), 4)
+    ids = jnp.arange(3, dtype=jnp.int32)
+    keys = jax.random.split(KEY, 3)
+    poison = jax.jit(jax.vmap(lambda *one: conditions.poisoned(here, *one)))
+    seen, stacked = poison(data, ids, keys), messages(3)
+    send = jax.jit(lambda stacked: conditions.sent(here, stacked, jnp.ones(3), ids, keys, KEY)[0])
+    sent = send(stacked)
+    for before, after in ((data, seen), (stacked, sent)):
+        kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (before, after))
+        assert kinds[0] == kinds[1]
+        for honest in (0, 2):
+            toy.assert_same_bits(one_of(after, honest), one_of(before, honest))
+    padding = ~data.mask
+    toy.assert_same_bits([leaf[padding] for leaf in seen], [leaf[padding] for leaf in data])
+    changed = [not np.array_equal(a[1], b[1]) for a, b in zip(seen, data, strict=True)]
+    assert any(changed) == (attack.examples is not None)
+    changed = jax.tree.map(lambda a, b: bool((a[1] != b[1]).all()), sent, stacked)
+    assert all(jax.tree.leaves(changed)) == (attack.messages is not None)
 
 
 # --- data sets and partitions -------------------------------------------------------------------

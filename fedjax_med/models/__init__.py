@@ -1,5 +1,6 @@
 """The shelf of models: ``build(num_classes, *, options) -> Model``, one file each."""
 
+import functools
 from collections.abc import Callable
 
 from flax import nnx
@@ -9,7 +10,11 @@ from fedjax_med.types import Array, Key, Model, Params
 
 
 def from_nnx(
-    make: Callable[[int, nnx.Rngs], nnx.Module], smallest: int = 1, remedy: str = ""
+    make: Callable[[int, nnx.Rngs], nnx.Module],
+    smallest: int = 1,
+    remedy: str = "",
+    *,
+    tells_features: bool = False,
 ) -> Model:
     """Put a flax.nnx module behind the pure interface.
 
@@ -22,6 +27,8 @@ def from_nnx(
         smallest: side of the smallest image that the module takes, in pixels.
         remedy: what to do about a smaller one, for the message of the `UserError` that ``init``
             raises.
+        tells_features: whether the module has a method ``features``, called like itself, which
+            gives what its classifier sees.
     """
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
@@ -32,13 +39,13 @@ def from_nnx(
             )
         return nnx.to_pure_dict(nnx.state(make(image_shape[-1], nnx.Rngs(key)), nnx.Param))
 
-    def apply(params: Params, images: Array, key: Key | None) -> Array:
+    def call(method: str, params: Params, images: Array, key: Key | None) -> Array:
         module = nnx.eval_shape(lambda: make(images.shape[-1], nnx.Rngs(0)))
         graph, abstract = nnx.split(module)
         nnx.replace_by_pure_dict(abstract, params)
-        logits: Array = nnx.merge(graph, abstract)(
-            images, rngs=key if key is None else nnx.Rngs(key)
-        )
-        return logits
+        method_of_module = getattr(nnx.merge(graph, abstract), method)
+        result: Array = method_of_module(images, rngs=key if key is None else nnx.Rngs(key))
+        return result
 
-    return Model(init, apply)
+    features = functools.partial(call, "features") if tells_features else None
+    return Model(init, functools.partial(call, "__call__"), features=features)

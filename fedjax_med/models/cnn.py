@@ -57,13 +57,16 @@ class CNN(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
         self.classifier = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
 
-    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+    def features(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> what the classifier sees, [B, D]; without `rngs` nothing is dropped."""
         for i in range(self.num_blocks):
             images = getattr(self, f"block_{i}")(images)
-        features = jnp.mean(images, axis=(1, 2))
-        features = self.dropout(features, deterministic=rngs is None, rngs=rngs)
-        return self.classifier(features)
+        pooled = jnp.mean(images, axis=(1, 2))
+        return self.dropout(pooled, deterministic=rngs is None, rngs=rngs)
+
+    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        return self.classifier(self.features(images, rngs=rngs))
 
 
 def build(
@@ -97,4 +100,4 @@ def build(
         return CNN(channels, num_classes, tuple(widths), groups, dropout, rngs)
 
     remedy = "raise --config.image_size or shorten --config.model.options.widths"
-    return from_nnx(make, 2 ** len(widths), remedy)
+    return from_nnx(make, 2 ** len(widths), remedy, tells_features=True)

@@ -126,14 +126,17 @@ class EfficientNetLite0(_Blocks):
         self.dropout = nnx.Dropout(dropout)
         self.classifier = nnx.Linear(_HEAD, num_classes, rngs=rngs)
 
-    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+    def features(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> what the classifier sees, [B, D]; without `rngs` nothing is dropped."""
         if self.numbers.start == 0:
             images = nnx.relu6(self.stem(images))
         images = self._run_blocks(images)
-        features = jnp.mean(nnx.relu6(self.head(images)), axis=(1, 2))
-        features = self.dropout(features, deterministic=rngs is None, rngs=rngs)
-        return self.classifier(features)
+        pooled = jnp.mean(nnx.relu6(self.head(images)), axis=(1, 2))
+        return self.dropout(pooled, deterministic=rngs is None, rngs=rngs)
+
+    def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        return self.classifier(self.features(images, rngs=rngs))
 
 
 def _names_of_lukemelas() -> dict[str, tuple[str, str]]:
@@ -214,9 +217,9 @@ def build(num_classes: int, *, dropout: float = 0.2, frozen_blocks: int = 0) -> 
 
     smallest = (_TOTAL_STRIDE, "raise --config.image_size")
     if not frozen_blocks:
-        return _of_imagenet(from_nnx(make, *smallest))
+        return _of_imagenet(from_nnx(make, *smallest, tells_features=True))
     frozen = _of_imagenet(from_nnx(make_frozen, *smallest))
-    return _of_imagenet(from_nnx(make))._replace(frozen=frozen)
+    return _of_imagenet(from_nnx(make, tells_features=True))._replace(frozen=frozen)
 
 
 def _of_imagenet(model: Model) -> Model:

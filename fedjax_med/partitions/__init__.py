@@ -81,7 +81,8 @@ def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index
     if not holders.size:
         raise UserError(
             f"no client may hold all labels of the image that is {split.name[unit[0]]} and "
-            f"{split.name[unit[-1]]}: clean the data with --config.policy=rarest or drop."
+            f"{split.name[unit[-1]]}: leave such images out with --config.policy=drop, or raise "
+            f"{OPTIONS}.k."
         )
     return holders
 

@@ -1,0 +1,22 @@
+"""Minimax weights on the embedded synthetic set, dealt unevenly: for the worst client.
+
+Mohri et al., ICML 2019, "Agnostic Federated Learning".
+
+Run:     fedjax-med train --config=configs/agnostic.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.options.step_size=...: how fast the weights move to clients with large
+         losses; --config.reducer.name=mean to compare the worst client.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with clients that differ and a reducer that looks at their losses."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "agnostic"
+    experiment.partition = Spec("dirichlet", {"alpha": 0.3})
+    experiment.reducer = Spec("agnostic", {"step_size": 0.3})
+    return experiment

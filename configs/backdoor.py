@@ -1,0 +1,24 @@
+"""One hostile client of five teaches a backdoor, and the server bounds what each may send.
+
+Bagdasaryan et al., AISTATS 2020, "How to backdoor federated learning"; the bound of the norms is
+the defence of Sun et al., 2019, "Can you really backdoor federated learning?".
+
+Run:     fedjax-med train --config=configs/backdoor.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean for a server without defence; share and size of the attack for
+         a louder one; add Spec("scaled_update", {"scale": 5.0}) to its attacks for the paper's
+         model replacement.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with one hostile client."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "backdoor"
+    experiment.attacks = [Spec("backdoor", {"clients": (0,), "target": 0, "size": 8, "share": 0.5})]
+    experiment.reducer = Spec("norm_bounded_mean")
+    return experiment

@@ -1,0 +1,23 @@
+"""Bulyan, against one client of seven that sends the opposite; fewer it does not take.
+
+El Mhamdi et al., ICML 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium".
+
+Run:     fedjax-med train --config=configs/bulyan.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+         --config.attacks= for honest clients.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "bulyan"
+    experiment.num_clients = 7
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.reducer = Spec("bulyan", {"hostile": 1})
+    return experiment

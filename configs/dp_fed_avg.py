@@ -1,0 +1,29 @@
+"""Differentially private FedAvg, with one client as the unit: fifty small hospitals.
+
+McMahan et al., ICLR 2018, "Learning Differentially Private Recurrent Language Models"; the clip
+follows the median of the updates' norms (Andrew et al., NeurIPS 2021). The fewer clients, the
+larger the noise in their mean: with five it would bury them (docs/privacy.md).
+
+Run:     fedjax-med train --config=configs/dp_fed_avg.py --evaluate
+Expect:  not measured yet.
+Change:  --config.privacy.target_epsilon=2 for more noise; with 0 it is that of
+         --config.privacy.noise_multiplier; --config.privacy.unit=none for none, and no clipping;
+         --config.privacy.budget=4 ends the run before epsilon would exceed 4.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Privacy, Spec, Turnout, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with more clients, half of which take part in a round."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "dp_fed_avg"
+    experiment.num_clients = 50
+    experiment.turnout = Turnout(rate=0.5, bad="skip")
+    experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.05})
+    experiment.client.epochs = 2
+    experiment.server_optimizer = Spec("sgd", {"learning_rate": 1.0, "momentum": 0.9})
+    experiment.privacy = Privacy(unit="client", clip_norm=0.5, target_epsilon=8.0, quantile=0.5)
+    return experiment

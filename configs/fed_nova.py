@@ -1,0 +1,24 @@
+"""FedNova on the embedded synthetic set, dealt unevenly: large clients take more steps.
+
+Wang et al., NeurIPS 2020, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated
+Optimization".
+
+Run:     fedjax-med train --config=configs/fed_nova.py --evaluate
+Expect:  not measured yet.
+Change:  --config.algorithm.name=fed_avg for the same without normalisation; the algorithm's
+         momentum is to be that of the clients' sgd.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with clients that differ and step by SGD with momentum."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "fed_nova"
+    experiment.partition = Spec("dirichlet", {"alpha": 0.3})
+    experiment.algorithm = Spec("fed_nova", {"momentum": 0.9})
+    experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.02, "momentum": 0.9})
+    return experiment

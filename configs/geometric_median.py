@@ -1,0 +1,22 @@
+"""The geometric median, against one client of five that sends the opposite.
+
+Pillutla et al., IEEE TSP 2022, "Robust Aggregation for Federated Learning" (RFA).
+
+Run:     fedjax-med train --config=configs/geometric_median.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+         --config.reducer.options.iterations=...: of Weiszfeld's algorithm.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "geometric_median"
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.reducer = Spec("geometric_median", {"iterations": 5, "smoothing": 1e-6})
+    return experiment

@@ -1,0 +1,22 @@
+"""Multi-Krum, against one client of five that sends the opposite.
+
+Blanchard et al., NeurIPS 2017, "Machine Learning with Adversaries".
+
+Run:     fedjax-med train --config=configs/krum.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+         --config.reducer.options.keep=1 for Krum itself, which learns from one client a round.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "krum"
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.reducer = Spec("krum", {"hostile": 1, "keep": 3})
+    return experiment

@@ -1,0 +1,22 @@
+"""The mean of messages of bounded norm, against one client of five that sends the opposite.
+
+Sun et al., 2019, "Can You Really Backdoor Federated Learning?".
+
+Run:     fedjax-med train --config=configs/norm_bounded_mean.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+         --config.reducer.options.norm=...: the bound; 0 is the median of the clients' norms.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "norm_bounded_mean"
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.reducer = Spec("norm_bounded_mean", {"norm": 0.0})
+    return experiment

@@ -1,0 +1,21 @@
+"""A tenth of each message's values on the embedded synthetic set, random ones.
+
+Stich et al., NeurIPS 2018, "Sparsified SGD with Memory".
+
+Run:     fedjax-med train --config=configs/random_k.py --evaluate
+Expect:  not measured yet.
+Change:  --config.transforms[0].options.share=0.3;
+         --config.transforms[0].options.error_feedback=False is unbiased instead.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with another message transform."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "random_k"
+    experiment.transforms = [Spec("random_k", {"share": 0.1})]
+    return experiment

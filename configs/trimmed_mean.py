@@ -1,0 +1,22 @@
+"""The trimmed mean of each coordinate, against one client of five that sends the opposite.
+
+Yin et al., ICML 2018, "Byzantine-Robust Distributed Learning".
+
+Run:     fedjax-med train --config=configs/trimmed_mean.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+         --config.reducer.options.share=...: the share that is cut off at each end.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "trimmed_mean"
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.reducer = Spec("trimmed_mean", {"share": 0.2})
+    return experiment

@@ -1,0 +1,54 @@
+"""Krum and multi-Krum.
+
+Blanchard et al., NeurIPS 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient
+Descent".
+"""
+
+import jax.numpy as jnp
+
+from fedjax_med import robust
+from fedjax_med.aggregate import Reducer, Senders, State
+from fedjax_med.errors import UserError
+from fedjax_med.types import Key, Message
+
+
+def build(*, hostile: int = 1, keep: int = 1) -> Reducer:
+    """The mean of the messages that are nearest to their neighbours, each counted once.
+
+    A message is as good as the sum of its squared distances from the n - f - 2 nearest others is
+    small. Where fewer clients count than 2f + 3, the result is still one of their messages, but
+    nothing is promised.
+
+    Args:
+        hostile: f, how many clients may be hostile, at least 0.
+        keep: m, how many messages are kept; 1 is Krum, more is multi-Krum, and all is the uniform
+            mean.
+
+    Raises:
+        UserError: an option is out of range, or fewer than 2f + 3 or m clients send (by ``init``).
+    """
+    if hostile < 0:
+        raise UserError(f"expected reducer krum to have hostile >= 0, got hostile={hostile}.")
+    if keep < 1:
+        raise UserError(f"expected reducer krum to have keep >= 1, got keep={keep}.")
+
+    def init(message: Message, num_clients: int, num_senders: int) -> State:
+        least = max(2 * hostile + 3, keep)
+        if num_senders < least:
+            raise UserError(
+                f"expected at least {least} clients in a round for reducer krum with "
+                f"hostile={hostile} and keep={keep}, got {num_senders}."
+            )
+        return ()
+
+    def update(
+        messages: Message, senders: Senders, state: State, key: Key
+    ) -> tuple[Message, State]:
+        del key  # nothing is random here
+        messages, counts = robust.heard(messages, senders.weight)
+        distances = robust.squared_distances(messages)
+        ranks = robust.krum_ranks(distances, senders.place, counts, hostile)
+        kept = counts & (ranks < keep)
+        return robust.weighted_sum(messages, robust.shares(kept.astype(jnp.float32))), state
+
+    return Reducer(init, update)

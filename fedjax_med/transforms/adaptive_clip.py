@@ -1,0 +1,52 @@
+"""Clips to a quantile of the messages' norms, which is tracked from round to round.
+
+Andrew et al., NeurIPS 2021, "Differentially Private Learning with Adaptive Clipping"; here without
+noise, and so without privacy.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_med.aggregate import MessageTransform, Senders, State, rows
+from fedjax_med.errors import UserError
+from fedjax_med.types import Key, Message
+
+
+def build(*, quantile: float = 0.5, norm: float = 1.0, rate: float = 0.2) -> MessageTransform:
+    """Scale down every message whose l2 norm is above a bound that follows the norms.
+
+    After each round the bound is multiplied by ``exp(-rate * (b - quantile))``, where b is the
+    share of the clients that count whose norm was not above it.
+
+    Args:
+        quantile: in (0, 1), the share of the clients whose messages shall pass unchanged.
+        norm: the first bound, in the units of the message.
+        rate: of the bound's changes; 0 keeps the first.
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+    if not 0 < quantile < 1:
+        raise UserError(
+            f"expected transform adaptive_clip to have 0 < quantile < 1, got quantile={quantile}."
+        )
+    if not norm > 0:
+        raise UserError(f"expected transform adaptive_clip to have norm > 0, got norm={norm}.")
+    if not rate >= 0:
+        raise UserError(f"expected transform adaptive_clip to have rate >= 0, got rate={rate}.")
+
+    def update(
+        messages: Message, senders: Senders, state: State, key: Key
+    ) -> tuple[Message, State]:
+        del key  # nothing is random here
+        norms = jax.vmap(optax.tree.norm)(messages)
+        factor = jnp.minimum(1.0, state / jnp.maximum(norms, 1e-12))
+        clipped = jax.tree.map(lambda leaf: leaf * rows(factor, leaf), messages)
+        counts = senders.weight > 0
+        number = jnp.sum(counts)
+        below = jnp.sum(counts & (norms <= state)) / jnp.maximum(number, 1)
+        moved = state * jnp.exp(-rate * (below - quantile))
+        return clipped, jnp.where(number > 0, moved, state)
+
+    return MessageTransform(lambda message, num_clients: jnp.float32(norm), update, across=True)

@@ -1,0 +1,90 @@
+"""The bytes of a client's message, counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import toy
+
+from fedjax_med import averaging, communication
+from fedjax_med.aggregate import Wire
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.communication import Traffic
+from fedjax_med.local import LocalTraining
+from fedjax_med.transforms import (
+    adaptive_clip,
+    clip,
+    low_precision,
+    quantize,
+    random_k,
+    top_k,
+)
+
+# The toy model has 48 * 3 + 3 = 147 values in two leaves, float32; a position takes 8 bits.
+PLAIN = 147 * 4
+
+
+def traffic(*transforms, algorithm=None):
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1))
+    algorithm = algorithm or fed_avg.build(training, optax.sgd(1.0))
+    server, client = algorithm.init(toy.params())
+    return communication.traffic(algorithm, transforms, server, client, toy.federation((4, 2)))
+
+
+def test_plain_message_goes_up_and_down_in_float32():
+    assert traffic() == Traffic(PLAIN, PLAIN, PLAIN)
+    assert traffic(clip.build(), adaptive_clip.build()) == Traffic(PLAIN, PLAIN, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "bits"),
+    [
+        ([top_k.build(share=1.0)], 147 * 32),
+        ([random_k.build(share=1.0)], 147 * 32),
+        ([quantize.build(bits=32, rotate=True)], 147 * 32),
+        ([top_k.build(share=0.1)], 15 * (32 + 8)),
+        ([top_k.build(share=0.001)], 32 + 8),
+        ([random_k.build(share=0.1)], 15 * 32 + 64),
+        ([quantize.build(bits=3)], 147 * 3 + 2 * 64),
+        ([quantize.build(bits=3, rotate=True)], (256 + 4) * 3 + 2 * 64 + 64),
+        ([low_precision.build()], 147 * 16),
+        ([low_precision.build(), low_precision.build(kind="float16")], 147 * 16),
+        ([low_precision.build(), quantize.build(bits=5)], 147 * 5 + 2 * 64),
+        ([quantize.build(bits=5), low_precision.build()], 147 * 5 + 2 * 64),
+        ([clip.build(), top_k.build(), low_precision.build()], 15 * (16 + 8)),
+        ([top_k.build(), quantize.build(bits=4, sparse=True)], 15 * (4 + 8) + 2 * 64),
+        ([random_k.build(), quantize.build(bits=4, sparse=True)], 15 * 4 + 64 + 2 * 64),
+        # Rounded and rotated zeros are sent as well, and then the positions need not be.
+        ([top_k.build(), quantize.build(bits=4)], 147 * 4 + 2 * 64),
+        ([top_k.build(), quantize.build(bits=4, rotate=True)], 260 * 4 + 2 * 64 + 64),
+    ],
+)
+def test_message_takes_what_is_counted_by_hand(transforms, bits):
+    assert traffic(*transforms) == Traffic(-(-bits // 8), PLAIN, PLAIN)
+
+
+def test_types_of_a_message_count():
+    message = {"a": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
+    assert communication.plain(message).num_bytes == 3 * 2 + 4
+    halves = {"a": jax.ShapeDtypeStruct((6,), jnp.bfloat16)}
+    assert communication.plain(halves) == Wire(6, 16)
+    assert quantize.build(bits=8).wire(halves, Wire(6, 16)) == Wire(6, 8, 64)
+
+
+def test_what_the_algorithm_sends_its_clients_is_counted_down():
+    algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
+    doubled = algorithm._replace(download=lambda server, client: (server.params, server.params))
+    assert traffic(algorithm=doubled) == Traffic(PLAIN, 2 * PLAIN, PLAIN)
+
+
+def test_average_of_the_model_is_not_sent():
+    algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
+    assert traffic(algorithm=averaging.wrap(algorithm, 0.9)) == Traffic(PLAIN, PLAIN, PLAIN)
+
+
+def test_counting_computes_nothing():
+    algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
+    server, client = jax.eval_shape(lambda: algorithm.init(toy.params()))
+    data = jax.eval_shape(lambda: toy.federation((4, 2)))
+    counted = communication.traffic(algorithm, [top_k.build()], server, client, data)
+    assert counted == traffic(top_k.build())

@@ -1,0 +1,393 @@
+"""Clients that miss a round, come late, send garbage or are hostile, as rounds promise them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import conditions, federated, mapping, stack
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.attacks import gaussian_noise, label_flip, sign_flip
+from fedjax_med.conditions import Attack, Conditions, Turnout
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+KEY = jax.random.key(21)
+SIZES = (5, 9, 2, 7, 6, 4)
+DATA = toy.federation(SIZES)
+TRAINING = LocalTraining(toy.grad_fn(), optax.sgd(0.1, momentum=0.9), 1, 4)
+REDUCER = mean.build()
+
+
+def counting(break_at=(), where="message"):
+    """One noisy step, by clients that count their rounds; those of `break_at` examples break."""
+    server_part = fed_avg.build(TRAINING, optax.sgd(1.0))
+    gradient_of = toy.grad_fn()
+
+    def client_update(server, client, examples, number, key):
+        gradient, metrics = gradient_of(server.params, examples, key)
+        noise = jax.random.normal(key, (toy.CLASSES,))
+        message = {"w": gradient["w"], "b": gradient["b"] + noise}
+        weight = jnp.sum(examples.mask, dtype=jnp.float32)
+        state = {"rounds": client["rounds"] + 1.0}
+        result = federated.ClientResult(message, state, weight, metrics)
+        broken = jnp.isin(weight, jnp.array(break_at, jnp.float32))
+        bad = jax.tree.map(lambda leaf: jnp.where(broken, jnp.nan, leaf), getattr(result, where))
+        return result._replace(**{where: bad})
+
+    def init(params):
+        return server_part.init(params)[0], {"rounds": jnp.float32(0)}
+
+    return federated.FedAlgorithm(init, client_update, server_part.server_update)
+
+
+def start(algorithm, data=DATA):
+    return federated.init(algorithm, REDUCER, toy.params(), data)
+
+
+@functools.cache
+def step_of(algorithm, given, map_clients):
+    """A round. Under vmap as it is: each test has another, whose compilation takes far longer."""
+    step = functools.partial(
+        federated.run_round,
+        algorithm,
+        REDUCER,
+        map_clients=map_clients,
+        conditions=given,
+        with_messages=True,
+    )
+    return step if map_clients is jax.vmap else jax.jit(step)
+
+
+COUNTING = counting()
+
+
+def run(given, number=1, algorithm=COUNTING, state=None, map_clients=toy.MAP_CLIENTS, **options):
+    state = start(algorithm) if state is None else state
+    data = options.pop("data", DATA)
+    step = step_of(algorithm, given, map_clients)
+    history = []
+    for _ in range(number):
+        # From the host, so that no round is compiled for where the one before left its arrays.
+        state, metrics = jax.device_get(step(state, data, KEY, **options))
+        history.append(metrics)
+    return state, history
+
+
+def turnout(**options):
+    return Conditions(Turnout(**options))
+
+
+def only(clients, number=1):
+    """Rounds of nobody but `clients`, as a cohort."""
+    there = jnp.array(clients, jnp.int32)
+    data = jax.tree.map(lambda leaf: leaf[there], DATA)
+    return run(None, number, data=data, places=(there,))
+
+
+# --- nothing goes wrong -----------------------------------------------------------------------
+
+
+def test_full_turnout_is_no_condition_at_all():
+    given = Conditions(Turnout(rate=1.0, late=0.0, garbage=0.0))
+    assert given.quiet
+    algorithm = fed_avg.build(TRAINING, optax.sgd(1.0))
+    toy.assert_same_bits(run(given, 1, algorithm), run(None, 1, algorithm))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        turnout(skip_bad=True),
+        turnout(largest=1e6),
+        turnout(rate=0.999999),
+        turnout(late=1e-7),
+        turnout(garbage=1e-7),
+        Conditions(attacks=(sign_flip.build(3, clients=()),)),
+        Conditions(attacks=(label_flip.build(3, clients=(99,)),)),
+    ],
+)
+def test_condition_that_meets_nobody_changes_nothing(given):
+    assert not given.quiet
+    state, (metrics,) = run(given)
+    expected, (plain,) = run(None)
+    assert metrics.pop("counted").all()
+    toy.assert_close((state, metrics), (expected, plain))
+
+
+# --- some miss, are late, or send garbage -----------------------------------------------------
+
+SOME = {
+    "rate": {"rate": 0.5},
+    "late": {"late": 0.5},
+    "garbage": {"garbage": 0.5, "skip_bad": True},
+}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_round_is_one_of_those_that_count_alone(name):
+    state, (metrics,) = run(turnout(**SOME[name]))
+    counted = np.flatnonzero(metrics["counted"])
+    assert 0 < len(counted) < 6
+    expected, (plain,) = only(counted)
+    toy.assert_close(state, expected)
+    for part in plain:
+        chosen = jax.tree.map(lambda leaf: leaf[counted], metrics[part])
+        toy.assert_close(chosen, plain[part])
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_who_does_not_count_sends_nothing_and_stays_as_it_was(name):
+    state, (metrics,) = run(turnout(**SOME[name]))
+    missing = ~np.asarray(metrics["counted"])
+    np.testing.assert_array_equal(state.clients["rounds"], np.where(missing, 0, 1))
+    assert metrics["weight"].tolist() == np.where(missing, 0, SIZES).tolist()
+    assert all((leaf[missing] == 0).all() for leaf in jax.tree.leaves(metrics["message"]))
+    assert (metrics["count"][missing] == 0).all()
+    assert metrics["finite"].all()
+    assert metrics["client"].tolist() == list(range(6))
+
+
+def test_state_of_a_client_counts_the_rounds_that_it_counted_in():
+    state, history = run(turnout(rate=0.7, late=0.2, garbage=0.2, skip_bad=True), 6)
+    counted = np.stack([metrics["counted"] for metrics in history])
+    assert len(set(counted.sum(0).tolist())) > 1
+    np.testing.assert_array_equal(state.clients["rounds"], counted.sum(0))
+
+
+def test_optimizer_that_is_kept_waits_for_its_client():
+    algorithm = fed_avg.build(TRAINING, optax.sgd(1.0), keep_optimizer=True)
+    given = turnout(rate=0.5)
+    first, (metrics,) = run(given, algorithm=algorithm)
+    there = np.asarray(metrics["counted"])
+    assert 0 < there.sum() < 6
+    for leaf in jax.tree.leaves(first.clients):
+        moved = np.asarray((leaf != 0).reshape(6, -1).any(1))
+        np.testing.assert_array_equal(moved, there)
+    second, (metrics,) = run(given, algorithm=algorithm, state=first)
+    away = ~np.asarray(metrics["counted"])
+    assert (away & there).any()
+    toy.assert_same_bits(
+        jax.tree.map(lambda leaf: leaf[away], second.clients),
+        jax.tree.map(lambda leaf: leaf[away], first.clients),
+    )
+
+
+@pytest.mark.parametrize("options", [{"rate": 0.0}, {"late": 1.0}, {"largest": 1e-9}])
+def test_model_stays_if_nobody_counts(options):
+    state, (metrics,) = run(turnout(**options))
+    assert not metrics["counted"].any()
+    toy.assert_same_bits(state.server, start(COUNTING).server)
+    toy.assert_same_bits(state.clients, start(COUNTING).clients)
+    assert int(state.round) == 1
+
+
+def test_probabilities_are_what_they_say_for_every_client_by_itself():
+    keys = jax.random.split(KEY, 4000)
+    there = jax.vmap(lambda key: conditions.present(Turnout(rate=0.3), key))(keys)
+    messages, weight = {"a": jnp.ones((4000, 2))}, jnp.ones(4000)
+    given, nobody = turnout(late=0.2, garbage=0.6), jnp.arange(4000)
+    sent, timely = conditions.sent(given, messages, weight, nobody, keys, KEY)
+    garbage = jnp.isnan(sent["a"]).any(1)
+    assert jnp.isnan(sent["a"]).all(1).tolist() == garbage.tolist()
+    draws = np.stack([there, ~timely, garbage]).astype(float)
+    np.testing.assert_allclose(draws.mean(1), [0.3, 0.2, 0.6], atol=0.03)
+    assert abs(np.corrcoef(draws) - np.eye(3)).max() < 0.06
+
+
+def test_rounds_draw_anew_and_about_the_rate_takes_part():
+    _, history = run(turnout(rate=0.6), 40)
+    counted = np.stack([metrics["counted"] for metrics in history])
+    assert len({tuple(row) for row in counted.tolist()}) > 15
+    assert abs(counted.mean() - 0.6) < 0.08  # 2.5 standard deviations of 240 draws
+    assert (abs(counted.mean(0) - 0.6) < 0.25).all()
+
+
+# --- what is no number, and what is absurd ----------------------------------------------------
+
+
+def test_garbage_is_named_where_it_is_not_skipped():
+    state, (metrics,) = run(turnout(garbage=0.5))
+    bad = ~np.asarray(metrics["finite"])
+    assert 0 < bad.sum() < 6
+    assert metrics["counted"].all()
+    for client in range(6):
+        here = [np.isnan(leaf[client]).all() for leaf in jax.tree.leaves(metrics["message"])]
+        assert here == [bad[client]] * 2
+    _, (other,) = run(turnout(garbage=0.5, skip_bad=True))
+    np.testing.assert_array_equal(other["counted"], ~bad)
+    assert not conditions.is_finite(state.server)
+
+
+def test_garbage_of_who_is_late_or_away_ends_no_run():
+    _, (metrics,) = run(turnout(rate=0.5, late=0.5, garbage=1.0))
+    counted = np.asarray(metrics["counted"])
+    assert 0 < counted.sum() < 6
+    np.testing.assert_array_equal(metrics["finite"], ~counted)
+
+
+@pytest.mark.parametrize("where", ["message", "state", "metrics"])
+def test_client_whose_own_training_breaks_is_skipped_with_all_that_it_says(where):
+    algorithm = counting(break_at=(9, 6), where=where)
+    state, (metrics,) = run(turnout(skip_bad=True), algorithm=algorithm)
+    assert metrics["counted"].tolist() == [True, False, True, True, False, True]
+    assert metrics["finite"].all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    toy.assert_close(state.server, only([0, 2, 3, 5])[0].server)
+    np.testing.assert_array_equal(state.clients["rounds"], [1, 0, 1, 1, 0, 1])
+
+
+def test_skipping_works_for_an_algorithm_without_client_state():
+    def client_update(server, client, examples, number, key):
+        before = {"rounds": jnp.float32(0)}
+        result = COUNTING.client_update(server, before, examples, number, key)
+        return result._replace(state=())
+
+    algorithm = COUNTING._replace(
+        init=lambda params: (COUNTING.init(params)[0], ()), client_update=client_update
+    )
+    state, (metrics,) = run(turnout(garbage=0.5, skip_bad=True), algorithm=algorithm)
+    expected, (other,) = run(turnout(garbage=0.5, skip_bad=True))
+    toy.assert_close((state.server, metrics), (expected.server, other))
+
+
+def test_absurd_message_is_left_out():
+    _, (plain,) = run(None)
+    norms = jax.vmap(optax.tree.norm)(plain["message"])
+    border = float(np.sort(norms)[3:5].mean())
+    state, (metrics,) = run(turnout(largest=border))
+    np.testing.assert_array_equal(metrics["counted"], norms < border)
+    counted = np.flatnonzero(metrics["counted"])
+    assert len(counted) == 4
+    toy.assert_close(state, only(counted)[0])
+
+
+def test_message_that_is_no_number_is_not_left_out_as_absurd():
+    algorithm = counting(break_at=(9,))
+    _, (metrics,) = run(turnout(largest=1e6), algorithm=algorithm)
+    assert metrics["finite"].tolist() == [True, False, True, True, True, True]
+    assert metrics["counted"].all()
+    infinite = {"a": jnp.array([1.0, jnp.inf])}
+    assert not conditions.is_bearable(Turnout(largest=1e6), infinite)
+    assert conditions.is_bearable(Turnout(), infinite)
+
+
+def test_client_without_examples_does_not_count():
+    data = toy.federation((5, 0, 3))
+    given = turnout(skip_bad=True)
+    state, (metrics,) = run(given, data=data, state=start(COUNTING, data))
+    assert metrics["counted"].tolist() == [True, False, True]
+    assert state.clients["rounds"].tolist() == [1, 0, 1]
+
+
+# --- hostile clients --------------------------------------------------------------------------
+
+
+def test_attack_is_on_the_clients_of_its_ids_wherever_they_are():
+    attack = sign_flip.build(3, clients=(4, 1), scale=2.0)
+    given = Conditions(attacks=(attack,))
+    _, (plain,) = run(None)
+    _, (metrics,) = run(given)
+    there = jnp.array([1, 2, 4])
+    data = jax.tree.map(lambda leaf: leaf[there], DATA)
+    _, (some,) = run(given, data=data, places=(there,))
+    factor = jnp.array([1.0, -2.0, 1.0, 1.0, -2.0, 1.0])
+    for name in ("w", "b"):
+        scale = factor.reshape(-1, *(1,) * (plain["message"][name].ndim - 1))
+        expected = plain["message"][name] * scale
+        toy.assert_close(metrics["message"][name], expected)
+        toy.assert_close(some["message"][name], expected[there])
+
+
+def test_attacks_act_one_after_the_other_and_draw_their_own_numbers():
+    attacks = tuple(gaussian_noise.build(3, clients=(0,), add=True) for _ in range(2))
+    sent = run(Conditions(attacks=attacks))[1][0]["message"]["w"][0]
+    once = run(Conditions(attacks=attacks[:1]))[1][0]["message"]["w"][0]
+    plain = run(None)[1][0]["message"]["w"][0]
+    first, second = np.asarray(once - plain).ravel(), np.asarray(sent - once).ravel()
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.3  # of 144 numbers each
+    np.testing.assert_allclose([first.std(), second.std()], 1.0, rtol=0.3)
+
+
+def test_absent_hostile_client_sends_nothing():
+    attack = gaussian_noise.build(3, clients=tuple(range(6)), std=100.0)
+    _, (metrics,) = run(Conditions(Turnout(rate=0.5), (attack,)))
+    missing = ~np.asarray(metrics["counted"])
+    assert 0 < missing.sum() < 6
+    sent = np.asarray(abs(metrics["message"]["w"]).max((1, 2)))
+    np.testing.assert_array_equal(sent > 10, ~missing)
+
+
+def test_examples_are_poisoned_anew_for_every_client_and_round():
+    seen = []
+
+    def examples(examples, key):
+        bits = jax.random.key_data(key)
+        jax.debug.callback(lambda bits: seen.append(tuple(bits.tolist())), bits)
+        return examples
+
+    run(Conditions(attacks=(Attack((0, 1), examples=examples),)), 2, map_clients=mapping.sequential)
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 12
+
+
+# --- the same however it is computed ----------------------------------------------------------
+
+ALL = Conditions(
+    Turnout(rate=0.7, late=0.2, garbage=0.2, skip_bad=True, largest=50.0),
+    (gaussian_noise.build(3, clients=(3,), std=0.1), label_flip.build(3, clients=(1,))),
+)
+
+
+@pytest.mark.parametrize("name", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
+def test_every_strategy_draws_the_same(name):
+    expected = run(ALL, 3, map_clients=jax.vmap)
+    actual = run(ALL, 3, map_clients=mapping.STRATEGIES[name])
+    counted = np.stack([metrics["counted"] for metrics in expected[1]])
+    assert 0 < counted.sum() < counted.size
+    for one, other in zip(expected[1], actual[1], strict=True):
+        np.testing.assert_array_equal(one["counted"], other["counted"])
+    toy.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_buckets_draw_the_same():
+    groups = stack.buckets(np.array(SIZES), 4)
+    assert len(groups) > 1
+    places = tuple(jnp.asarray(group, jnp.int32) for group in groups)
+    cut = tuple(
+        jax.tree.map(lambda leaf, group=group: leaf[group, : max(SIZES[i] for i in group)], DATA)
+        for group in groups
+    )
+    expected = run(ALL, 3)
+    actual = run(ALL, 3, data=cut, places=places)
+    toy.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_of_a_client_do_not_depend_on_who_else_is_asked():
+    given = turnout(rate=0.6, late=0.3)
+    _, history = run(given, 5)
+    there = jnp.array([0, 3, 5])
+    data = jax.tree.map(lambda leaf: leaf[there], DATA)
+    _, some = run(given, 5, data=data, places=(there,))
+    for one, other in zip(history, some, strict=True):
+        np.testing.assert_array_equal(one["counted"][there], other["counted"])
+    assert len({tuple(metrics["counted"].tolist()) for metrics in some}) > 1
+
+
+def test_clients_in_another_order_draw_by_their_ids():
+    order = jnp.array([3, 0, 5, 4, 1, 2], jnp.int32)
+    data = jax.tree.map(lambda leaf: leaf[order], DATA)
+    expected, (one,) = run(turnout(rate=0.5, late=0.2))
+    actual, (other,) = run(turnout(rate=0.5, late=0.2), data=data, client_ids=order)
+    toy.assert_close(other, jax.tree.map(lambda leaf: leaf[order], one))
+    toy.assert_close(actual.server, expected.server)
+
+
+def test_resumed_run_is_the_one_that_never_stopped():
+    two, _ = run(ALL, 2)
+    again = federated.FedState(*jax.tree.map(jnp.array, two))
+    toy.assert_same_bits(run(ALL, 2, state=again)[0], run(ALL, 4)[0])

@@ -1,0 +1,380 @@
+"""Contributions from kept updates: the rounds over again, with some of the clients alone."""
+
+import errno
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import cli, config, contribution, federated, replay, shapley, updates
+from fedjax_med.aggregate import chain
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.conditions import Conditions
+from fedjax_med.errors import UserError
+from fedjax_med.evaluate import Validation, predict
+from fedjax_med.local import LocalTraining
+from fedjax_med.methods import Method
+from fedjax_med.reducers import mean
+from fedjax_med.transforms import clip, random_k
+
+TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+SIZES, ROUNDS = (6, 9, 5), 3
+KEY = jax.random.key(5)
+
+
+def held_out():
+    data = toy.examples(40, seed=7)
+    sizes = np.array([20, 10, 10], np.int32)
+    return Validation(np.asarray(data.image), np.asarray(data.label), sizes)
+
+
+@functools.cache
+def toy_run(server="sgd", sparse=False, cohort=False, absent=-1):
+    """A run of three clients with its kept updates, and the state that it ended in."""
+    optimizers = {"sgd": optax.sgd(1.0), "momentum": optax.sgd(1.0, 0.9), "adam": optax.adam(0.05)}
+    algorithm = fed_avg.build(
+        LocalTraining(toy.grad_fn(), optax.sgd(0.3), 2, 4), optimizers[server]
+    )
+    transforms = (clip.build(norm=0.3), random_k.build(share=0.5)) if sparse else ()
+    reducer = chain(*transforms, reducer=mean.build())
+    data = toy.federation(SIZES)
+    if absent >= 0:
+        data = data._replace(mask=data.mask.at[absent].set(False))
+    start = state = federated.init(algorithm, reducer, toy.params(), data)
+    one_more = jax.jit(
+        functools.partial(federated.run_round, algorithm, reducer, with_messages=True)
+    )
+    kept = {}
+    for number in range(1, ROUNDS + 1):
+        there = jnp.sort(jnp.arange(number, number + (2 if cohort else 3)) % 3)
+        part = jax.tree.map(lambda leaf, there=there: leaf[there], data)
+        state, told = one_more(state, part, KEY, places=(there,))
+        told = jax.device_get(told)
+        zeros = np.zeros_like(told["weight"])
+        kept[number] = updates.Updates(
+            told["message"], told["client"], told["weight"], zeros, told["group"]
+        )
+    method = Method(algorithm, transforms, reducer, None, Conditions(), True, KEY)
+    return replay.Run(method, toy.model(), start, ROUNDS, kept.__getitem__, held_out()), state
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"server": "adam"}, {"cohort": True, "sparse": True}], ids=str
+)
+def test_the_rounds_of_everybody_end_in_the_model_of_the_run(options):
+    run, state = toy_run(**options)
+    again = replay.replay(run)
+    toy.assert_close(again.server, state.server, rtol=1e-6, atol=1e-7)
+    toy.assert_close(again.reducer, state.reducer)
+    assert replay.distance(again, state, run.start) < 1e-6
+    assert replay.distance(run.start, state, run.start) == pytest.approx(1)
+
+
+def test_predictions_of_a_coalition_are_those_of_a_round_without_the_others():
+    run, _ = toy_run()
+    sent = run.load(1)
+    members = np.array([[True, False, True], [False, False, False]])
+    found = replay.Programs(run).after_round(replay.first(run), replay.sent_of(sent), members)
+    delta = jax.tree.map(lambda leaf: (6 * leaf[0] + 5 * leaf[2]) / 11, sent.message)
+    start = run.start.server.params
+    for row, params in zip(found, (jax.tree.map(jnp.subtract, start, delta), start), strict=True):
+        expected = predict(run.model, params, run.validation.image)
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def value_of(run, params, metric):
+    predicted = predict(run.model, params, run.validation.image).astype(np.float64)
+    return float(contribution.METRICS[metric](predicted, run.validation.label))
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "loss"])
+@pytest.mark.parametrize("method", ["multi_round", "one_round"])
+@pytest.mark.parametrize("server", ["sgd", "momentum"])
+def test_contributions_and_the_server_sum_to_what_the_model_has_gained(method, metric, server):
+    run, state = toy_run(server)
+    found = contribution.METHODS[method](run, contribution.Measure(metric))
+    assert found.start == pytest.approx(value_of(run, run.start.server.params, metric))
+    assert found.end == pytest.approx(value_of(run, state.server.params, metric), abs=1e-6)
+    total = found.shapley.sum() + found.server
+    assert total == pytest.approx(found.end - found.start, abs=1e-9)
+    # Without a message the server goes on by its momentum, and only by that.
+    by_itself = metric == "loss" and method == "multi_round" and server == "momentum"
+    assert (abs(found.server) > 1e-3) == by_itself
+    np.testing.assert_array_equal(found.error, 0)
+
+
+def test_contributions_to_rounds_are_those_of_each_round_by_itself():
+    run, _ = toy_run()
+    measure = contribution.Measure("loss")
+    whole = contribution.multi_round(run, measure)
+    state, alone = run.start, np.zeros(3)
+    for number in range(1, ROUNDS + 1):
+        params = state.server.params
+
+        def value(members, params=params, number=number):
+            sent = run.load(number)
+            found = []
+            for row in members:
+                weight = sent.weight * row / max((sent.weight * row).sum(), 1)
+                moved = jax.tree.map(
+                    lambda p, leaf, weight=weight: p - np.tensordot(weight, leaf, 1),
+                    params,
+                    sent.message,
+                )
+                found.append(value_of(run, moved, "loss"))
+            return np.array(found)
+
+        expected = shapley.exact(value, 3).value
+        np.testing.assert_allclose(whole.by_round[number - 1], expected, atol=1e-5)
+        alone += shapley.leave_one_out(value, 3)
+        state = replay.Programs(run).serve(
+            state._replace(clients=()), replay.sent_of(run.load(number)), jnp.ones(3, bool)
+        )
+    np.testing.assert_allclose(whole.shapley, whole.by_round.sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(whole.leave_one_out, alone, atol=1e-5)
+
+
+def test_contributions_to_the_last_model_add_up_the_updates_of_all_rounds():
+    run, _ = toy_run()
+
+    def value(members):
+        found = []
+        for row in members:
+            params = run.start.server.params
+            for number in range(1, ROUNDS + 1):
+                sent = run.load(number)
+                weight = sent.weight * row / max((sent.weight * row).sum(), 1)
+                params = jax.tree.map(
+                    lambda p, leaf, weight=weight: p - np.tensordot(weight, leaf, 1),
+                    params,
+                    sent.message,
+                )
+            found.append(value_of(run, params, "loss"))
+        return np.array(found)
+
+    found = contribution.one_round(run, contribution.Measure("loss"))
+    np.testing.assert_allclose(found.shapley, shapley.exact(value, 3).value, atol=1e-5)
+    np.testing.assert_allclose(found.leave_one_out, shapley.leave_one_out(value, 3), atol=1e-5)
+
+
+def test_of_one_round_both_methods_tell_the_same():
+    run = toy_run("adam")[0]._replace(rounds=1)
+    measure = contribution.Measure("loss")
+    one, other = contribution.multi_round(run, measure), contribution.one_round(run, measure)
+    np.testing.assert_allclose(one.shapley, other.shapley, atol=1e-6)
+    np.testing.assert_allclose(one.leave_one_out, other.leave_one_out, atol=1e-6)
+    assert np.abs(one.shapley).max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["multi_round", "one_round"])
+def test_who_never_counts_contributes_nothing(method):
+    run, _ = toy_run(absent=1)
+    found = contribution.METHODS[method](run, contribution.Measure("loss"))
+    assert found.shapley[1] == found.leave_one_out[1] == 0
+    assert np.abs(found.shapley[[0, 2]]).min() > 1e-3
+
+
+def test_in_a_round_only_its_cohort_contributes():
+    found = contribution.multi_round(
+        toy_run(cohort=True, sparse=True)[0], contribution.Measure("loss")
+    )
+    away = np.array([[True, False, False], [False, True, False], [False, False, True]])
+    np.testing.assert_array_equal(found.by_round == 0, away)
+
+
+def test_sampled_contributions_are_near_the_exact_ones():
+    run, _ = toy_run()
+    exact = contribution.multi_round(run, contribution.Measure("loss"))
+    found = contribution.multi_round(run, contribution.Measure("loss", permutations=60))
+    assert (found.error > 0).all()
+    assert (np.abs(found.shapley - exact.shapley) < 4 * found.error).all()
+    np.testing.assert_allclose(found.leave_one_out, exact.leave_one_out)
+    total = found.shapley.sum() + found.server
+    assert total == pytest.approx(found.end - found.start, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["multi_round", "one_round"])
+def test_few_coalitions_and_images_at_a_time_tell_the_same(method, monkeypatch):
+    run, measure = toy_run()[0], contribution.Measure("loss")
+    whole = contribution.METHODS[method](run, measure)
+    for module in (replay, contribution):
+        monkeypatch.setattr(module, "TOGETHER", 3)
+    monkeypatch.setattr(replay, "_CHUNK", 7 * 48)
+    parts = contribution.METHODS[method](run, measure)
+    np.testing.assert_allclose(parts.shapley, whole.shapley, atol=1e-6)
+
+
+def test_any_number_of_coalitions_is_one_program():
+    run, _ = toy_run()
+    programs, sent = replay.Programs(run), replay.sent_of(run.load(1))
+    for number in (1, 8, replay.TOGETHER + 3):
+        members = np.arange(number)[:, None] % 4 != np.arange(3)
+        assert programs.after_round(replay.first(run), sent, members).shape == (number, 40, 3)
+    assert programs._after_round._cache_size() == 1
+
+
+def test_a_model_that_has_diverged_is_worth_a_guess():
+    run, _ = toy_run()
+    sent = run.load(1)
+    broken = jax.tree.map(lambda leaf: leaf.copy(), sent.message)
+    broken["w"][1] = np.inf
+    run = run._replace(load=lambda number: sent._replace(message=broken), rounds=1)
+    found = contribution.multi_round(run, contribution.Measure("loss"))
+    assert found.end == pytest.approx(-np.log(3))
+    assert np.isfinite(found.shapley).all()
+    assert found.shapley[1] == found.shapley.min()
+
+
+def test_methods_without_one_model_of_all_are_refused():
+    run, _ = toy_run()
+    contribution.check_method(run.method, "fed_avg")
+    algorithm = run.method.algorithm
+    for said, changed in (
+        ("cfl has no one global model", algorithm._replace(personal=lambda server, client: client)),
+        ("cfl has no one global model", algorithm._replace(groups=2)),
+        ("cfl .* cannot be replayed", algorithm._replace(receive=lambda server, results: server)),
+    ):
+        with pytest.raises(UserError, match=said):
+            contribution.check_method(run.method._replace(algorithm=changed), "cfl")
+    private = run.method.reducer._replace(private=True)
+    with pytest.raises(UserError, match="differentially private"):
+        contribution.check_method(run.method._replace(reducer=private), "fed_avg")
+
+
+def test_runs_without_updates_or_with_private_ones_are_refused():
+    contribution.check(config.Experiment(keep_updates=True))
+    for said, fields in (
+        ("keep_updates=True", {"keep_updates": False}),
+        ("setting is pooled", {"setting": "pooled"}),
+        ("differentially private", {"privacy": config.Privacy(unit="client")}),
+    ):
+        with pytest.raises(UserError, match=said):
+            contribution.check(config.Experiment(**{"keep_updates": True, **fields}))
+
+
+def test_updates_are_read_as_they_were_written(tmp_path):
+    message = {"a": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones((3,), jnp.bfloat16)}
+    told = {
+        "message": message,
+        "client": np.array([0, 2, 3], np.int32),
+        "weight": np.array([4.0, 0.0, 1.0], np.float32),
+        "loss_before": np.array([1.0, 2.0, 3.0], np.float32),
+    }
+    updates.save(tmp_path, 7, told)
+    one = jax.tree.map(lambda leaf: leaf[0], message)
+    found = updates.load(tmp_path, 7, one)
+    toy.assert_same_bits(found.message, jax.tree.map(np.asarray, message))
+    assert found.message["b"].dtype == jnp.bfloat16
+    for name, values in (("client", found.client), ("weight", found.weight)):
+        np.testing.assert_array_equal(values, told[name])
+    np.testing.assert_array_equal(found.loss, told["loss_before"])
+    np.testing.assert_array_equal(found.group, 0)
+    with pytest.raises(UserError, match="keep_updates=True"):
+        updates.load(tmp_path, 8, one)
+    with pytest.raises(UserError, match="damaged"):
+        updates.load(tmp_path, 7, {**one, "a": jnp.zeros(3)})
+    file = tmp_path / "updates" / "round_000007.npz"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match="damaged"):
+        updates.load(tmp_path, 7, one)
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    told = {"message": np.ones((2, 3)), "client": np.arange(2), "weight": np.ones(2)}
+    updates.save(tmp_path, 1, told)
+
+    def full(stream, **arrays):
+        stream.write(b"x" * 100)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    for number in (1, 2):
+        with pytest.raises(UserError, match="No space left"):
+            updates.save(tmp_path, number, told)
+    assert [file.name for file in (tmp_path / "updates").iterdir()] == ["round_000001.npz"]
+    np.testing.assert_array_equal(updates.load(tmp_path, 1, np.ones(3)).message, told["message"])
+
+
+@functools.cache
+def hostile_run():
+    """A run whose client 0 trains on wrong labels."""
+    workdir = Path(tempfile.mkdtemp()) / "run"
+    flags = [
+        "--config.keep_updates=True",
+        "--config.attacks=label_flip",
+        "--config.rounds=4",
+        "--config.dataset.options.train_size=180",
+        "--config.validation_fraction=0.3",
+    ]
+    assert cli.main(["train", TINY, f"--workdir={workdir}", *flags]) == 0
+    return workdir
+
+
+def tell(*arguments):
+    return cli.main(["contribution", *arguments])
+
+
+@pytest.mark.parametrize("method", ["multi_round", "one_round"])
+def test_a_hospital_with_wrong_labels_contributes_least(method, capsys):
+    workdir = hostile_run()
+    assert tell(f"--workdir={workdir}", "--metric=loss", f"--method={method}") == 0
+    found = json.loads((workdir / "contribution.json").read_text())
+    value = [one["shapley"] for one in found["hospitals"]]
+    assert value[0] < min(value[1:]) - 0.02
+    alone = [one["leave_one_out"] for one in found["hospitals"]]
+    assert alone[0] == min(alone)
+    assert sum(one["share"] for one in found["hospitals"]) == pytest.approx(1)
+    records = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert found["value"]["end"] == pytest.approx(-json.loads(records[-1])["validation"]["loss"])
+    out = capsys.readouterr().out
+    for word in ("client 0", "leave-one-out", "Shapley value", "share", f"{value[0]:+.4f}"):
+        assert word in out
+    assert (workdir / "contribution.png").stat().st_size > 0
+
+
+def test_sampled_values_are_told_with_their_standard_errors(capsys):
+    workdir = hostile_run()
+    assert tell(f"--workdir={workdir}", "--permutations=4") == 0
+    out = capsys.readouterr().out
+    assert out.count(" ± ") == 3
+    assert "Balanced accuracy" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--workdir=FOLDER"),
+        (["--workdir=x", "--metric=auroc"], "balanced_accuracy, loss"),
+        (["--workdir=x", "--method=both"], "multi_round, one_round"),
+        (["--workdir=x", "--permutations=3"], "an even number"),
+        (["--workdir=/does/not/exist"], "experiment.json"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, said, capsys):
+    assert tell(*arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_updates_of_another_run_are_refused(capsys):
+    workdir = hostile_run()
+    file = workdir / "updates" / "round_000001.npz"
+    saved = file.read_bytes()
+    try:
+        file.write_bytes((workdir / "updates" / "round_000003.npz").read_bytes())
+        assert tell(f"--workdir={workdir}") == 2
+        assert "do not come to the model of its checkpoint" in capsys.readouterr().err
+        file.unlink()
+        assert tell(f"--workdir={workdir}") == 2
+        assert "is not there" in capsys.readouterr().err
+    finally:
+        file.write_bytes(saved)

@@ -1,0 +1,119 @@
+"""FedNova: clients count by their examples, not by how many steps they take."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import quadratics
+import toy
+
+from fedjax_med import federated, overrides, shelves
+from fedjax_med.algorithms import fed_avg, fed_nova
+from fedjax_med.config import read
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+KEY = jax.random.key(5)
+TOY = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, 4)
+# Batches of one example: 1, 6 and 2 steps in an epoch. With equal curvatures the number of steps is
+# all that biases FedAvg.
+SIZES, TARGETS = (1, 6, 2), (4, -2, 1)
+SAME, RATE = (0.1, 0.1, 0.1), 0.05
+
+
+def two_rounds(algorithm, data):
+    reducer = mean.build()
+    state = federated.init(algorithm, reducer, toy.params(), data)
+    step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))
+    for _ in range(2):
+        state, _ = step(state, data, KEY)
+    return state.server.params
+
+
+def on_quadratics(module, number, optimizer, curvatures=SAME, **options):
+    training = LocalTraining(quadratics.grad_fn, optimizer, 1, 1)
+    algorithm = module.build(training, optax.sgd(1.0), **options)
+    return quadratics.rounds(algorithm, quadratics.clients(SIZES, curvatures, TARGETS), number)[0]
+
+
+def test_fed_nova_with_equal_steps_is_fed_avg():
+    data = toy.federation((12, 9, 10))  # three steps each
+    expected = two_rounds(fed_avg.build(TOY, optax.sgd(1.0)), data)
+    toy.assert_close(two_rounds(fed_nova.build(TOY, optax.sgd(1.0)), data), expected)
+    uneven = toy.federation((12, 3, 10))
+    expected = two_rounds(fed_avg.build(TOY, optax.sgd(1.0)), uneven)
+    actual = two_rounds(fed_nova.build(TOY, optax.sgd(1.0)), uneven)
+    assert abs(actual["w"] - expected["w"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_fed_nova_is_its_recursion_over_two_rounds(momentum):
+    # Wang et al. (NeurIPS 2020), equation 7: d_i = G_i a_i / |a_i|, where a_i counts how often each
+    # gradient goes into the difference.
+    curvatures, x = (1.0, 0.25, 0.5), 1.5
+    optimizer = optax.sgd(RATE, momentum=momentum or None)
+    for state in on_quadratics(fed_nova, 2, optimizer, curvatures, momentum=momentum):
+        directions, efforts = [], []
+        for size, curvature, target in zip(SIZES, curvatures, TARGETS, strict=True):
+            gradients, y, velocity = [], x, 0.0
+            for _ in range(size):
+                gradients.append(curvature * (y - target))
+                velocity = momentum * velocity + gradients[-1]
+                y -= RATE * velocity
+            a = [sum(momentum**j for j in range(size - step)) for step in range(size)]
+            directions.append(np.dot(gradients, a) / sum(a))
+            efforts.append(sum(a))
+        effort = np.average(efforts, weights=SIZES)
+        x = x - RATE * effort * np.average(directions, weights=SIZES)
+        np.testing.assert_allclose(quadratics.w(state), x, rtol=1e-5)
+
+
+def test_fed_nova_is_unbiased_by_unequal_steps_where_fed_avg_is_not():
+    best = quadratics.optimum(SIZES, SAME, TARGETS)
+    sgd = optax.sgd(RATE)
+    biased = quadratics.w(on_quadratics(fed_avg, 400, sgd)[-1])
+    expected = quadratics.fed_avg_rests(SIZES, SAME, TARGETS, SIZES, RATE)
+    assert biased == pytest.approx(expected, abs=1e-3)
+    assert abs(biased - best) > 0.4
+    # What is left is of the order of rate * curvature * steps: the drift along the way.
+    assert abs(quadratics.w(on_quadratics(fed_nova, 400, sgd)[-1]) - best) < 0.03
+
+
+def test_momentum_is_normalised_by_its_series():
+    best = quadratics.optimum(SIZES, SAME, TARGETS)
+    sgd = optax.sgd(RATE, momentum=0.8)
+    right, wrong = (
+        abs(quadratics.w(on_quadratics(fed_nova, 400, sgd, momentum=momentum)[-1]) - best)
+        for momentum in (0.8, 0.0)
+    )
+    assert right < 0.1
+    assert wrong > 3 * right
+
+
+def test_message_of_a_client_without_steps_is_zero():
+    algorithm = fed_nova.build(TOY, optax.sgd(1.0), momentum=0.9)
+    server, client = algorithm.init(toy.params())
+    data = jax.tree.map(lambda leaf: leaf[0], toy.federation((0, 5)))
+    result = jax.jit(algorithm.client_update)(server, client, data, jnp.int32(0), KEY)
+    toy.assert_same_bits(result.message, jax.tree.map(jnp.zeros_like, result.message))
+    assert result.weight == 0
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0])
+def test_momentum_outside_its_range_is_refused(momentum):
+    with pytest.raises(UserError, match=r"fed_nova to have 0 <= momentum < 1, got momentum="):
+        fed_nova.build(TOY, optax.sgd(1.0), momentum=momentum)
+
+
+def test_config_normalises_by_the_momentum_of_its_clients():
+    experiment = overrides.complete(read("configs/fed_nova.py"))
+    assert (experiment.name, experiment.algorithm.name) == ("fed_nova", "fed_nova")
+    assert experiment.partition.name == "dirichlet"
+    assert experiment.client.optimizer.name == "sgd"
+    momentum = experiment.client.optimizer.options["momentum"]
+    assert experiment.algorithm.options["momentum"] == momentum
+    shelves.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))

@@ -1,0 +1,78 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import federated, informed
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+KEY = jax.random.key(4)
+SIZES = (7, 3, 5)
+DATA = toy.federation(SIZES)
+
+
+def round_metrics(data, batch_size=4, wrapped=True):
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, batch_size)
+    algorithm = fed_avg.build(training, optax.sgd(1.0))
+    algorithm = informed.wrap(algorithm, training) if wrapped else algorithm
+    reducer = mean.build()
+    state = federated.init(algorithm, reducer, toy.params(), data)
+    step = functools.partial(federated.run_round, algorithm, reducer, map_clients=toy.MAP_CLIENTS)
+    return jax.jit(step)(state, data, KEY)
+
+
+@functools.cache
+def losses_by_hand():
+    params, loss = toy.params(), jax.jit(lambda *one: toy.grad_fn()(*one, KEY)[1]["loss"])
+    means = []
+    for client, size in enumerate(SIZES):
+        alone = [
+            jax.tree.map(lambda leaf, at=(client, n): leaf[at][None], DATA) for n in range(size)
+        ]
+        means.append(float(sum(loss(params, example) for example in alone)) / size)
+    return means
+
+
+@pytest.mark.parametrize(("batch_size", "padding"), [(4, 0), (2, 0), (0, 0), (4, 6)])
+def test_loss_is_the_mean_loss_of_the_global_model_at_the_client(batch_size, padding):
+    data = toy.pad(DATA, padding) if padding else DATA
+    _, metrics = round_metrics(data, batch_size)
+    np.testing.assert_allclose(metrics[federated.LOSS_BEFORE], losses_by_hand(), rtol=1e-5)
+
+
+def test_telling_the_loss_changes_nothing_else():
+    told, metrics = round_metrics(DATA)
+    plain, others = round_metrics(DATA, wrapped=False)
+    toy.assert_close(told, plain)
+    assert set(metrics) - set(others) == {federated.LOSS_BEFORE}
+
+
+def test_loss_of_a_client_without_examples_is_zero():
+    _, metrics = round_metrics(toy.federation((4, 0)))
+    losses = metrics[federated.LOSS_BEFORE]
+    assert losses[0] > 0
+    assert losses[1] == 0
+
+
+def test_reducer_is_given_the_losses_in_the_order_of_the_messages():
+    def tell(messages, senders, state, key):
+        return mean.build().update(messages, senders, state, key)[0], senders
+
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
+    algorithm = informed.wrap(fed_avg.build(training, optax.sgd(1.0)), training)
+    reducer = mean.build()._replace(update=tell, informed=True)
+    places = (jnp.array([2]), jnp.array([0]))
+    chosen = tuple(jax.tree.map(lambda leaf, at=at: leaf[at], DATA) for at in places)
+    state = federated.init(algorithm, reducer, toy.params(), DATA)
+    step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))
+    told = step(state, chosen, KEY, places=places)[0].reducer
+    assert told.place.tolist() == [0, 2]
+    assert told.weight.tolist() == [7, 5]
+    expected = losses_by_hand()
+    np.testing.assert_allclose(told.loss, [expected[0], expected[2]], rtol=1e-5)

@@ -1,0 +1,288 @@
+"""What an experiment promises of privacy, from the config to the files of its run."""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from fedjax_med import cli, config, federated, methods, overrides, private, ranges
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.conditions import Conditions
+from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec, Turnout
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+from fedjax_med.reducers import mean
+
+TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+CLIENT, EXAMPLE = Privacy(unit="client"), Privacy(unit="example")
+KEY = jax.random.key(4)
+
+
+def experiment(privacy, **changes):
+    return overrides.complete(Experiment(privacy=privacy, num_clients=3, **changes))
+
+
+def method(given, means=None):
+    ranges.check(given)
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), given.client.epochs, 4)
+    return methods.build(given, training, toy.CLASSES, KEY, means)
+
+
+def one_round(built, data):
+    state = federated.init(built.algorithm, built.reducer, toy.params(), data)
+    return federated.run_round(
+        built.algorithm, built.reducer, state, data, built.key, conditions=built.conditions
+    )[0].server.params
+
+
+# --- the parts ----------------------------------------------------------------------------------
+
+
+def test_client_unit_without_noise_and_with_a_huge_clip_is_federated_averaging():
+    data = toy.federation((7, 12, 9))
+    built = method(experiment(Privacy(unit="client", noise_multiplier=0.0, clip_norm=1e6)))
+    plain = method(experiment(Privacy()))._replace(reducer=mean.build(weighting="uniform"))
+    assert built.reducer.private
+    toy.assert_close(one_round(built, data), one_round(plain, data), rtol=1e-4)
+
+
+def test_example_unit_draws_poisson_batches_of_private_gradients():
+    how = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
+    given = experiment(Privacy(unit="example", clip_norm=1e-6, noise_multiplier=3.0))
+    private_how = private.training(given, how, private.Means(0.0))
+    assert private_how.poisson
+    gradient, _ = private_how.grad_fn(toy.params(), toy.examples(4), KEY)
+    assert 0 < float(optax.tree.norm(gradient)) <= 1.001e-6
+    assert private.training(experiment(Privacy()), how, None) == how
+
+
+def test_solved_noise_reaches_the_reducer():
+    data = toy.federation((3, 3, 3))
+    silent, loud = (method(experiment(CLIENT), private.Means(z)) for z in (0.0, 1e3))
+    moved = jax.tree.map(jnp.subtract, one_round(loud, data), one_round(silent, data))
+    assert float(optax.tree.norm(moved)) > 100
+
+
+def test_randomness_of_the_rounds_is_from_the_secret():
+    given = experiment(CLIENT)
+    keys = [
+        jax.random.key_data(method(given, private.Means(1.0, secret)).key).tolist()
+        for secret in ("ab", "ab", "cd", "")
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[3] == jax.random.key_data(KEY).tolist()
+    assert all(words[0] != 0 for words in keys[:3])  # a number's key would have 32 bits only
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+REFUSED = {
+    "a robust reducer": (CLIENT, {"reducer": Spec("median")}, "reducer.name=median"),
+    "what changes messages by others'": (
+        CLIENT,
+        {"transforms": [Spec("adaptive_clip")]},
+        "transform adaptive_clip",
+    ),
+    "a server that reads single messages": (CLIENT, {"algorithm": Spec("scaffold")}, "scaffold"),
+    "a step count under the clip": (CLIENT, {"algorithm": Spec("fed_nova")}, "fed_nova"),
+    "messages in a file": (CLIENT, {"keep_updates": True}, "keep_updates"),
+    "attacks that see other messages": (
+        CLIENT,
+        {"attacks": [Spec("inner_product", {"clients": (1,)})]},
+        "attack inner_product",
+    ),
+    "class counts": (EXAMPLE, {"loss": config.Loss(class_balance=0.9)}, "class_balance"),
+    "class counts of clients": (CLIENT, {"loss": config.Loss(logit_adjustment=1.0)}, "logit_adj"),
+    "mixed examples": (EXAMPLE, {"augment": config.Augment(mixup=0.2)}, "mixup"),
+    "examples in one step": (EXAMPLE, {"client": config.Client(batch_size=0)}, "batch_size=0"),
+    "a second training": (EXAMPLE, {"algorithm": Spec("ditto")}, "algorithm ditto"),
+    "a choice by loss": (EXAMPLE, {"algorithm": Spec("ifca")}, "algorithm ifca"),
+    "features of examples": (EXAMPLE, {"algorithm": Spec("moon")}, "algorithm moon"),
+    "losses that are sent": (EXAMPLE, {"reducer": Spec("q_fair")}, "reducer q_fair"),
+    "noise that nothing accounts": (Privacy(), {"reducer": Spec("dp_mean")}, "dp_mean"),
+    "a quantile of examples": (Privacy(unit="example", quantile=0.5), {}, "quantile"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_void_the_promise_is_refused_in_one_line(name):
+    privacy, changes, match = REFUSED[name]
+    with pytest.raises(UserError, match=match) as refused:
+        method(experiment(privacy, **changes))
+    assert "does not go with differential privacy" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_groups_are_refused_with_an_adaptive_clip_alone():
+    groups = method(experiment(CLIENT)).algorithm._replace(groups=2)
+
+    def check(quantile):
+        given = experiment(Privacy(unit="client", quantile=quantile))
+        private.check_parts(given, groups, (), mean.build(), Conditions())
+
+    check(0.0)
+    with pytest.raises(UserError, match=r"privacy.quantile .* whether it has clients"):
+        check(0.5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clip_norm": 0.0}, {"delta": 1.0}, {"quantile": 1.0}, {"budget": -1.0}]
+)
+def test_number_out_of_range_is_refused(changes):
+    with pytest.raises(UserError, match=f"privacy.{next(iter(changes))}"):
+        ranges.check(experiment(Privacy(unit="client", **changes)))
+
+
+@pytest.mark.parametrize("name", private._STEPS_ALONE)
+def test_algorithm_that_trains_by_steps_alone_is_allowed(name):
+    ranges.check(experiment(EXAMPLE, algorithm=Spec(name)))
+
+
+# --- what is counted ----------------------------------------------------------------------------
+
+
+def rate_of(**changes):
+    given = experiment(CLIENT, turnout=Turnout(rate=0.25), **changes)
+    return private.promise(given, (9, 9, 9)).account.uses[0].rate
+
+
+def test_turnout_amplifies_only_where_no_client_remembers_whether_it_took_part():
+    np.testing.assert_allclose(rate_of(), 0.25, rtol=1e-5)
+    assert rate_of(algorithm=Spec("fed_avg", {"keep_optimizer": True})) == 1
+    assert rate_of(algorithm=Spec("fed_per")) == 1
+    assert rate_of(transforms=[Spec("top_k")]) == 1
+
+
+def test_cohort_of_a_fixed_size_amplifies_nothing():
+    given = experiment(CLIENT, cohort=Spec("uniform", {"size": 1}))
+    assert private.promise(given, (9, 9, 9)).account.uses[0].rate == 1
+
+
+def test_pooled_data_protects_examples_of_all_and_has_no_clients_to_protect():
+    assert private.promise(experiment(CLIENT, setting="pooled"), (27,)) is None
+    promise = private.promise(experiment(EXAMPLE, setting="pooled"), (270,))
+    assert promise.account.uses[0].steps == math.ceil(270 / 16)
+
+
+def test_budget_below_one_round_is_refused_and_a_large_one_changes_nothing():
+    with pytest.raises(UserError, match=r"budget of at least 4\.3.*got 1\.0"):
+        private.promise(experiment(Privacy(unit="client", budget=1.0)), (9, 9, 9))
+    large = private.promise(experiment(Privacy(unit="client", budget=1e4)), (9, 9, 9))
+    assert (large.rounds, large.ended) == (40, False)
+
+
+def test_no_noise_is_an_infinite_epsilon_and_null_in_json():
+    promise = private.promise(experiment(Privacy(unit="client", noise_multiplier=0.0)), (9, 9, 9))
+    assert promise.spent(3)["epsilon"] is None
+    assert promise.spent(0)["epsilon"] == 0
+
+
+# --- whole runs ---------------------------------------------------------------------------------
+
+QUICK = (
+    "--config.client.epochs=1",
+    "--config.model.name=linear",
+    "--config.client.schedule=constant",
+    "--config.privacy.accountant=rdp",
+)
+
+
+def train(workdir, *arguments):
+    return cli.main(["train", TINY, f"--workdir={workdir}", *QUICK, *map(str, arguments)])
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def identity(workdir, number):
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return checkpoints.read_identity(number)
+    finally:
+        checkpoints.close()
+
+
+BUDGETED = (
+    "--config.privacy.unit=client",
+    "--config.privacy.noise_multiplier=2",
+    "--config.privacy.budget=4",
+    "--config.rounds=9",
+)
+
+
+@functools.cache
+def budgeted(folder):
+    workdir = folder / "run"
+    return workdir, train(workdir, *BUDGETED, "--evaluate")
+
+
+def test_budget_ends_a_run_before_it_is_exceeded(tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("budget")
+    workdir, code = budgeted(folder)
+    out = capsys.readouterr().out
+    promise = private.promise(experiment(Privacy("client", 1.0, 2.0, accountant="rdp")), (9,) * 3)
+    allowed = promise.account.rounds_within(4.0, 9)
+    assert (code, 0 < allowed < 9) == (0, True)
+    assert f"Round {allowed} is the last one: another would exceed the budget of epsilon 4" in out
+    assert "not complete" not in out
+    spent = [record["epsilon"] for record in records(workdir)]
+    assert spent == [promise.account.epsilon(number) for number in range(1, allowed + 1)]
+    assert f"epsilon {spent[-1]:.2f}" in out
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    assert evaluation["privacy"] == {
+        "unit": "client",
+        "epsilon": spent[-1],
+        "delta": 1e-5,
+        "noise_multiplier": 2.0,
+    }
+    assert identity(workdir, allowed)["privacy"] == evaluation["privacy"]
+    # With the same command it is complete; without its secret it is over.
+    assert train(workdir, *BUDGETED) == 0
+    assert len(records(workdir)) == allowed
+    (workdir / "noise_key").unlink()
+    assert train(workdir, *BUDGETED) == 2
+    assert "is missing" in capsys.readouterr().err
+
+
+SEEDED = (
+    "--config.privacy.unit=example",
+    "--config.privacy.noise_from=seed",
+    "--config.privacy.noise_multiplier=1.5",
+)
+
+
+def test_resumed_run_goes_on_counting_and_has_the_same_bits(tmp_path):
+    assert train(tmp_path / "whole", *SEEDED, "--config.rounds=4") == 0
+    assert train(tmp_path / "parts", *SEEDED, "--config.rounds=2") == 0
+    assert train(tmp_path / "parts", *SEEDED, "--config.rounds=4") == 0
+    whole, parts = records(tmp_path / "whole"), records(tmp_path / "parts")
+    spent = [record["epsilon"] for record in whole]
+    assert spent == sorted(set(spent))
+    assert [record["epsilon"] for record in parts] == spent
+    assert identity(tmp_path / "parts", 4)["digest"] == identity(tmp_path / "whole", 4)["digest"]
+    assert identity(tmp_path / "parts", 4)["privacy"]["epsilon"] == spent[-1]
+    assert not (tmp_path / "whole" / "noise_key").exists()
+
+
+def test_run_whose_noise_would_change_is_not_gone_on_with(tmp_path, capsys):
+    target = (*SEEDED, "--config.privacy.target_epsilon=8")
+    assert train(tmp_path, *target, "--config.rounds=1") == 0
+    assert records(tmp_path)[-1]["epsilon"] <= 8
+    assert train(tmp_path, *target, "--config.rounds=2") == 2
+    assert "the noise multiplier: the checkpoint has" in capsys.readouterr().err
+
+
+def test_privacy_is_in_the_experiment_that_a_run_writes():
+    fields = config.to_dict(Experiment(privacy=EXAMPLE))["privacy"]
+    assert fields == dataclasses.asdict(EXAMPLE)
+    assert config.from_dict({"privacy": fields}).privacy == EXAMPLE
+    assert config.from_dict({}).privacy.unit == "none"
