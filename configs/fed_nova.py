@@ -19,6 +19,6 @@ def get_config() -> Experiment:
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "fed_nova"
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
-    experiment.algorithm = Spec("fed_nova", {"momentum": 0.9})
-    experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.02, "momentum": 0.9})
+    experiment.algorithm = Spec("fed_nova", {"momentum": 0.5})
+    experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.05, "momentum": 0.5})
     return experiment

@@ -23,7 +23,11 @@ def wrap(algorithm: FedAlgorithm, training: LocalTraining) -> FedAlgorithm:
         server: Any, client: Any, examples: Examples, round: Array, key: Key
     ) -> ClientResult:
         result = algorithm.client_update(server, client, examples, round, key)
-        loss = mean_loss(training, server.params, examples, jax.random.fold_in(key, _LOSS))
+        params = server.params
+        if algorithm.personal is not None and algorithm.download is not None:
+            # What the server does not send is the client's own.
+            params = algorithm.personal(server, client)
+        loss = mean_loss(training, params, examples, jax.random.fold_in(key, _LOSS))
         return result._replace(metrics={**result.metrics, LOSS_BEFORE: loss})
 
     return algorithm._replace(client_update=client_update)

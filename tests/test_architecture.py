@@ -60,13 +60,13 @@ LAYERS = [
     },
     {"datasets", "partition", "audit_report", "identity"}
     | {"attacks", "transforms", "reducers", "federated"},
-    {"clusters", "averaging", "communication", "informed", "cohorts", "strategies", "feed"}
+    {"clusters", "heard", "averaging", "communication", "informed", "cohorts", "strategies", "feed"}
     | {"private"},
     {"algorithms"}
     | {"methods", "evaluate", "checkpoint", "report", "progress", "profiling", "clients", "ranges"},
     {"assemble"},
     {"flags", "pictures", "predicted", "resume", "updates"},
-    {"comparison", "replay"},
+    {"comparison", "announce", "replay"},
     {"contribution"},
     {"commands"},
     {"cli"},
@@ -97,6 +97,7 @@ PURE = {
     "robust",
     "informed",
     "clusters",
+    "heard",
     "algorithms",
     "cohorts",
 }

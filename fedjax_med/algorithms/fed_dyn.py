@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.algorithms import scaffold
 from fedjax_med.algorithms.fed_prox import held
 from fedjax_med.errors import UserError
 from fedjax_med.federated import ClientResult, FedAlgorithm
+from fedjax_med.heard import Heard, hear, nobody
 from fedjax_med.local import LocalTraining, train
 from fedjax_med.types import Array, Examples, Key, Message, Params
 
@@ -26,7 +26,7 @@ class ServerState(NamedTuple):
     params: Params
     optimizer: optax.OptState
     gradient: Params
-    heard: scaffold.Heard
+    heard: Heard
 
 
 class ClientState(NamedTuple):
@@ -54,7 +54,7 @@ def build(
 
     def init(params: Params) -> tuple[ServerState, ClientState]:
         zero = jax.tree.map(jnp.zeros_like, params)
-        server = ServerState(params, server_optimizer.init(params), zero, scaffold.nobody())
+        server = ServerState(params, server_optimizer.init(params), zero, nobody())
         return server, ClientState(zero, jnp.int32(0))
 
     def client_update(
@@ -72,7 +72,7 @@ def build(
         return ClientResult(delta, state, weight, metrics)
 
     def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, ClientState]:
-        heard = scaffold.hear(server.heard, results.weight, results.state.rounds)
+        heard = hear(server.heard, results.weight, results.state.rounds)
         # Until now the g_i of the newcomers were zero, and not in the mean.
         old = server.heard.examples / jnp.maximum(heard.examples, 1)
         gradient = jax.tree.map(lambda h: old.astype(h.dtype) * h, server.gradient)

@@ -14,36 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.federated import ClientResult, FedAlgorithm
+from fedjax_med.heard import Heard, hear, nobody
 from fedjax_med.local import LocalTraining, go_on
 from fedjax_med.types import Array, Examples, Key, Message, Params
-
-
-class Heard(NamedTuple):
-    """Which part of the clients the server hears in a round, by examples.
-
-    The paper's |S| / N once all clients have taken part. Before, N is those that have: the estimate
-    of a client not yet heard is taken to be the server's, which keeps the server's the mean of all.
-    """
-
-    examples: Array  # float32 [], of all clients that have taken part so far
-    share: Array  # float32 [], of these, the examples of those that take part in this round
-
-
-def nobody() -> Heard:
-    """Before the first round."""
-    return Heard(jnp.float32(0), jnp.float32(1))
-
-
-def hear(heard: Heard, weight: Array, rounds: Array) -> Heard:
-    """After the messages of one more round.
-
-    Args:
-        heard: before.
-        weight: float32 [S], the examples of each client; 0: does not count.
-        rounds: int32 [S], the rounds in which each has taken part, this one included.
-    """
-    examples = heard.examples + jnp.sum(jnp.where(rounds == 1, weight, 0))
-    return Heard(examples, jnp.sum(weight) / jnp.maximum(examples, 1))
 
 
 class ServerState(NamedTuple):
@@ -74,6 +47,15 @@ def _summing() -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.tree.zeros_like, update)
 
 
+def _where(condition: Array, one: Params, other: Params) -> Params:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+
+
+def _receive(server: ServerState, results: ClientResult) -> tuple[ServerState, ClientState]:
+    heard = hear(server.heard, results.weight, results.state.rounds)
+    return server._replace(heard=heard), results.state
+
+
 def build(training: LocalTraining, server_optimizer: optax.GradientTransformation) -> FedAlgorithm:
     """FedAvg whose clients step along gradient + c - c_i; the message is (delta, change of c_i).
 
@@ -94,10 +76,7 @@ def build(training: LocalTraining, server_optimizer: optax.GradientTransformatio
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
     ) -> ClientResult:
-        known = client.rounds > 0
-        control = jax.tree.map(
-            lambda own, c: jnp.where(known, own, c), client.control, server.control
-        )
+        control = _where(client.rounds > 0, client.control, server.control)
         offset = jax.tree.map(jnp.subtract, server.control, control)
         start = recorded.optimizer.init(server.params)
         params, (sums, _), metrics = go_on(
@@ -105,20 +84,14 @@ def build(training: LocalTraining, server_optimizer: optax.GradientTransformatio
         )
         steps = jnp.maximum(metrics["steps"], 1)
         some = metrics["steps"] > 0
-        new = jax.tree.map(
-            lambda total, less, own: jnp.where(some, total / steps - less, own),
-            *(sums, offset, client.control),
-        )
-        change = jax.tree.map(lambda new, old: jnp.where(some, new - old, 0), new, control)
+        new = jax.tree.map(lambda total, less: total / steps - less, sums, offset)
+        new = _where(some, new, client.control)
+        change = jax.tree.map(jnp.subtract, new, control)
         delta = jax.tree.map(jnp.subtract, server.params, params)
         weight = jnp.sum(examples.mask, dtype=jnp.float32)
         return ClientResult(
             (delta, change), ClientState(new, client.rounds + some), weight, metrics
         )
-
-    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, ClientState]:
-        heard = hear(server.heard, results.weight, results.state.rounds)
-        return server._replace(heard=heard), results.state
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         delta, change = message
@@ -132,6 +105,6 @@ def build(training: LocalTraining, server_optimizer: optax.GradientTransformatio
         init,
         client_update,
         server_update,
-        receive=receive,
+        receive=_receive,
         download=lambda server, client: (server.params, server.control),
     )

@@ -253,8 +253,9 @@ def _test_predictions(
     whole = each.mean(axis=0)
     if (test.client >= 0).all() and len(data.sites) == clients_:
         whole = each[test.client, np.arange(test.num_examples)]
+    label = test.label.astype(np.int64)
     rows = {
-        name: [metrics.number(metric(one.astype(np.float64), test.label.astype(np.int64))) for one in each]
+        name: [metrics.number(metric(one.astype(np.float64), label)) for one in each]
         for name, metric in _OWN.items()
     }
     return whole, {"own_models": rows}
