@@ -179,6 +179,7 @@ def counted(conditions: Conditions, results: Any, before: Any, keys: Key, key: K
         return jnp.where(count.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     told = {"client": metrics["client"], "finite": finite | ~count, "counted": count}
+    told["present"] = results.weight > 0
     return results._replace(
         message=jax.tree.map(lambda leaf: keep(leaf, 0), messages),
         state=jax.tree.map(keep, results.state, before),

@@ -247,9 +247,9 @@ def run_round(
 
     Returns:
         The state after one more round and the metrics of each client that took part, ``[S]``:
-        those of the algorithm, "client" (its id), "weight" (its examples; 0 if it does not count),
-        and "finite", whether all that the client sent is a number; under conditions "counted",
-        whether its message counts; "message" and "group" if those are asked for.
+        those of the algorithm, "client" (its id), "weight" (its examples; 0: does not count) and
+        "finite", whether all that it sent is a number; under conditions "present" (took part) and
+        "counted"; "message" and "group" if those are asked for.
     """
     conditions = conditions or Conditions()
     data = (data,) if isinstance(data, Examples) else data

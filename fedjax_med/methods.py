@@ -80,7 +80,8 @@ def _conditions(experiment: Experiment, num_classes: int) -> conditions.Conditio
     attacks = []
     for spec in experiment.attacks:
         attack: conditions.Attack = shelves.build("attacks", spec, num_classes)
-        strangers = [client for client in attack.clients if client >= experiment.num_clients]
+        everyone = range(experiment.num_clients)
+        strangers = [client for client in attack.clients if client not in everyone]
         if strangers:
             raise UserError(
                 f"attack {spec.name}: client {strangers[0]} is hostile, but there are "

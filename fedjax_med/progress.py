@@ -96,10 +96,11 @@ def record(
     count = np.maximum(client_metrics["count"], 1)
     crossed = {}
     if traffic is not None:
-        # Who does not count has received the model all the same.
-        sent = int((client_metrics["weight"] > 0).sum())
-        crossed["bytes_up"] = sent * traffic.up
-        crossed["bytes_down"] = len(client_metrics["weight"]) * traffic.down
+        weight = client_metrics["weight"]
+        # Who came too late has received the model all the same.
+        there = client_metrics.get("present", np.ones_like(weight))
+        crossed["bytes_up"] = int((weight > 0).sum()) * traffic.up
+        crossed["bytes_down"] = int(there.sum()) * traffic.down
     own = {"counted": client_metrics["counted"].tolist()} if "counted" in client_metrics else {}
     return {
         "round": number,

@@ -45,13 +45,13 @@ def counting(break_at=(), where="message"):
     return federated.FedAlgorithm(init, client_update, server_part.server_update)
 
 
-def start(algorithm, data=DATA):
-    return federated.init(algorithm, REDUCER, toy.params(), data)
+def start(algorithm):
+    return federated.init(algorithm, REDUCER, toy.params(), DATA)
 
 
 @functools.cache
-def step_of(algorithm, given, map_clients):
-    """A round. Under vmap as it is: each test has another, whose compilation takes far longer."""
+def step_of(algorithm, given, map_clients, compiled):
+    """A round; most tests have one of their own, and compiling it takes longer than running it."""
     step = functools.partial(
         federated.run_round,
         algorithm,
@@ -60,7 +60,7 @@ def step_of(algorithm, given, map_clients):
         conditions=given,
         with_messages=True,
     )
-    return step if map_clients is jax.vmap else jax.jit(step)
+    return jax.jit(step) if compiled or map_clients is not jax.vmap else step
 
 
 COUNTING = counting()
@@ -69,11 +69,12 @@ COUNTING = counting()
 def run(given, number=1, algorithm=COUNTING, state=None, map_clients=toy.MAP_CLIENTS, **options):
     state = start(algorithm) if state is None else state
     data = options.pop("data", DATA)
-    step = step_of(algorithm, given, map_clients)
+    step = step_of(algorithm, given, map_clients, options.pop("compiled", False))
     history = []
     for _ in range(number):
         # From the host, so that no round is compiled for where the one before left its arrays.
         state, metrics = jax.device_get(step(state, data, KEY, **options))
+        state = jax.tree.map(jnp.asarray, state)
         history.append(metrics)
     return state, history
 
@@ -82,11 +83,18 @@ def turnout(**options):
     return Conditions(Turnout(**options))
 
 
-def only(clients, number=1):
-    """Rounds of nobody but `clients`, as a cohort."""
-    there = jnp.array(clients, jnp.int32)
-    data = jax.tree.map(lambda leaf: leaf[there], DATA)
-    return run(None, number, data=data, places=(there,))
+@functools.cache
+def plain():
+    """A round in which nothing goes wrong."""
+    state, (metrics,) = run(None)
+    return state, metrics
+
+
+def model_of(counted):
+    """The model after a round of the mean of the messages of those that `counted` alone."""
+    weight = np.where(counted, SIZES, 0) / np.sum(np.array(SIZES)[counted])
+    message = plain()[1]["message"]
+    return {name: toy.params()[name] - np.tensordot(weight, message[name], 1) for name in message}
 
 
 # --- nothing goes wrong -----------------------------------------------------------------------
@@ -95,8 +103,9 @@ def only(clients, number=1):
 def test_full_turnout_is_no_condition_at_all():
     given = Conditions(Turnout(rate=1.0, late=0.0, garbage=0.0))
     assert given.quiet
-    algorithm = fed_avg.build(TRAINING, optax.sgd(1.0))
-    toy.assert_same_bits(run(given, 1, algorithm), run(None, 1, algorithm))
+    state, (metrics,) = run(given)
+    toy.assert_same_bits((state, metrics), plain())
+    toy.assert_close(state.server.params, model_of(np.ones(6, bool)))
 
 
 @pytest.mark.parametrize(
@@ -114,9 +123,8 @@ def test_full_turnout_is_no_condition_at_all():
 def test_condition_that_meets_nobody_changes_nothing(given):
     assert not given.quiet
     state, (metrics,) = run(given)
-    expected, (plain,) = run(None)
     assert metrics.pop("counted").all()
-    toy.assert_close((state, metrics), (expected, plain))
+    toy.assert_close((state, metrics), plain())
 
 
 # --- some miss, are late, or send garbage -----------------------------------------------------
@@ -131,13 +139,11 @@ SOME = {
 @pytest.mark.parametrize("name", SOME)
 def test_round_is_one_of_those_that_count_alone(name):
     state, (metrics,) = run(turnout(**SOME[name]))
-    counted = np.flatnonzero(metrics["counted"])
-    assert 0 < len(counted) < 6
-    expected, (plain,) = only(counted)
-    toy.assert_close(state, expected)
-    for part in plain:
-        chosen = jax.tree.map(lambda leaf: leaf[counted], metrics[part])
-        toy.assert_close(chosen, plain[part])
+    counted = metrics.pop("counted")
+    assert 0 < counted.sum() < 6
+    toy.assert_close(state.server.params, model_of(counted))
+    there = jax.tree.map(lambda leaf: leaf[counted], (metrics, plain()[1]))
+    toy.assert_close(*there)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -162,13 +168,13 @@ def test_state_of_a_client_counts_the_rounds_that_it_counted_in():
 def test_optimizer_that_is_kept_waits_for_its_client():
     algorithm = fed_avg.build(TRAINING, optax.sgd(1.0), keep_optimizer=True)
     given = turnout(rate=0.5)
-    first, (metrics,) = run(given, algorithm=algorithm)
+    first, (metrics,) = run(given, algorithm=algorithm, compiled=True)
     there = np.asarray(metrics["counted"])
     assert 0 < there.sum() < 6
     for leaf in jax.tree.leaves(first.clients):
         moved = np.asarray((leaf != 0).reshape(6, -1).any(1))
         np.testing.assert_array_equal(moved, there)
-    second, (metrics,) = run(given, algorithm=algorithm, state=first)
+    second, (metrics,) = run(given, algorithm=algorithm, state=first, compiled=True)
     away = ~np.asarray(metrics["counted"])
     assert (away & there).any()
     toy.assert_same_bits(
@@ -200,7 +206,7 @@ def test_probabilities_are_what_they_say_for_every_client_by_itself():
 
 
 def test_rounds_draw_anew_and_about_the_rate_takes_part():
-    _, history = run(turnout(rate=0.6), 40)
+    _, history = run(turnout(rate=0.6), 40, compiled=True)
     counted = np.stack([metrics["counted"] for metrics in history])
     assert len({tuple(row) for row in counted.tolist()}) > 15
     assert abs(counted.mean() - 0.6) < 0.08  # 2.5 standard deviations of 240 draws
@@ -237,7 +243,7 @@ def test_client_whose_own_training_breaks_is_skipped_with_all_that_it_says(where
     assert metrics["counted"].tolist() == [True, False, True, True, False, True]
     assert metrics["finite"].all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
-    toy.assert_close(state.server, only([0, 2, 3, 5])[0].server)
+    toy.assert_close(state.server.params, model_of(metrics["counted"]))
     np.testing.assert_array_equal(state.clients["rounds"], [1, 0, 1, 1, 0, 1])
 
 
@@ -256,14 +262,12 @@ def test_skipping_works_for_an_algorithm_without_client_state():
 
 
 def test_absurd_message_is_left_out():
-    _, (plain,) = run(None)
-    norms = jax.vmap(optax.tree.norm)(plain["message"])
+    norms = jax.vmap(optax.tree.norm)(plain()[1]["message"])
     border = float(np.sort(norms)[3:5].mean())
     state, (metrics,) = run(turnout(largest=border))
     np.testing.assert_array_equal(metrics["counted"], norms < border)
-    counted = np.flatnonzero(metrics["counted"])
-    assert len(counted) == 4
-    toy.assert_close(state, only(counted)[0])
+    assert metrics["counted"].sum() == 4
+    toy.assert_close(state.server.params, model_of(metrics["counted"]))
 
 
 def test_message_that_is_no_number_is_not_left_out_as_absurd():
@@ -277,11 +281,11 @@ def test_message_that_is_no_number_is_not_left_out_as_absurd():
 
 
 def test_client_without_examples_does_not_count():
-    data = toy.federation((5, 0, 3))
-    given = turnout(skip_bad=True)
-    state, (metrics,) = run(given, data=data, state=start(COUNTING, data))
-    assert metrics["counted"].tolist() == [True, False, True]
-    assert state.clients["rounds"].tolist() == [1, 0, 1]
+    data = DATA._replace(mask=DATA.mask.at[1].set(False))
+    state, (metrics,) = run(turnout(skip_bad=True), data=data)
+    assert metrics["counted"].tolist() == [True, False, True, True, True, True]
+    assert state.clients["rounds"].tolist() == [1, 0, 1, 1, 1, 1]
+    toy.assert_close(state.server.params, model_of(metrics["counted"]))
 
 
 # --- hostile clients --------------------------------------------------------------------------
@@ -290,15 +294,14 @@ def test_client_without_examples_does_not_count():
 def test_attack_is_on_the_clients_of_its_ids_wherever_they_are():
     attack = sign_flip.build(3, clients=(4, 1), scale=2.0)
     given = Conditions(attacks=(attack,))
-    _, (plain,) = run(None)
+    honest = plain()[1]["message"]
     _, (metrics,) = run(given)
     there = jnp.array([1, 2, 4])
     data = jax.tree.map(lambda leaf: leaf[there], DATA)
     _, (some,) = run(given, data=data, places=(there,))
     factor = jnp.array([1.0, -2.0, 1.0, 1.0, -2.0, 1.0])
     for name in ("w", "b"):
-        scale = factor.reshape(-1, *(1,) * (plain["message"][name].ndim - 1))
-        expected = plain["message"][name] * scale
+        expected = honest[name] * factor.reshape(-1, *(1,) * (honest[name].ndim - 1))
         toy.assert_close(metrics["message"][name], expected)
         toy.assert_close(some["message"][name], expected[there])
 
@@ -307,8 +310,8 @@ def test_attacks_act_one_after_the_other_and_draw_their_own_numbers():
     attacks = tuple(gaussian_noise.build(3, clients=(0,), add=True) for _ in range(2))
     sent = run(Conditions(attacks=attacks))[1][0]["message"]["w"][0]
     once = run(Conditions(attacks=attacks[:1]))[1][0]["message"]["w"][0]
-    plain = run(None)[1][0]["message"]["w"][0]
-    first, second = np.asarray(once - plain).ravel(), np.asarray(sent - once).ravel()
+    honest = plain()[1]["message"]["w"][0]
+    first, second = np.asarray(once - honest).ravel(), np.asarray(sent - once).ravel()
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3  # of 144 numbers each
     np.testing.assert_allclose([first.std(), second.std()], 1.0, rtol=0.3)
 
@@ -322,7 +325,7 @@ def test_absent_hostile_client_sends_nothing():
     np.testing.assert_array_equal(sent > 10, ~missing)
 
 
-def test_examples_are_poisoned_anew_for_every_client_and_round():
+def test_every_attack_draws_anew_for_every_client_and_round():
     seen = []
 
     def examples(examples, key):
@@ -330,9 +333,10 @@ def test_examples_are_poisoned_anew_for_every_client_and_round():
         jax.debug.callback(lambda bits: seen.append(tuple(bits.tolist())), bits)
         return examples
 
-    run(Conditions(attacks=(Attack((0, 1), examples=examples),)), 2, map_clients=mapping.sequential)
+    attacks = (Attack((0, 1), examples=examples), Attack((2,), examples=examples))
+    run(Conditions(attacks=attacks), 2, map_clients=mapping.sequential)
     jax.effects_barrier()
-    assert len(seen) == len(set(seen)) == 12
+    assert len(seen) == len(set(seen)) == 2 * 2 * 6
 
 
 # --- the same however it is computed ----------------------------------------------------------
@@ -363,7 +367,7 @@ def test_buckets_draw_the_same():
         for group in groups
     )
     expected = run(ALL, 3)
-    actual = run(ALL, 3, data=cut, places=places)
+    actual = run(ALL, 3, data=cut, places=places, compiled=True)
     toy.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -372,10 +376,13 @@ def test_draws_of_a_client_do_not_depend_on_who_else_is_asked():
     _, history = run(given, 5)
     there = jnp.array([0, 3, 5])
     data = jax.tree.map(lambda leaf: leaf[there], DATA)
-    _, some = run(given, 5, data=data, places=(there,))
+    state, some = run(given, 5, data=data, places=(there,))
     for one, other in zip(history, some, strict=True):
         np.testing.assert_array_equal(one["counted"][there], other["counted"])
     assert len({tuple(metrics["counted"].tolist()) for metrics in some}) > 1
+    rounds = np.zeros(6)
+    rounds[there] = np.sum([metrics["counted"] for metrics in some], axis=0)
+    np.testing.assert_array_equal(state.clients["rounds"], rounds)
 
 
 def test_clients_in_another_order_draw_by_their_ids():

@@ -7,6 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from fedjax_med import progress
+from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
 from fedjax_med.progress import Progress
@@ -138,3 +139,30 @@ def test_tensorboard_drops_what_a_resumed_run_does_again(tmp_path):
                 starts.append(event.step)
             position += 12 + length + 4
     assert max(starts) == 2  # the first round that is done again
+
+
+def test_bytes_are_those_of_the_clients_that_took_part_and_count(tmp_path, capsys):
+    metrics = CLIENTS | {
+        "weight": np.array([4.0, 0.0, 0.0]),  # the second came too late, the third did not come
+        "counted": np.array([True, False, False]),
+        "present": np.array([True, True, False]),
+    }
+    one = progress.record(1, metrics, {}, 1.0, Traffic(up=100, down=3000, plain_up=400))
+    assert (one["bytes_up"], one["bytes_down"]) == (100, 6000)
+    assert one["clients"]["counted"] == [True, False, False]
+    run = Progress(tmp_path, 0, 1)
+    run.add(one)
+    run.close()
+    assert "up 100 B  without 2 of 3" in capsys.readouterr().out
+
+
+def test_bytes_are_not_told_where_nothing_crosses_a_network():
+    assert "bytes_up" not in record(1)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(7, "7 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (4e9, "4 GB")],
+)
+def test_sizes_have_three_digits_and_a_unit(size, words):
+    assert progress.size_in_words(size) == words

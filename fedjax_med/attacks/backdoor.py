@@ -63,7 +63,7 @@ def build(
             positions
         )
         rank = jnp.argsort(jnp.argsort(jnp.where(mask, draws, 2.0)))
-        chosen = mask & (rank < jnp.round(share * jnp.sum(mask)))
+        chosen = rank < jnp.round(share * jnp.sum(mask))  # padding comes after all that is real
         shown = jnp.where(chosen.reshape(-1, 1, 1, 1), _trigger(image, size), image)
         return Examples(shown, jnp.where(chosen, target, label), mask)
 
