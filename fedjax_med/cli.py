@@ -40,7 +40,7 @@ def _usage() -> str:
         "",
     ]
     for name, module in _commands().items():
-        lines.append(f"  {name:<12}{(module.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<15}{(module.__doc__ or '').splitlines()[0]}")
     lines += ["", "`fedjax-med COMMAND --helpshort` lists a command's flags."]
     return "\n".join(lines)
 

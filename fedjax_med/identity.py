@@ -72,9 +72,13 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
         f"{field}: the checkpoint has {old.get(field)!r}, this run {new.get(field)!r}"
         for field in sorted(old.keys() | new.keys())
         if field.partition(".")[0] not in free
+        and field != "privacy.budget"  # it ends a run, and does not touch the numbers
         and not field.endswith(".options.path")
         and old.get(field) != new.get(field)
     ]
+    noise = [tag["privacy"]["noise_multiplier"] for tag in (saved, given) if tag.get("privacy")]
+    if len(noise) == 2 and noise[0] != noise[1]:
+        lines.append(f"the noise multiplier: the checkpoint has {noise[0]}, this run {noise[1]}")
     if saved["data"] != given["data"]:
         lines.append("the train images, their labels or their division over the clients")
     return lines

@@ -1,4 +1,4 @@
-"""Pictures: confusion matrix of an evaluation, learning curves of a run, settings compared.
+"""Pictures: confusion matrices, learning curves of a run, settings compared, contributions.
 
 Load this module where a picture is drawn: matplotlib takes half a second.
 """
@@ -19,6 +19,7 @@ from fedjax_med.errors import UserError
 from fedjax_med.workdir import replacing
 
 _TRAIN, _VALIDATION, _BALANCED = "#444444", "#1b6ca8", "#c8553d"
+_CONTRIBUTED = {"balanced_accuracy": "balanced accuracy", "loss": "fall of the loss"}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -171,4 +172,34 @@ def comparison_png(scores: dict[str, list[dict[str, float]]], path: Path) -> Non
         panel.set_xticks(range(len(scores)), list(scores))
         panel.set(ylabel=label, xlim=(-0.5, len(scores) - 0.5))
         panel.grid(axis="y", alpha=0.3)
+    _write_png(figure, path)
+
+
+def contribution_png(result: dict[str, Any], path: Path) -> None:
+    """Each hospital's Shapley value as a bar, with its standard error, and its leave-one-out.
+
+    Args:
+        result: what ``contribution.json`` says.
+        path: of the picture.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    rows = result["hospitals"]
+    place = np.arange(len(rows))
+    figure = _figure(7, min(1.4 + 0.32 * len(rows), 30))
+    axes = figure.add_subplot()
+    value, error = ([row[key] for row in rows] for key in ("shapley", "standard_error"))
+    axes.barh(place, value, color=_VALIDATION, label="Shapley value")
+    if any(error):
+        axes.errorbar(value, place, xerr=error, fmt="none", ecolor=_TRAIN, label="standard error")
+    alone = [row["leave_one_out"] for row in rows]
+    axes.plot(alone, place, "D", color=_BALANCED, markersize=5, label="leave-one-out")
+    names = [report.short(row["name"], 30) for row in rows]
+    axes.set_yticks(place, names, parse_math=False)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.set_xlabel(f"contribution to the {_CONTRIBUTED[result['metric']]}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     _write_png(figure, path)

@@ -143,7 +143,7 @@ def test_contributions_to_rounds_are_those_of_each_round_by_itself():
 
 
 def test_contributions_to_the_last_model_add_up_the_updates_of_all_rounds():
-    run, _ = toy_run()
+    run, _ = toy_run(cohort=True)
 
     def value(members):
         found = []
@@ -151,7 +151,8 @@ def test_contributions_to_the_last_model_add_up_the_updates_of_all_rounds():
             params = run.start.server.params
             for number in range(1, ROUNDS + 1):
                 sent = run.load(number)
-                weight = sent.weight * row / max((sent.weight * row).sum(), 1)
+                weight = sent.weight * row[sent.client]
+                weight /= max(weight.sum(), 1)
                 params = jax.tree.map(
                     lambda p, leaf, weight=weight: p - np.tensordot(weight, leaf, 1),
                     params,
@@ -201,9 +202,17 @@ def test_sampled_contributions_are_near_the_exact_ones():
     assert total == pytest.approx(found.end - found.start, abs=1e-9)
 
 
+def test_standard_errors_of_rounds_add_up_as_those_of_independent_draws(monkeypatch):
+    shares = shapley.Shares(np.ones(3), np.array([0.1, 2.0, 0.0]))
+    monkeypatch.setattr(contribution, "_shapley", lambda *_: shares)
+    found = contribution.multi_round(toy_run()[0], contribution.Measure())
+    np.testing.assert_allclose(found.shapley, ROUNDS)
+    np.testing.assert_allclose(found.error, np.sqrt(ROUNDS) * shares.error)
+
+
 @pytest.mark.parametrize("method", ["multi_round", "one_round"])
 def test_few_coalitions_and_images_at_a_time_tell_the_same(method, monkeypatch):
-    run, measure = toy_run()[0], contribution.Measure("loss")
+    run, measure = toy_run()[0], contribution.Measure()
     whole = contribution.METHODS[method](run, measure)
     for module in (replay, contribution):
         monkeypatch.setattr(module, "TOGETHER", 3)

@@ -88,11 +88,22 @@ def test_example_whose_gradient_is_not_a_number_counts_as_zero():
 
 def test_each_example_has_a_key_of_its_own():
     def grad_fn(params, batch, key):
-        return jax.random.normal(key, (3,)), {"draw": jax.random.uniform(key)}
+        draw = jax.random.uniform(key)
+        return jax.random.normal(key, (3,)), {"draw": draw, "square": draw**2}
 
     batch = toy.examples(6)
     gradient, sums = private_grad_fn(grad_fn, 100.0, 0.0, 6)(jnp.zeros(3), batch, KEY)
     other, _ = private_grad_fn(grad_fn, 100.0, 0.0, 6)(jnp.zeros(3), batch, jax.random.key(6))
     assert len(set(np.round(np.asarray(gradient), 5).tolist())) == 3
     assert not np.allclose(gradient, other)
-    assert 1 < float(sums["draw"]) < 5
+    # Of six equal draws this would be zero.
+    assert 6 * float(sums["square"]) - float(sums["draw"]) ** 2 > 0.5
+
+
+def test_padding_counts_as_zero_even_if_its_gradient_is_not():
+    def grad_fn(params, batch, key):
+        return jnp.ones(3), {}
+
+    batch = toy.examples(4, mask=[True, False, True, False])
+    gradient, _ = private_grad_fn(grad_fn, 100.0, 0.0, 4)(jnp.zeros(3), batch, KEY)
+    np.testing.assert_allclose(gradient, 2 / 4)

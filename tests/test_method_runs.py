@@ -1,0 +1,181 @@
+"""Runs of `fedjax-med train` with methods that keep states, own models, updates or attackers."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_med import assemble, cli, clients, config, overrides, stack, updates
+from fedjax_med.aggregate import Senders
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.config import Checkpoint, read
+from fedjax_med.evaluate import Validation, predict, predict_validation
+from fedjax_med.identity import identity
+
+TINY = Path(__file__).with_name("tiny.py")
+STEADY = ("--config.client.schedule=constant", "--config.client.epochs=1")
+
+
+def train(workdir, *arguments, rounds=2):
+    code = cli.main(
+        [
+            "train",
+            f"--config={TINY}",
+            f"--config.rounds={rounds}",
+            "--config.validation_fraction=0.3",
+            *STEADY,
+            f"--workdir={workdir}",
+            *arguments,
+        ]
+    )
+    assert code == 0
+    return workdir
+
+
+def evaluation(workdir):
+    return json.loads((workdir / "evaluation.json").read_text())
+
+
+def state_of(workdir):
+    """The experiment's assembly, its data and its last state, as `evaluate` reads them."""
+    saved = json.loads((workdir / "experiment.json").read_text())
+    experiment = overrides.complete(config.from_dict(saved["experiment"]))
+    data = clients.load(experiment, saved["data_dir"], saved["cache_dir"])
+    counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    assembly = assemble.assemble(experiment, len(data.class_names), counts)
+    checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
+    tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
+    restored = checkpoints.restore(
+        lambda: assembly.init(data.train.shapes()), tag, checkpoints.rounds()[::-1]
+    )
+    checkpoints.close()
+    return assembly, data, restored.state
+
+
+def digest(workdir, number):
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return checkpoints.read_identity(number)["digest"]
+    finally:
+        checkpoints.close()
+
+
+STATES = {
+    "control variates, memory of what was not sent, a moving average": (
+        "--config.algorithm.name=scaffold",
+        "--config.transforms=adaptive_clip,top_k",
+        "--config.reducer.name=trimmed_mean",
+        "--config.average=0.5",
+        "--config.turnout.rate=0.6",
+    ),
+    "own models and weights of the clients": (
+        "--config.algorithm.name=ditto",
+        "--config.reducer.name=agnostic",
+        "--config.server_optimizer.name=adam",
+        "--config.server_optimizer.options.learning_rate=0.01",
+    ),
+    "clusters": (
+        "--config.algorithm.name=cfl",
+        "--config.algorithm.options.mean_norm=9.0",
+        "--config.algorithm.options.max_norm=0.001",
+        "--config.transforms=random_k",
+        "--config.reducer.name=median",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", STATES.values(), ids=STATES)
+def test_a_stopped_run_goes_on_with_the_bits_of_one_never_stopped(flags, tmp_path):
+    whole = train(tmp_path / "whole", *flags, rounds=4)
+    parts = train(tmp_path / "parts", *flags, rounds=2)
+    train(parts, *flags, rounds=4)
+    assert digest(parts, 4) == digest(whole, 4)
+
+
+@pytest.mark.slow
+def test_clients_with_models_of_their_own_are_validated_and_tested_by_them(tmp_path):
+    workdir = train(tmp_path / "run", "--config.algorithm.name=ditto", "--evaluate")
+    found = evaluation(workdir)
+    assembly, data, state = state_of(workdir)
+    mine = [assembly.personal(state, client) for client in range(3)]
+    assert not np.array_equal(jax.tree.leaves(mine[0])[0], jax.tree.leaves(mine[1])[0])
+
+    def accuracy(params, image, label):
+        normal = (jnp.asarray(image, jnp.float32) / 255 - jnp.array(assembly.model.mean)) / (
+            jnp.array(assembly.model.std)
+        )
+        guess = assembly.model.apply(params, normal, None).argmax(axis=1)
+        return float((np.asarray(guess) == label).mean())
+
+    held = data.validation
+    for client, part in enumerate(held.parts):
+        expected = accuracy(mine[client], held.split.image[part], held.split.label[part])
+        assert found["clients"]["accuracy"][client] == pytest.approx(expected)
+    own = [accuracy(params, data.test.image, data.test.label) for params in mine]
+    assert found["own_models"]["accuracy"] == pytest.approx(own)
+
+
+def test_own_models_predict_their_own_clients_examples():
+    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    params = [model.init(jax.random.key(seed), (16, 16, 3)) for seed in range(2)]
+    images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
+    validation = Validation(images, np.zeros(5, np.int32), np.array([2, 3], np.int32))
+    expected = [predict(model, params[0], images[:2]), predict(model, params[1], images[2:])]
+    actual = predict_validation(model, lambda client: params[client], validation)
+    np.testing.assert_allclose(actual, np.concatenate(expected), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_kept_updates_are_what_the_server_reduced(tmp_path):
+    workdir = train(tmp_path / "run", "--config.keep_updates=True", rounds=1)
+    assembly, data, after = state_of(workdir)
+    first = assembly.init(data.train.shapes())
+    method = assembly.method
+    kept = updates.load(workdir, 1, first.server.params)
+    assert kept.client.tolist() == [0, 1, 2]
+    assert kept.weight.tolist() == data.train.sizes.tolist()
+    senders = Senders(*map(jnp.asarray, (kept.weight, kept.client, kept.loss, kept.group)))
+    message = jax.tree.map(jnp.asarray, kept.message)
+    reduced, _ = method.reducer.update(message, senders, first.reducer, jax.random.key(0))
+    server = method.algorithm.server_update(first.server, reduced)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        server.params,
+        after.server.params,
+    )
+
+
+@pytest.mark.slow
+def test_backdoor_tells_how_often_its_trigger_works(tmp_path, capsys):
+    workdir = train(
+        tmp_path / "run",
+        "--config.attacks=backdoor",
+        "--config.attacks[0].options.target=2",
+        "--config.turnout.bad=skip",
+        "--evaluate",
+    )
+    (door,) = evaluation(workdir)["backdoors"]
+    assembly, data, state = state_of(workdir)
+    others = data.test.label != 2
+    assert door["n"] == others.sum()
+    assert door["target"] == data.class_names[2]
+    (attack,) = assembly.method.conditions.attacks
+    images = np.asarray(attack.trigger(jnp.asarray(data.test.image[others])))
+    assert not np.array_equal(images, data.test.image[others])
+    taken = predict(assembly.model, state.server.params, images).argmax(axis=1) == 2
+    assert door["success"] == pytest.approx(taken.mean())
+    assert f"of {others.sum()} images with its trigger" in capsys.readouterr().out
+
+
+def test_validation_of_all_is_the_same_for_one_model_and_for_equal_own_models():
+    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    params = model.init(jax.random.key(0), (16, 16, 3))
+    images = np.random.default_rng(1).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
+    validation = Validation(images, np.zeros(4, np.int32), np.array([1, 0, 3], np.int32))
+    one = predict_validation(model, params, validation)
+    own = predict_validation(model, lambda client: params, validation)
+    np.testing.assert_allclose(own, one, rtol=1e-5)
