@@ -5,6 +5,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,16 +69,23 @@ def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
         if isinstance(value, config.Spec):
             lines += _spec_lines(path, value, shelf)
         elif shelf:
-            lines.append(f"{path}={','.join(spec.name for spec in value)}  ({_names(shelf)})")
+            lines += _wrapped(f"{path}={','.join(spec.name for spec in value)}", _names(shelf))
             for index, spec in enumerate(value):
                 lines += _spec_lines(f"{path}[{index}]", spec, shelf)
         elif dataclasses.is_dataclass(value):
             lines += _fields(value, f"{path}.")
         else:
             choices = ", ".join(field.metadata.get("choices", ()))
-            line = f"{path}={value}" + (f"  ({choices})" if choices else "")
-            lines += [line] if len(line) <= _WIDTH else line.split("  ", 1)
+            lines += _wrapped(f"{path}={value}", choices)
     return lines
+
+
+def _wrapped(field: str, choices: str) -> list[str]:
+    """A field and what it may be, in one line where that is short enough."""
+    line = f"{field}  ({choices})" if choices else field
+    if len(line) <= _WIDTH:
+        return [line]
+    return [field, *(f"  {part}" for part in textwrap.wrap(f"({choices})", _WIDTH - 2))]
 
 
 def _names(shelf: str) -> str:
@@ -94,7 +102,7 @@ def _spec_lines(path: str, spec: config.Spec, shelf: str) -> list[str]:
         and not {"dtype", "mask"} & set(option.split("_"))
     ]
     given = [f"{path}.options.{option}={value}" for option, value in spec.options.items()]
-    return [f"{path}.name={spec.name}  ({_names(shelf)})", *given, *unset]
+    return [*_wrapped(f"{path}.name={spec.name}", _names(shelf)), *given, *unset]
 
 
 def _plainly(message: str) -> str:

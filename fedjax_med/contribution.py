@@ -31,7 +31,7 @@ UNITS = {"balanced_accuracy": "Balanced accuracy", "loss": "Negative loss"}
 class Measure(NamedTuple):
     """What is measured, and how exactly."""
 
-    metric: str = "balanced_accuracy"  # of METRICS
+    metric: str = "loss"  # of METRICS
     permutations: int = 0  # 0: exact, or `shapley.PERMUTATIONS` of more than `shapley.EXACT`
     truncation: float = 0.0
     seed: int = 0

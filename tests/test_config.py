@@ -232,5 +232,13 @@ def test_usage_lists_the_commands(capsys):
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("audit", "compare", "crossvalidate", "evaluate", "partition", "train"):
+    for command in (
+        "audit",
+        "compare",
+        "contribution",
+        "crossvalidate",
+        "evaluate",
+        "partition",
+        "train",
+    ):
         assert command in text

@@ -24,7 +24,8 @@ KEY = jax.random.key(11)
 
 # shelf -> file -> the options under which its contract is tested
 ROWS = {
-    "algorithms": {"fed_avg": {},
+    "algorithms": {
+        "fed_avg": {},
         "fed_dyn": {"alpha": 0.1},
         "fed_nova": {},
         "fed_prox": {"mu": 0.1},
@@ -36,7 +37,8 @@ ROWS = {
         "fed_rep": {"local": ("b",), "head_epochs": 2},
         "cfl": {"clusters": 2, "mean_norm": 9.0, "max_norm": 0.01},
         "ifca": {"spread": 0.5},
-        "moon": {}},
+        "moon": {},
+    },
     "attacks": {
         "backdoor": {"clients": (1,), "target": 2},
         "gaussian_noise": {"clients": (1,)},

@@ -105,10 +105,8 @@ def test_clients_with_models_of_their_own_are_validated_and_tested_by_them(tmp_p
     assert not np.array_equal(jax.tree.leaves(mine[0])[0], jax.tree.leaves(mine[1])[0])
 
     def accuracy(params, image, label):
-        normal = (jnp.asarray(image, jnp.float32) / 255 - jnp.array(assembly.model.mean)) / (
-            jnp.array(assembly.model.std)
-        )
-        guess = assembly.model.apply(params, normal, None).argmax(axis=1)
+        normal = (np.asarray(image, np.float32) / 255 - assembly.model.mean) / assembly.model.std
+        guess = assembly.model.apply(params, jnp.asarray(normal, jnp.float32), None).argmax(axis=1)
         return float((np.asarray(guess) == label).mean())
 
     held = data.validation

@@ -41,8 +41,8 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_string("workdir", "", "the workdir of a trained run", flag_values=flags)
     absl_flags.DEFINE_string(
         "metric",
-        "balanced_accuracy",
-        "what a model is worth: balanced_accuracy, or loss (less is more)",
+        "loss",
+        "what a model is worth: loss (less is more), or balanced_accuracy",
         flag_values=flags,
     )
     absl_flags.DEFINE_string(

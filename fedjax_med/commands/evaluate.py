@@ -137,7 +137,7 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
         before = checkpoints.strategy()
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
         order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
-        tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
+        tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
         restored = checkpoints.restore(lambda: assembly.init(data.train.shapes()), tag, order)
         done = max(checkpoints.rounds(), default=0)
     finally:

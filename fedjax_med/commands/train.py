@@ -130,7 +130,7 @@ def _rounds(
         due = number % experiment.checkpoint.every == 0 or number == last
         scores: dict[str, Any] = {}
         with profile.part("validation"), distributed.together():
-            if experiment.keep_updates:
+            if assembly.method.keep_updates:
                 distributed.on_main(updates.save, run.workdir, number, client_metrics)
                 del client_metrics["message"]
             check_finite(client_metrics, state, number, checkpoints.last_good)
