@@ -232,13 +232,5 @@ def test_usage_lists_the_commands(capsys):
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in (
-        "audit",
-        "compare",
-        "contribution",
-        "crossvalidate",
-        "evaluate",
-        "partition",
-        "train",
-    ):
-        assert command in text
+    for file in (Path(cli.__file__).parent / "commands").glob("[a-z]*.py"):
+        assert f"  {file.stem} " in text
