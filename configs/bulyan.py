@@ -18,6 +18,6 @@ def get_config() -> Experiment:
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "bulyan"
     experiment.num_clients = 7
-    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 3.0})]
+    experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 10.0})]
     experiment.reducer = Spec("bulyan", {"hostile": 1})
     return experiment

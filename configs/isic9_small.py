@@ -2,8 +2,8 @@
 
 Run:     fedjax-med train --config=configs/isic9_small.py --data_dir=DATA --evaluate
 Expect:  not measured yet.
-Change:  any of what docs/methods.md compares: --config.algorithm.name=..., --config.reducer.name=...,
-         --config.transforms=..., --config.attacks=..., --config.privacy.unit=...;
+Change:  any of what docs/methods.md compares: --config.algorithm.name=...,
+         --config.reducer.name=..., --config.transforms=..., --config.attacks=..., --config.privacy.unit=...;
          --config.fold=1 for another fifth.
 """
 

@@ -74,6 +74,7 @@ class Reducer(NamedTuple):
         nothing that counts, whatever its message holds; if no client counts, the message is zero.
     informed: whether it needs `Senders.loss`, for which each client evaluates the global model.
     private: whether the message is differentially private by itself, noise included.
+    least: how many clients its promise needs, in each group.
     chained: the transforms and the reducer that it was made of, if by `chain`.
     """
 
@@ -81,6 +82,7 @@ class Reducer(NamedTuple):
     update: Callable[[Message, Senders, State, Key], tuple[Message, State]]
     informed: bool = False
     private: bool = False
+    least: int = 1
     chained: tuple[tuple[MessageTransform, ...], Any] | None = None
 
 

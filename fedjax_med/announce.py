@@ -91,6 +91,8 @@ def say_start(
         print(f"In a round each client receives {down} and sends {up}.")
     if promise is not None:
         _say_privacy(promise)
+    if experiment.privacy.unit != "none" and promise is None:
+        print("Nothing is promised of privacy: in this setting nothing is sent.")
     if start >= experiment.rounds:
         print(f"All is done already: {_rounds_in_words(start)}.")
     elif start:

@@ -173,7 +173,10 @@ def counted(conditions: Conditions, results: Any, before: Any, keys: Key, key: K
     count = timely & bearable & (results.weight > 0)
     metrics = results.metrics
     if conditions.turnout.skip_bad:
-        count &= finite & jax.vmap(is_finite)((results.state, metrics))
+        # Not the metrics, whose sums are no part of what is clipped: one example's infinite loss
+        # must not decide whether a client counts.
+        count &= finite & jax.vmap(is_finite)((results.state, messages))
+        metrics = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), metrics)
 
     def keep(new: Array, old: Array | int) -> Array:
         return jnp.where(count.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -27,7 +27,8 @@ def private_grad_fn(
         Neighbouring are two batches of which one example is left out in one. The gradient differs
         by at most ``C/B`` in l2 norm over all leaves (up to rounding in float32), and each of its
         coordinates has noise of standard deviation ``z C/B``: one call is one Gaussian mechanism of
-        noise multiplier z. The sums of the metrics are not protected.
+        noise multiplier z. Not protected are the sums of the metrics, the number of examples (the
+        client's weight), and what is computed beside training: statistics before it, validation.
 
     Args:
         grad_fn: of batches; it must give an example's gradient in a batch of one, so nothing in it

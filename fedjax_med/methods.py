@@ -53,6 +53,17 @@ def build(
                 "another --config.reducer.name, such as mean."
             )
         algorithm = informed.wrap(algorithm, training)
+    if algorithm.groups > 1 and reducer.least > 1:
+        raise UserError(
+            f"reducer {experiment.reducer.name} needs {reducer.least} clients in each group, and "
+            f"how many are in a group of {experiment.algorithm.name} is not known before: choose "
+            "another --config.reducer.name, such as median."
+        )
+    if experiment.average and experiment.algorithm.name == "cfl":
+        raise UserError(
+            "--config.average does not go with cfl: a cluster that is born has no average yet. "
+            "Give --config.average=0."
+        )
     if experiment.average:
         algorithm = averaging.wrap(algorithm, experiment.average)
     transforms = tuple(shelves.build("transforms", spec) for spec in experiment.transforms)
@@ -89,6 +100,7 @@ def _conditions(experiment: Experiment, num_classes: int) -> conditions.Conditio
             )
         attacks.append(attack)
     turnout = experiment.turnout
-    skip = turnout.bad == "skip"
+    # A private run must not end by what a client sends: that would tell of it.
+    skip = turnout.bad == "skip" or experiment.privacy.unit != "none"
     given = conditions.Turnout(turnout.rate, turnout.late, turnout.garbage, skip, turnout.largest)
     return conditions.Conditions(given, tuple(attacks))

@@ -119,7 +119,8 @@ class Account(NamedTuple):
                 low, high = low - 0.6, low
             root = functools.partial(excess, accountant=accountant)
             high = float(optimize.brentq(root, low, high, xtol=_TOLERANCE)) + _TOLERANCE
-        return math.exp(high)
+        # In a form that people can read, and the same on every machine.
+        return math.ceil(math.exp(high) * 1e4) / 1e4
 
 
 def _epsilons(account: Account, rounds: int) -> Iterator[float]:

@@ -71,6 +71,19 @@ def means(
     return Means(promise.account.noise_multiplier, secret)
 
 
+def check_spent(promise: Promise | None, done: int) -> None:
+    """Refuse a budget that the rounds that are done have exceeded.
+
+    Raises:
+        UserError: The message says what they have spent.
+    """
+    if promise and promise.budget and done > promise.rounds:
+        raise UserError(
+            f"{done} rounds have spent epsilon {promise.account.epsilon(done):.3g} already: "
+            f"expected --config.privacy.budget of at least that, got {promise.budget}."
+        )
+
+
 def tag(promise: Promise | None, done: int) -> dict[str, Any]:
     """What a checkpoint of the round `done` says of privacy; nothing where nothing is promised."""
     return {"privacy": promise.spent(done)} if promise else {}
@@ -118,8 +131,6 @@ def _check_client(experiment: Experiment) -> None:
             f"--config.reducer.name={experiment.reducer.name}",
             "one client may move its result by more than a mean's share (expected mean)",
         )
-    if experiment.algorithm.name == "fed_nova":
-        _refuse("algorithm fed_nova", "clipping would scale the number of steps in its messages")
     if experiment.keep_updates:
         _refuse("--config.keep_updates", "the clients' messages would lie unprotected in WORKDIR")
 

@@ -96,11 +96,9 @@ def record(
     count = np.maximum(client_metrics["count"], 1)
     crossed = {}
     if traffic is not None:
-        weight = client_metrics["weight"]
-        # Who came too late has received the model all the same.
-        there = client_metrics.get("present", np.ones_like(weight))
-        crossed["bytes_up"] = int((weight > 0).sum()) * traffic.up
-        crossed["bytes_down"] = int(there.sum()) * traffic.down
+        # What came too late or was garbage has crossed the network all the same.
+        there = int(client_metrics.get("present", client_metrics["weight"] > 0).sum())
+        crossed["bytes_up"], crossed["bytes_down"] = there * traffic.up, there * traffic.down
     own = {"counted": client_metrics["counted"].tolist()} if "counted" in client_metrics else {}
     return {
         "round": number,

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 CONFIG = "configs/isic9_small.py"
 OUT = ROOT / "docs" / "methods.md"
 SEEDS = (0, 1, 2)
+DIVERGED = "diverged.txt"  # in the folder of a run that came to NaN or infinity
 
 Changes = tuple[str, ...]  # flags behind --config.
 
@@ -69,7 +70,7 @@ ALGORITHMS = {
     "`fed_rep`": named("algorithm", "fed_rep", head_epochs=1),
     "`ditto`": named("algorithm", "ditto", weight=0.1),
     "`apfl`": named("algorithm", "apfl", alpha=0.5),
-    "`ifca`": named("algorithm", "ifca", clusters=2),
+    "`ifca`": named("algorithm", "ifca", clusters=2, spread=1.0),
     "`cfl`": named("algorithm", "cfl", clusters=3),
     "each hospital alone": named("algorithm", "apfl", alpha=1.0),
     "pooled images": ("setting=pooled",),
@@ -84,21 +85,24 @@ REDUCERS = {
     "`krum` of 4 (multi-Krum)": named("reducer", "krum", hostile=1, keep=4),
     "`bulyan`": named("reducer", "bulyan", hostile=1),
     "`norm_bounded_mean`": named("reducer", "norm_bounded_mean"),
-    "`q_fair`": named("reducer", "q_fair", q=1.0),
+    "`q_fair`": named("reducer", "q_fair", q=1.0, learning_rate=10.0),
     "`agnostic`": named("reducer", "agnostic"),
 }
 ATTACKS: dict[str, Changes] = {
     "none": (),
     "`label_flip`": listed("attacks", ("label_flip", {})),
-    "`sign_flip`": listed("attacks", ("sign_flip", {"scale": 5.0})),
+    "`sign_flip`": listed("attacks", ("sign_flip", {"scale": 10.0})),
     "`scaled_update`": listed("attacks", ("scaled_update", {"scale": 20.0})),
     "`gaussian_noise`": listed("attacks", ("gaussian_noise", {"std": 0.3})),
     "`inner_product`": listed("attacks", ("inner_product", {"epsilon": 10.0})),
-    "`backdoor`": listed("attacks", ("backdoor", {"target": 4})),
+    "`backdoor`": listed(
+        "attacks", ("backdoor", {"target": 4, "size": 6}), ("scaled_update", {"scale": 3.0})
+    ),
 }
 COMPRESSIONS: dict[str, Changes] = {
     "none (float32)": (),
-    "`low_precision` (bfloat16)": listed("transforms", ("low_precision", {})),
+    "`low_precision`, bfloat16": listed("transforms", ("low_precision", {})),
+    "`low_precision`, float16": listed("transforms", ("low_precision", {"kind": "float16"})),
     **{
         f"`quantize`, {bits} bit{'s' * (bits > 1)}": listed(
             "transforms", ("quantize", {"bits": bits})
@@ -109,10 +113,13 @@ COMPRESSIONS: dict[str, Changes] = {
         f"`quantize`, {bits} bit{'s' * (bits > 1)}, rotated": listed(
             "transforms", ("quantize", {"bits": bits, "rotate": True})
         )
-        for bits in (4, 2, 1)
+        for bits in (8, 4, 2, 1)
     },
     "`top_k`, 10 %": listed("transforms", ("top_k", {"share": 0.1})),
     "`top_k`, 1 %": listed("transforms", ("top_k", {"share": 0.01})),
+    "`top_k`, 1 %, without memory": listed(
+        "transforms", ("top_k", {"share": 0.01, "error_feedback": False})
+    ),
     "`random_k`, 10 %": listed("transforms", ("random_k", {"share": 0.1})),
     "`top_k`, 10 %, then `quantize`, 4 bits": listed(
         "transforms", ("top_k", {"share": 0.1}), ("quantize", {"bits": 4, "sparse": True})
@@ -173,15 +180,17 @@ def runs(tables: Sequence[str], seeds: Sequence[int]) -> list[Run]:
 
 
 def folder_of(run: Run, workdir: Path) -> Path:
-    """Where the run lives: runs with the same flags are one."""
-    text = json.dumps([run.seed, sorted(run.changes)])
+    """Where the run lives: runs with the same flags are one, and those of other code are others."""
+    from fedjax_med.identity import code_version
+
+    text = json.dumps([code_version(), (ROOT / CONFIG).read_text(), run.seed, sorted(run.changes)])
     return workdir / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
     """Train and test in this process; returns what went wrong, or nothing."""
     folder, run, data = job
-    if (folder / "evaluation.json").exists():
+    if (folder / "evaluation.json").exists() or (folder / DIVERGED).exists():
         return run, ""
     from fedjax_med import cli  # here: the processes choose their core before JAX starts
 
@@ -200,7 +209,11 @@ def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
         code = cli.main(command)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text(f"fedjax-med {' '.join(command)}\n{said.getvalue()}")
-    return run, "" if code == 0 else said.getvalue().strip().splitlines()[-1]
+    last = said.getvalue().strip().splitlines()[-1]
+    if code and "NaN or infinity" in last:  # which is a result, too
+        (folder / DIVERGED).write_text(last)
+        return run, "diverged"
+    return run, "" if code == 0 else last
 
 
 def pin(cores: "multiprocessing.Queue[list[int]]") -> None:
@@ -221,7 +234,7 @@ def train_all(jobs: list[tuple[Path, Run, list[str]]], at_a_time: int) -> int:
         for number, (run, problem) in enumerate(pool.imap_unordered(train, jobs), 1):
             name = " ".join((run.table, run.row, run.column, str(run.seed)))
             print(f"[{number} of {len(jobs)}] {name} {problem}", flush=True)
-            wrong += bool(problem)
+            wrong += problem not in ("", "diverged")
     return wrong
 
 
@@ -231,6 +244,14 @@ class Found(NamedTuple):
     balanced: list[float]
     evaluations: list[dict[str, Any]]
     bytes_up: int  # of all clients in all rounds, of the first run
+    diverged: int  # runs that came to NaN or infinity
+
+    def __str__(self) -> str:
+        """Mean ± standard deviation, and what is behind it where that is not three runs."""
+        told = spread(self.balanced) if self.balanced else ""
+        if self.diverged:
+            told += f" (diverged: {self.diverged})"
+        return told.strip() or "-"
 
 
 def find(found: Sequence[Run], workdir: Path) -> Found:
@@ -242,7 +263,8 @@ def find(found: Sequence[Run], workdir: Path) -> Found:
     if there:
         lines = (there[0] / "metrics.jsonl").read_text().splitlines()
         up = sum(json.loads(line).get("bytes_up", 0) for line in lines)
-    return Found([one["balanced_accuracy"] for one in evaluations], evaluations, up)
+    diverged = sum((folder / DIVERGED).exists() for folder in folders)
+    return Found([one["balanced_accuracy"] for one in evaluations], evaluations, up, diverged)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -283,7 +305,7 @@ def attack_cell(workdir: Path) -> Cell:
         found = find(mine, workdir)
         taken = [door["success"] for one in found.evaluations for door in one.get("backdoors", ())]
         moved = f" ({100 * statistics.fmean(taken):.0f} %)" if taken else ""
-        return spread(found.balanced) + moved
+        return str(found) + moved
 
     return cell
 
@@ -297,7 +319,7 @@ def compression_table(every: Sequence[Run], workdir: Path) -> str:
         plain = plain or found.bytes_up
         megabytes = f"{found.bytes_up / 1e6:.2f} MB"
         less = f"{plain / found.bytes_up:.1f}" if found.bytes_up else "-"
-        rows.append([row, megabytes, less, spread(found.balanced)])
+        rows.append([row, megabytes, less, str(found)])
     header = ["messages", "sent by all clients", "times less", "balanced accuracy"]
     return table(header, rows)
 
@@ -311,7 +333,7 @@ def privacy_table(every: Sequence[Run], workdir: Path) -> str:
         spent = [one["privacy"] for one in found.evaluations if "privacy" in one]
         epsilon = f"{max(one['epsilon'] for one in spent):.2f}" if spent else "unbounded"
         noise = f"{max(one['noise_multiplier'] for one in spent):.2f}" if spent else "0"
-        rows.append([row, epsilon, noise, spread(found.balanced)])
+        rows.append([row, epsilon, noise, str(found)])
     return table(
         ["who; protected; target", "epsilon", "noise multiplier", "balanced accuracy"], rows
     )
@@ -378,7 +400,7 @@ def document(every: Sequence[Run], workdir: Path) -> str:
     ]
     tables: dict[str, Callable[[], str]] = {
         "algorithms": lambda: grid(
-            "algorithms", "algorithm", every, lambda mine: spread(find(mine, workdir).balanced)
+            "algorithms", "algorithm", every, lambda mine: str(find(mine, workdir))
         ),
         "attacks": lambda: grid("attacks", "reducer", every, attack_cell(workdir)),
         "compression": lambda: compression_table(every, workdir),

@@ -124,6 +124,7 @@ def test_condition_that_meets_nobody_changes_nothing(given):
     assert not given.quiet
     state, (metrics,) = run(given)
     assert metrics.pop("counted").all()
+    assert metrics.pop("present").all()
     toy.assert_close((state, metrics), plain())
 
 
@@ -139,7 +140,8 @@ SOME = {
 @pytest.mark.parametrize("name", SOME)
 def test_round_is_one_of_those_that_count_alone(name):
     state, (metrics,) = run(turnout(**SOME[name]))
-    counted = metrics.pop("counted")
+    counted, present = metrics.pop("counted"), metrics.pop("present")
+    assert present.tolist() == (counted.tolist() if name == "rate" else [True] * 6)
     assert 0 < counted.sum() < 6
     toy.assert_close(state.server.params, model_of(counted))
     there = jax.tree.map(lambda leaf: leaf[counted], (metrics, plain()[1]))
@@ -236,7 +238,16 @@ def test_garbage_of_who_is_late_or_away_ends_no_run():
     np.testing.assert_array_equal(metrics["finite"], ~counted)
 
 
-@pytest.mark.parametrize("where", ["message", "state", "metrics"])
+def test_metrics_that_are_no_numbers_do_not_decide_who_counts():
+    algorithm = counting(break_at=(9, 6), where="metrics")
+    state, (metrics,) = run(turnout(skip_bad=True), algorithm=algorithm)
+    assert metrics["counted"].all()
+    assert metrics["finite"].all()
+    assert [loss == 0 for loss in metrics["loss"].tolist()] == [s in (9, 6) for s in SIZES]
+    toy.assert_close(state.server.params, model_of(metrics["counted"]))
+
+
+@pytest.mark.parametrize("where", ["message", "state"])
 def test_client_whose_own_training_breaks_is_skipped_with_all_that_it_says(where):
     algorithm = counting(break_at=(9, 6), where=where)
     state, (metrics,) = run(turnout(skip_bad=True), algorithm=algorithm)

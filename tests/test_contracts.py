@@ -13,7 +13,7 @@ import toy
 from PIL import Image
 
 from fedjax_med import aggregate, conditions, federated, mapping, shelves
-from fedjax_med.config import Spec
+from fedjax_med.config import Spec, read
 from fedjax_med.federated import ClientResult, FedAlgorithm
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
@@ -92,6 +92,25 @@ ROWS = {
 CITING = ("algorithms", "attacks", "models", "reducers", "transforms")
 
 
+LONGEST = {"cfl": 100, "efficientnet_lite0": 170}
+
+
+def code_lines(tree):
+    """How many lines have code, docstrings aside."""
+    said = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            said |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    spans = [
+        range(node.lineno, node.end_lineno + 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt | ast.expr | ast.arg)
+    ]
+    return len({line for span in spans for line in span} - said)
+
+
 def rows(shelf):
     return [pytest.param(Spec(name, options), id=name) for name, options in ROWS[shelf].items()]
 
@@ -102,6 +121,22 @@ def test_every_file_has_a_row_and_every_row_a_file(shelf):
     missing = ", ".join(f'"{name}": {{}}' for name in sorted(files - known))
     assert not missing, f"add {missing} to ROWS[{shelf!r}] in {Path(__file__).name}"
     assert known - files == set(), f"these rows of {shelf} have no file"
+
+
+@pytest.mark.parametrize("shelf", ["algorithms", "attacks", "reducers", "transforms"])
+def test_every_file_is_used_by_a_config(shelf):
+    used = set()
+    for file in (PACKAGE.parent / "configs").glob("*.py"):
+        experiment = read(str(file))
+        one_or_more = getattr(
+            experiment, {"algorithms": "algorithm", "reducers": "reducer"}.get(shelf, shelf)
+        )
+        used |= {
+            spec.name for spec in (one_or_more if isinstance(one_or_more, list) else [one_or_more])
+        }
+        if experiment.privacy.unit == "client":
+            used |= {"dp_mean"} if shelf == "reducers" else set()
+    assert set(ROWS[shelf]) <= used
 
 
 def test_every_shelf_is_walked():
@@ -119,6 +154,7 @@ def test_file_is_short_and_documented(shelf, name):
     if shelf in CITING:
         everything = file.read_text()
         assert re.search(r"(19|20)\d\d", everything), f"{file.name} names no paper"
+        assert code_lines(tree) <= LONGEST.get(name, 75), f"{file.name} wants a room of its own"
     build = next(node for node in tree.body if getattr(node, "name", "") == "build")
     assert ast.get_docstring(build)
     for default in build.args.kw_defaults:

@@ -354,7 +354,7 @@ def test_sampled_values_are_told_with_their_standard_errors(capsys):
     assert tell(f"--workdir={workdir}", "--permutations=4") == 0
     out = capsys.readouterr().out
     assert out.count(" ± ") == 3
-    assert "Balanced accuracy" in out
+    assert "Negative loss" in out
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ REFUSED = {
         "transform adaptive_clip",
     ),
     "a server that reads single messages": (CLIENT, {"algorithm": Spec("scaffold")}, "scaffold"),
-    "a step count under the clip": (CLIENT, {"algorithm": Spec("fed_nova")}, "fed_nova"),
+    "a server that reads step counts": (CLIENT, {"algorithm": Spec("fed_nova")}, "fed_nova"),
     "messages in a file": (CLIENT, {"keep_updates": True}, "keep_updates"),
     "attacks that see other messages": (
         CLIENT,

@@ -1,8 +1,9 @@
 """FedNova (Wang et al., NeurIPS 2020): differences are normalised by the clients' own work.
 
 With FedAvg a client that takes more steps weighs more, and the model settles where the objective is
-another than the one asked for. Here the message is the client's mean direction and how often it was
-added up; the server takes the mean direction times the mean number.
+another than the one asked for. Here the message is the client's mean direction alone; how often it
+was added up follows from the client's number of steps, and the server takes the mean direction
+times the mean number. A norm that a transform or a reducer looks at is then that of one step.
 """
 
 from typing import NamedTuple
@@ -15,18 +16,19 @@ from fedjax_med.algorithms import fed_avg
 from fedjax_med.errors import UserError
 from fedjax_med.federated import ClientResult, FedAlgorithm
 from fedjax_med.local import LocalTraining
-from fedjax_med.types import Array, Examples, Key, Message
+from fedjax_med.types import Array, Examples, Key, Message, Params
 
 
-class Normalised(NamedTuple):
-    """What a client sends."""
+class ServerState(NamedTuple):
+    """The global model, what the server optimizer remembers, and this round's mean effort."""
 
-    direction: Message  # global - local, divided by `effort`
-    effort: Array  # float32 [], the l1 norm of a_i in the paper: K for K steps of plain SGD
+    params: Params
+    optimizer: optax.OptState
+    effort: Array  # float32 []
 
 
 def _effort(steps: Array, momentum: float) -> Array:
-    """How often a gradient goes into the difference, over `steps` steps: float32 []."""
+    """The l1 norm of a_i in the paper, K for K steps of plain SGD: float32, like `steps`."""
     left = steps - momentum * (1 - momentum**steps) / (1 - momentum)
     return left / (1 - momentum)
 
@@ -54,21 +56,26 @@ def build(
         )
     average = fed_avg.build(training, server_optimizer)
 
+    def init(params: Params) -> tuple[ServerState, tuple[()]]:
+        return ServerState(params, server_optimizer.init(params), jnp.float32(0)), ()
+
     def client_update(
-        server: fed_avg.ServerState, client: tuple[()], examples: Examples, round: Array, key: Key
+        server: ServerState, client: tuple[()], examples: Examples, round: Array, key: Key
     ) -> ClientResult:
         result = average.client_update(server, client, examples, round, key)
-        effort = _effort(result.metrics["steps"], momentum)
         # Without a step the difference is zero, and so shall the direction be.
-        divisor = jnp.maximum(effort, 1)
+        divisor = jnp.maximum(_effort(result.metrics["steps"], momentum), 1)
         direction = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), result.message)
-        return result._replace(message=Normalised(direction, effort))
+        return result._replace(message=direction)
 
-    def server_update(server: fed_avg.ServerState, message: Message) -> fed_avg.ServerState:
-        scaled = jax.tree.map(
-            lambda leaf: leaf * message.effort.astype(leaf.dtype), message.direction
-        )
-        new: fed_avg.ServerState = average.server_update(server, scaled)
-        return new
+    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, tuple[()]]:
+        efforts = _effort(results.metrics["steps"], momentum)
+        share = results.weight / jnp.maximum(jnp.sum(results.weight), 1e-12)
+        return server._replace(effort=jnp.sum(share * efforts)), results.state
 
-    return average._replace(client_update=client_update, server_update=server_update)
+    def server_update(server: ServerState, message: Message) -> ServerState:
+        scaled = jax.tree.map(lambda leaf: leaf * server.effort.astype(leaf.dtype), message)
+        updates, state = server_optimizer.update(scaled, server.optimizer, server.params)
+        return ServerState(optax.apply_updates(server.params, updates), state, server.effort)
+
+    return FedAlgorithm(init, client_update, server_update, receive=receive)

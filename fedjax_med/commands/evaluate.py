@@ -276,6 +276,8 @@ def _backdoors(
         triggered = np.asarray(attack.trigger(jnp.asarray(np.asarray(others.image))))
         split = others._replace(image=triggered)
         each = predict_test(assembly.model, models, split, experiment.num_clients, experiment.views)
+        if each.ndim == 3:  # the attackers' own models are their own affair
+            each = np.delete(each, list(attack.clients), axis=0)
         taken = each.reshape(-1, each.shape[-1]).argmax(axis=-1) == attack.target
         row = {"attack": spec.name, "target": data.class_names[attack.target]}
         found.append(row | {"n": others.num_examples, "success": float(taken.mean())})

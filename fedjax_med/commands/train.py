@@ -115,6 +115,7 @@ def _rounds(
     experiment, assembly, checkpoints, profile = run[0], run.assembly, run.checkpoints, run.profile
     state = distributed.place(state, assembly.placement.state)
     validation, last = pool(run.data.validation), _last(experiment, run.promise)
+    private.check_spent(run.promise, int(state.round))
     done, signal, compiled = int(state.round), 0, set[Any]()
     for number in range(done + 1, last + 1):
         began = time.monotonic()

@@ -74,4 +74,4 @@ def build(*, hostile: int = 1) -> Reducer:
         number = jnp.maximum(size - 2 * hostile, 2 - size % 2)
         return jax.tree.map(lambda leaf: _around_median(leaf, chosen, number), messages), state
 
-    return Reducer(init, update)
+    return Reducer(init, update, least=4 * hostile + 3)

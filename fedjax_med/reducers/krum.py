@@ -51,4 +51,4 @@ def build(*, hostile: int = 1, keep: int = 1) -> Reducer:
         kept = counts & (ranks < keep)
         return robust.weighted_sum(messages, robust.shares(kept.astype(jnp.float32))), state
 
-    return Reducer(init, update)
+    return Reducer(init, update, least=max(2 * hostile + 3, keep))

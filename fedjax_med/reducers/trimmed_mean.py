@@ -24,12 +24,21 @@ def build(*, share: float = 0.2) -> Reducer:
             to a number of clients; at least the share that may be hostile. 0 is the uniform mean.
 
     Raises:
-        UserError: `share` is out of range.
+        UserError: `share` is out of range, or cuts off nobody.
     """
     if not 0 <= share < 0.5:
         raise UserError(
             f"expected reducer trimmed_mean to have 0 <= share < 0.5, got share={share}."
         )
+
+    def init(message: Message, num_clients: int, num_senders: int) -> State:
+        del message, num_clients
+        if share and not math.floor(share * num_senders + 1e-9):
+            raise UserError(
+                f"expected reducer trimmed_mean to cut off at least one of {num_senders} clients, "
+                f"got share={share}: raise it to {1 / max(num_senders, 1):.2g} or more (0: none)."
+            )
+        return ()
 
     def update(
         messages: Message, senders: Senders, state: State, key: Key
@@ -50,4 +59,4 @@ def build(*, share: float = 0.2) -> Reducer:
 
         return jax.tree.map(mean, messages), state
 
-    return Reducer(lambda message, num_clients, num_senders: (), update)
+    return Reducer(init, update)

@@ -1,0 +1,20 @@
+"""Five clients, one of which sends noise, with the mean as the reducer.
+
+Blanchard et al., NeurIPS 2017, "Machine Learning with Adversaries".
+
+Run:     fedjax-med train --config=configs/gaussian_noise.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=krum for a reducer that bears it.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "gaussian_noise"
+    experiment.attacks = [Spec("gaussian_noise", {"clients": (0,), "std": 1.0})]
+    return experiment

@@ -1,0 +1,20 @@
+"""Five clients, one of which turns the mean around, with the mean as the reducer.
+
+Xie, Koyejo, Gupta, UAI 2019, "Fall of Empires".
+
+Run:     fedjax-med train --config=configs/inner_product.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=geometric_median for a reducer that bears it.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "inner_product"
+    experiment.attacks = [Spec("inner_product", {"clients": (0,), "epsilon": 10.0})]
+    return experiment

@@ -1,0 +1,20 @@
+"""Five clients, one of which trains on wrong labels, with the mean as the reducer.
+
+Tolpegin et al., ESORICS 2020, "Data Poisoning Attacks Against Federated Learning Systems".
+
+Run:     fedjax-med train --config=configs/label_flip.py --evaluate
+Expect:  not measured yet.
+Change:  --config.reducer.name=median for a reducer that bears it.
+"""
+
+from pathlib import Path
+
+from fedjax_med.config import Experiment, Spec, read
+
+
+def get_config() -> Experiment:
+    """configs/lesions.py with a hostile client."""
+    experiment = read(str(Path(__file__).with_name("lesions.py")))
+    experiment.name = "label_flip"
+    experiment.attacks = [Spec("label_flip", {"clients": (0,)})]
+    return experiment
