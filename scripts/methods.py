@@ -71,7 +71,7 @@ ALGORITHMS = {
     "`ditto`": named("algorithm", "ditto", weight=0.1),
     "`apfl`": named("algorithm", "apfl", alpha=0.5),
     "`ifca`": named("algorithm", "ifca", clusters=2, spread=1.0),
-    "`cfl`": named("algorithm", "cfl", clusters=3),
+    "`cfl`": named("algorithm", "cfl", clusters=3, mean_norm=0.6, max_norm=1.2),
     "each hospital alone": named("algorithm", "apfl", alpha=1.0),
     "pooled images": ("setting=pooled",),
 }
