@@ -124,7 +124,10 @@ def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
     [
         ("--config.rouds=3", "Did you mean 'rounds'"),
         ("--config.client.optimizer.options.weight_decai=3", "Did you mean 'weight_decay'"),
-        ("--config.algorithm.name=fedavg", "Did you mean 'fed_avg'.*There are: apfl, cfl, ditto, fed_avg"),
+        (
+            "--config.algorithm.name=fedavg",
+            "Did you mean 'fed_avg'.*There are: apfl, cfl, ditto, fed_avg",
+        ),
         ("--config.client.optimizer.name=adm", "Did you mean 'adam'"),
         ("--config.partition.name=equl", "Did you mean 'equal'"),
         ("--config.rounds=abc", "--config.rounds=abc: expected a whole number"),

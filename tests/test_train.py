@@ -94,7 +94,8 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_all_that_it_promises(whole):
     workdir, out = whole
     assert [record["round"] for record in records(workdir)] == list(range(1, ROUNDS + 1))
-    assert set(records(workdir)[0]) == {"round", "train_loss", "validation", "clients", "seconds"}
+    told = {"round", "train_loss", "validation", "clients", "seconds", "bytes_up", "bytes_down"}
+    assert set(records(workdir)[0]) == told
     for name in ("experiment.json", "audit.json", "learning_curves.png"):
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
