@@ -3,8 +3,8 @@
 Run:     fedjax-med train --config=configs/isic9_small.py --data_dir=DATA --evaluate
 Expect:  not measured yet.
 Change:  any of what docs/methods.md compares: --config.algorithm.name=...,
-         --config.reducer.name=..., --config.transforms=..., --config.attacks=..., --config.privacy.unit=...;
-         --config.fold=1 for another fifth.
+         --config.reducer.name=..., --config.transforms=..., --config.attacks=...,
+         --config.privacy.unit=...; --config.fold=1 for another fifth.
 """
 
 from fedjax_med.config import Checkpoint, Client, Experiment, Loss, Spec
