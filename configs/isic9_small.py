@@ -7,7 +7,7 @@ Change:  any of what docs/methods.md compares: --config.algorithm.name=...,
          --config.privacy.unit=...; --config.fold=1 for another fifth.
 """
 
-from fedjax_med.config import Checkpoint, Client, Experiment, Loss, Spec
+from fedjax_med.config import Checkpoint, Client, Experiment, Spec
 
 
 def get_config() -> Experiment:
@@ -19,7 +19,6 @@ def get_config() -> Experiment:
         folds=5,
         validation_fraction=0.1,
         model=Spec("cnn", {"widths": (16, 32, 64)}),
-        loss=Loss(class_balance=0.999),
         client=Client(batch_size=16, optimizer=Spec("sgd", {"learning_rate": 0.2})),
         validate_every=15,
         checkpoint=Checkpoint(every=15, keep_last=1, keep_best=0, tested="last"),
