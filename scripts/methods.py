@@ -384,8 +384,9 @@ are counted.
     "privacy": """## Differential privacy
 
 For five hospitals each *image* is protected, by DP-SGD at the hospital; for 50 clients each
-*client*, by noise in the reducer. Delta is 1e-5; what is promised, to whom and against whom is in [privacy.md](privacy.md). Here the noise
-follows the seed, so that the table can be made again; by itself a run draws it from a secret.
+*client*, by noise in the reducer. Delta is 1e-5; what is promised, to whom and against whom is in
+[privacy.md](privacy.md). Here the noise follows the seed, so that the table can be made again; by
+itself a run draws it from a secret.
 """,
 }
 
