@@ -193,7 +193,9 @@ def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
     folder, run, data = job
     if (folder / "evaluation.json").exists() or (folder / DIVERGED).exists():
         return run, ""
-    from fedjax_med import cli, stack  # here: the processes choose their core before JAX starts
+    import jax  # here: the processes choose their core before JAX starts
+
+    from fedjax_med import cli, stack
 
     def roomy(split: Split, parts: Any, room: int = 0) -> Examples:
         return stacked(split, parts, max(room, ROOM))
@@ -217,6 +219,7 @@ def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
         unittest.mock.patch.object(stack, "stack", roomy),
     ):
         code = cli.main(command)
+    jax.clear_caches()  # hundreds of programs come to the system's limit of memory maps
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text(f"fedjax-med {' '.join(command)}\n{said.getvalue()}")
     last = said.getvalue().strip().splitlines()[-1]
