@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with another message transform."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "adaptive_clip"
+    experiment.rounds = 10
     experiment.transforms = [Spec("adaptive_clip", {"quantile": 0.5, "norm": 1.0, "rate": 0.2})]
     return experiment

@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ and a reducer that looks at their losses."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "agnostic"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.reducer = Spec("agnostic", {"step_size": 0.3})
     return experiment

@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ, and a mixture for each."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "apfl"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("apfl", {"alpha": 0.5, "adapt": 0.01})
     return experiment

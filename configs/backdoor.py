@@ -19,6 +19,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with one hostile client."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "backdoor"
+    experiment.rounds = 10
     experiment.attacks = [Spec("backdoor", {"clients": (0,), "target": 0, "size": 8, "share": 0.5})]
     experiment.reducer = Spec("norm_bounded_mean")
     return experiment

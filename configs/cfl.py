@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clusters and clients that hold few classes each."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "cfl"
+    experiment.rounds = 10
     experiment.partition = Spec("labels_per_client", {"k": 4})
     experiment.algorithm = Spec("cfl", {"clusters": 2, "mean_norm": 1.0, "max_norm": 2.0})
     return experiment

@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with a bound on each client's message."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "clip"
+    experiment.rounds = 10
     experiment.transforms = [Spec("clip", {"norm": 1.0})]
     return experiment

@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ, and a model for each."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "ditto"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("ditto", {"weight": 0.1})
     return experiment

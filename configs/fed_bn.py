@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ, and their own normalisation."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "fed_bn"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("fed_bn")
     return experiment

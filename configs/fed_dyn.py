@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ and step by plain SGD, as in the paper."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "fed_dyn"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("fed_dyn", {"alpha": 0.1})
     experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.1})

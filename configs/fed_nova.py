@@ -18,6 +18,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ and step by SGD with momentum."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "fed_nova"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("fed_nova", {"momentum": 0.5})
     experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.05, "momentum": 0.5})

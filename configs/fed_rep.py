@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that hold three classes each, and their own classifiers."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "fed_rep"
+    experiment.rounds = 10
     experiment.partition = Spec("labels_per_client", {"k": 3})
     experiment.algorithm = Spec("fed_rep", {"head_epochs": 5})
     return experiment

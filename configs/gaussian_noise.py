@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with a hostile client."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "gaussian_noise"
+    experiment.rounds = 10
     experiment.attacks = [Spec("gaussian_noise", {"clients": (0,), "std": 1.0})]
     return experiment

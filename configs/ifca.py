@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with two models and clients that hold few classes each."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "ifca"
+    experiment.rounds = 10
     experiment.partition = Spec("labels_per_client", {"k": 4})
     experiment.algorithm = Spec("ifca", {"clusters": 2, "spread": 0.5})
     return experiment

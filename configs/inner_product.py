@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with a hostile client."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "inner_product"
+    experiment.rounds = 10
     experiment.attacks = [Spec("inner_product", {"clients": (0,), "epsilon": 10.0})]
     return experiment

@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with a hostile client."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "label_flip"
+    experiment.rounds = 10
     experiment.attacks = [Spec("label_flip", {"clients": (0,)})]
     return experiment

@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with another message transform."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "low_precision"
+    experiment.rounds = 10
     experiment.transforms = [Spec("low_precision", {"kind": "bfloat16"})]
     return experiment

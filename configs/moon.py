@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with another algorithm and clients that differ."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "moon"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("moon", {"mu": 1.0, "temperature": 0.5})
     return experiment

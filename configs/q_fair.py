@@ -18,6 +18,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ and a reducer that looks at their losses."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "q_fair"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.reducer = Spec("q_fair", {"q": 1.0, "learning_rate": 10.0})
     return experiment

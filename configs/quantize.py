@@ -17,5 +17,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with another message transform."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "quantize"
+    experiment.rounds = 10
     experiment.transforms = [Spec("quantize", {"bits": 4})]
     return experiment

@@ -17,5 +17,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with another message transform."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "random_k"
+    experiment.rounds = 10
     experiment.transforms = [Spec("random_k", {"share": 0.1})]
     return experiment

@@ -18,6 +18,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with clients that differ and step by plain SGD, as in the paper."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "scaffold"
+    experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
     experiment.algorithm = Spec("scaffold")
     experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.1})

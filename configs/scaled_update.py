@@ -16,5 +16,6 @@ def get_config() -> Experiment:
     """configs/lesions.py with a hostile client."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "scaled_update"
+    experiment.rounds = 10
     experiment.attacks = [Spec("scaled_update", {"clients": (0,), "scale": 10.0})]
     return experiment

@@ -17,6 +17,7 @@ def get_config() -> Experiment:
     """configs/lesions.py with a hostile client and a reducer that stands it."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "trimmed_mean"
+    experiment.rounds = 10
     experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 10.0})]
     experiment.reducer = Spec("trimmed_mean", {"share": 0.2})
     return experiment
