@@ -68,6 +68,7 @@ STATES = {
         "--config.algorithm.name=scaffold",
         "--config.transforms=adaptive_clip,top_k",
         "--config.reducer.name=trimmed_mean",
+        "--config.reducer.options.share=0.34",
         "--config.average=0.5",
         "--config.turnout.rate=0.6",
     ),
