@@ -19,7 +19,7 @@ TRAINING = LocalTraining(toy.grad_fn(), optax.sgd(0.05), 1, 4, features=toy.feat
 OPTIONS = {
     "bulyan": {"hostile": 0},  # five clients
     "fed_bn": {"local": ("b",)},
-    "fed_per": {"local": ("w",)},
+    "fed_per": {"local": ("b",)},  # what is shared needs more than a few values
     "fed_rep": {"local": ("b",), "head_epochs": 1},
     "ifca": {"spread": 1.0},
     "cfl": {"mean_norm": 100.0, "max_norm": 1e-6},  # divides in the first round
