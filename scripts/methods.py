@@ -372,8 +372,7 @@ ABOUT = {
 
 Five hospitals, divided equally, by a Dirichlet distribution with 0.3, or with three of the nine
 classes each. Where clients have models of their own (`fed_bn` to "each hospital alone") each
-hospital's test images are predicted by its own model; it need not know classes that its hospital
-has never seen, which makes the last column easy for them.
+hospital's test images are predicted by its own model.
 """,
     "attacks": """## Reducers under attack
 
