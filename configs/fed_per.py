@@ -3,7 +3,8 @@
 Arivazhagan et al., 2019, "Federated Learning with Personalization Layers".
 
 Run:     fedjax-med train --config=configs/fed_per.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.470 on its test set by the clients' models together after about a
+         minute of training on one CPU core.
 Change:  --config.partition.options.k=... for clients with more or fewer classes;
          --config.algorithm.name=fed_avg for what clients have with one model for all.
 """

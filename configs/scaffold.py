@@ -3,7 +3,8 @@
 Karimireddy et al., ICML 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning".
 
 Run:     fedjax-med train --config=configs/scaffold.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.606 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.algorithm.name=fed_avg for the same without control variates;
          --config.client.optimizer.options.learning_rate=...;
          --config.client.epochs=5 for clients that drift further in a round.

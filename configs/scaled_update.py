@@ -3,7 +3,8 @@
 Bagdasaryan et al., AISTATS 2020, "How To Backdoor Federated Learning".
 
 Run:     fedjax-med train --config=configs/scaled_update.py --evaluate
-Expect:  not measured yet.
+Expect:  balanced accuracy 0.248 on its test set after about a minute of training on one CPU
+         core.
 Change:  --config.reducer.name=norm_bounded_mean for a reducer that bears it.
 """
 

@@ -140,6 +140,13 @@ def test_every_file_is_used_by_a_config(shelf):
     assert set(ROWS[shelf]) <= used
 
 
+def test_every_config_says_what_it_gives():
+    for file in (PACKAGE.parent / "configs").glob("*.py"):
+        said = re.search(r"Expect:\s+(.*?)\nChange:", file.read_text(), re.DOTALL)
+        assert said, file.name
+        assert re.search(r"\d\.\d\d", said.group(1)), f"{file.name} has no measured result"
+
+
 def test_every_shelf_is_walked():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     # Commands are tested one by one, and operations are a room in several files.
