@@ -31,6 +31,8 @@ CONFIG = "configs/isic9_small.py"
 OUT = ROOT / "docs" / "methods.md"
 SEEDS = {"algorithms": (0, 1, 2), "attacks": (0,), "compression": (0,), "privacy": (0,)}
 ROOM = 1024  # examples that every client has room for
+# By seed 2 no hospital has both classes of two images that are nearly the same.
+INSTEAD = {("3 classes each", 2): 3}
 DIVERGED = "diverged.txt"  # in the folder of a run that came to NaN or infinity
 
 Changes = tuple[str, ...]  # flags behind --config.
@@ -173,7 +175,7 @@ def runs(tables: Sequence[str], seeds: Sequence[int]) -> list[Run]:
         "privacy": (PRIVACY, {"": ()}),
     }
     return [
-        Run(table, row, column, seed, (*first, *second))
+        Run(table, row, column, INSTEAD.get((column, seed), seed), (*first, *second))
         for table in tables
         for seed in seeds or SEEDS[table]
         for column, second in grids[table][1].items()
