@@ -3,8 +3,9 @@
 Run: python scripts/methods.py --data_dir=DATA [--cache_dir=FOLDER] [--workdir=runs/methods]
 
 Every run is configs/isic9_small.py with a few fields changed, tested on a fifth of Train: seed s
-leaves out fold s modulo 5, and Test is not touched. --tables=algorithms,attacks,compression,privacy chooses
-some of the tables. Given again it goes on where it stopped and writes the file anew.
+leaves out fold s (modulo 5), and Test is not touched. Some of the tables alone:
+--tables=algorithms,attacks,compression,privacy. Given again it goes on where it stopped and writes
+the file anew.
 
 Runs go on one core each, so many at a time (--jobs); about an hour on two cores. The table of the
 algorithms has three seeds, the others one: --seeds=0,1,2 makes three of all.
@@ -366,7 +367,7 @@ is 0.11): mean ± standard deviation over three seeds, each with another fifth, 
 there is one figure (`--seeds=0,1,2` makes three of each); Test was not touched. The strengths are
 those of the papers, or were set once by how large an update is; none was tuned for these tables, so
 they tell what a method does, not what it could at its best. Differences below the standard
-deviation, which is about 0.03, tell nothing.
+deviation, which is 0.01 to 0.05 for most, tell nothing.
 """
 
 ABOUT = {
