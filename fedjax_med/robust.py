@@ -4,10 +4,31 @@ Who counts is only known in the round, so that sizes such as "the middle one" ar
 that does not count is sorted to the end and left out by its position.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Message
+
+
+def at_least(name: str, least: int) -> Callable[[Message, int, int], tuple[()]]:
+    """The `init` of the reducer `name`, which keeps nothing and needs `least` clients in a round.
+
+    Raises:
+        UserError: (by ``init``) fewer send.
+    """
+
+    def init(message: Message, num_clients: int, num_senders: int) -> tuple[()]:
+        if num_senders < least:
+            raise UserError(
+                f"expected at least {least} clients in a round for reducer {name} with these "
+                f"options, got {num_senders}: lower hostile, or keep if it has one."
+            )
+        return ()
+
+    return init
 
 
 def beside(values: Array, leaf: Array) -> Array:

@@ -53,14 +53,7 @@ def build(*, hostile: int = 1) -> Reducer:
     if hostile < 0:
         raise UserError(f"expected reducer bulyan to have hostile >= 0, got hostile={hostile}.")
 
-    def init(message: Message, num_clients: int, num_senders: int) -> State:
-        least = 4 * hostile + 3
-        if num_senders < least:
-            raise UserError(
-                f"expected at least {least} clients in a round for reducer bulyan with "
-                f"hostile={hostile}, got {num_senders}."
-            )
-        return ()
+    least = 4 * hostile + 3
 
     def update(
         messages: Message, senders: Senders, state: State, key: Key
@@ -74,4 +67,4 @@ def build(*, hostile: int = 1) -> Reducer:
         number = jnp.maximum(size - 2 * hostile, 2 - size % 2)
         return jax.tree.map(lambda leaf: _around_median(leaf, chosen, number), messages), state
 
-    return Reducer(init, update, least=4 * hostile + 3)
+    return Reducer(robust.at_least("bulyan", least), update, least=least)

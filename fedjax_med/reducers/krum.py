@@ -32,14 +32,7 @@ def build(*, hostile: int = 1, keep: int = 1) -> Reducer:
     if keep < 1:
         raise UserError(f"expected reducer krum to have keep >= 1, got keep={keep}.")
 
-    def init(message: Message, num_clients: int, num_senders: int) -> State:
-        least = max(2 * hostile + 3, keep)
-        if num_senders < least:
-            raise UserError(
-                f"expected at least {least} clients in a round for reducer krum with "
-                f"hostile={hostile} and keep={keep}, got {num_senders}."
-            )
-        return ()
+    least = max(2 * hostile + 3, keep)
 
     def update(
         messages: Message, senders: Senders, state: State, key: Key
@@ -51,4 +44,4 @@ def build(*, hostile: int = 1, keep: int = 1) -> Reducer:
         kept = counts & (ranks < keep)
         return robust.weighted_sum(messages, robust.shares(kept.astype(jnp.float32))), state
 
-    return Reducer(init, update, least=max(2 * hostile + 3, keep))
+    return Reducer(robust.at_least("krum", least), update, least=least)
