@@ -26,6 +26,7 @@ from fedjax_med import (
     updates,
 )
 from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.commands import evaluate
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import pool
 from fedjax_med.flags import define_data
@@ -105,19 +106,9 @@ def _load(
     workdir: Path, flags: absl_flags.FlagValues
 ) -> tuple[config.Experiment, clients.Federation]:
     """The experiment of `workdir`, if it can be told from, and its data."""
-    saved = read_workdir(workdir)
-    experiment = overrides.complete(config.from_dict(saved["experiment"]))
+    experiment = overrides.complete(config.from_dict(read_workdir(workdir)["experiment"]))
     contribution.check(experiment)
-    cache_dir = flags.cache_dir
-    if not flags["cache_dir"].present:
-        cache_dir = saved.get("cache_dir", cache_dir)
-    data = clients.load(experiment, flags.data_dir or saved["data_dir"], cache_dir)
-    if data.digest != saved["data"]:
-        raise UserError(
-            f"the train images or their division differ from those that {workdir} was trained on. "
-            "Give --data_dir=FOLDER with the same data."
-        )
-    return experiment, data
+    return experiment, evaluate.load(workdir, flags)[1]
 
 
 def _kept(workdir: Path, experiment: config.Experiment, data: clients.Federation) -> replay.Run:

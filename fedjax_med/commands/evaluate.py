@@ -63,7 +63,16 @@ def run(flags: absl_flags.FlagValues) -> int:
     return 0
 
 
-def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
+def load(workdir: Path, flags: absl_flags.FlagValues) -> tuple[dict[str, Any], clients.Federation]:
+    """What a run said of itself, and its data.
+
+    Args:
+        workdir: of the run.
+        flags: of a command that has those of `fedjax_med.flags.define_data`.
+
+    Raises:
+        UserError: There is no run, or the data is not what it was trained on.
+    """
     saved = read_workdir(workdir)
     experiment = overrides.complete(config.from_dict(saved["experiment"]))
     cache_dir = flags.cache_dir
@@ -84,6 +93,11 @@ def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str,
             "(by most policies train images that are also in Test leave). Give --data_dir=FOLDER "
             "with the same data."
         )
+    return saved, data
+
+
+def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
+    saved, data = load(workdir, flags)
     if saved.get("test", data.test_digest) != data.test_digest:
         print(f"The test images are not those that were there when {workdir} was trained.")
     return evaluate_workdir(workdir, data, flags.checkpoint)
