@@ -163,8 +163,8 @@ def test_two_groups_are_two_reductions(build):
             members = jnp.flatnonzero(group == GROUP)
             own = jax.tree.map(lambda leaf, members=members: leaf[members], messages)
             if alone[group] is None:
-                one = jax.tree.map(lambda leaf: leaf[0], own)
-                alone[group] = build().init(one, len(members), len(members))
+                # Five: before the first round a reducer knows how many send, not to which group.
+                alone[group] = build().init(jax.tree.map(lambda leaf: leaf[0], own), 5, 5)
             senders = aggregate.senders(weights[members])
             expected, alone[group] = build().update(own, senders, alone[group], KEY)
             toy.assert_close(jax.tree.map(lambda leaf, g=group: leaf[g], message), expected)
