@@ -31,7 +31,7 @@ def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
 
     def init(params: Params) -> tuple[ServerState, Any]:
         inner, client = algorithm.init(params)
-        return ServerState(params, inner, moving.init(params)), client
+        return ServerState(inner.params, inner, moving.init(inner.params)), client
 
     def client_update(
         server: ServerState, client: Any, examples: Examples, round: Array, key: Key

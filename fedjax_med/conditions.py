@@ -1,7 +1,7 @@
 """What goes wrong among clients: they miss rounds, come late, send garbage, or are hostile.
 
-Draws are made per client from its own key, so that they depend neither on the strategy nor on who
-else takes part.
+Draws of what a client does are made from its own key, so that they depend neither on the strategy
+nor on who else takes part; hostile clients, who are in league, share one.
 """
 
 import functools
@@ -175,7 +175,7 @@ def counted(conditions: Conditions, results: Any, before: Any, keys: Key, key: K
     if conditions.turnout.skip_bad:
         # Not the metrics, whose sums are no part of what is clipped: one example's infinite loss
         # must not decide whether a client counts.
-        count &= finite & jax.vmap(is_finite)((results.state, messages))
+        count &= jax.vmap(is_finite)((results.state, messages))
         metrics = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), metrics)
 
     def keep(new: Array, old: Array | int) -> Array:

@@ -132,7 +132,12 @@ def multi_round(run: Run, measure: Measure) -> Contribution:
         ) -> Floats:
             wide = np.zeros((len(members), len(sent[1].weight)), np.bool_)
             wide[:, some] = members
-            return _scores(run, measure, programs.after_round(state, sent, wide))
+            return np.concatenate(
+                [
+                    _scores(run, measure, programs.after_round(state, sent, *portion))
+                    for portion in portions(wide)
+                ]
+            )
 
         game, players = shapley.cached(value), len(counting)
         nobody, everybody = game(np.repeat([[False], [True]], players, axis=1))

@@ -24,7 +24,7 @@ class ClientResult(NamedTuple):
     message: Message  # leaves the client
     state: ClientState  # stays at the client
     weight: Array  # float32 [], the number of examples
-    metrics: Metrics  # for the report only
+    metrics: Metrics  # for the report, and for what `FedAlgorithm.receive` needs of them
     group: Any = 0  # int32 [], whose model the message is for, where the algorithm has groups
 
 
@@ -276,6 +276,27 @@ def run_round(
     return new, metrics
 
 
+def server_step(
+    algorithm: FedAlgorithm, reducer: Reducer, server: ServerState, message: Message, some: Array
+) -> ServerState:
+    """The server's update, or the state as it is where nobody counts.
+
+    What an optimizer remembers must not move a model that nobody trained. Only under differential
+    privacy it does: there the noise is added whoever takes part.
+
+    Args:
+        algorithm: the algorithm.
+        reducer: which made `message`.
+        server: the state of the server.
+        message: the reduced one.
+        some: bool [], whether any client counts.
+    """
+    after = algorithm.server_update(server, message)
+    if reducer.private:
+        return after
+    return jax.tree.map(lambda new, old: jnp.where(some, new, old), after, server)
+
+
 def _serve(
     algorithm: FedAlgorithm,
     reducer: Reducer,
@@ -294,7 +315,7 @@ def _serve(
     message, reducer_state = grouped(reducer, algorithm.groups).update(
         results.message, Senders(weight, place, loss, results.group), state.reducer, key
     )
-    server = algorithm.server_update(server, message)
+    server = server_step(algorithm, reducer, server, message, jnp.any(weight > 0))
     if there is not None:
         clients = jax.tree.map(lambda all_, new: all_.at[there].set(new), state.clients, clients)
     return FedState(state.round + 1, server, clients, reducer_state)

@@ -56,10 +56,12 @@ def check_finite(
     good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
     if not good.all():
         first = int(np.argmin(good))
+        loss = _train_loss({name: values[first] for name, values in client_metrics.items()})
         raise UserError(
-            f"round {number}: client {client_metrics['client'][first]} sent NaN or infinity (loss "
-            f"{client_metrics['loss'][first]}). {kept}; a lower "
-            "--config.client.optimizer.options.learning_rate usually helps."
+            f"round {number}: client {client_metrics['client'][first]} sent NaN or infinity (mean "
+            f"loss {loss}). {kept}; a lower "
+            "--config.client.optimizer.options.learning_rate usually helps, and "
+            "--config.turnout.bad=skip goes on without such clients."
         )
     for name in ("server", "clients", "reducer"):
         if not _is_finite(getattr(state, name)):

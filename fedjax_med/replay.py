@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_med.aggregate import Senders
 from fedjax_med.evaluate import Validation, probabilities
-from fedjax_med.federated import FedState
+from fedjax_med.federated import FedState, server_step
 from fedjax_med.methods import Method
 from fedjax_med.shapley import Coalitions, Floats
 from fedjax_med.types import Array, Message, Model, Params
@@ -43,11 +43,12 @@ def sent_of(updates: Updates) -> Sent:
 def _serve(method: Method, state: FedState, sent: Sent, members: Array) -> FedState:
     """The state after a round in which of what was `sent` only that of `members` [S] counts."""
     message, senders = sent
+    some = jnp.any(senders.weight > 0)  # by the round that was, whoever of it is asked for
     # The same key for all coalitions, and the one that the round had.
     key = jax.random.split(jax.random.fold_in(method.key, state.round))[1]
     senders = senders._replace(weight=jnp.where(members, senders.weight, 0))
     reduced, reducer = method.reducer.update(message, senders, state.reducer, key)
-    server = method.algorithm.server_update(state.server, reduced)
+    server = server_step(method.algorithm, method.reducer, state.server, reduced, some)
     return state._replace(round=state.round + 1, server=server, reducer=reducer)
 
 
@@ -116,13 +117,16 @@ class Programs:
             parts.append(np.asarray(program(*given, count, full))[:count, : len(part)])
         return np.concatenate(parts, axis=1).astype(np.float64)
 
-    def after_round(self, state: FedState, sent: Sent, members: Coalitions) -> Floats:
-        """Predictions [M, V, K] after one round from `state`, of the members [M, S] alone."""
-        found = [
-            self._all_images(self._after_round, count, state, sent, rows)
-            for rows, count in portions(members)
-        ]
-        return np.concatenate(found)
+    def after_round(self, state: FedState, sent: Sent, members: Coalitions, count: int) -> Floats:
+        """Predictions [count, V, K] after one round from `state`, of the first members alone.
+
+        Args:
+            state: before the round.
+            sent: in the round.
+            members: bool [TOGETHER, S].
+            count: how many of its rows are asked for.
+        """
+        return self._all_images(self._after_round, count, state, sent, members)
 
     def of_states(self, states: Any, count: int) -> Floats:
         """Predictions [count, V, K] of the first models among `states`."""

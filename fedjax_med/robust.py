@@ -13,8 +13,13 @@ from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Message
 
 
-def at_least(name: str, least: int) -> Callable[[Message, int, int], tuple[()]]:
+def at_least(name: str, least: int, remedy: str) -> Callable[[Message, int, int], tuple[()]]:
     """The `init` of the reducer `name`, which keeps nothing and needs `least` clients in a round.
+
+    Args:
+        name: of the reducer.
+        least: with its options.
+        remedy: what to do about it.
 
     Raises:
         UserError: (by ``init``) fewer send.
@@ -24,7 +29,7 @@ def at_least(name: str, least: int) -> Callable[[Message, int, int], tuple[()]]:
         if num_senders < least:
             raise UserError(
                 f"expected at least {least} clients in a round for reducer {name} with these "
-                f"options, got {num_senders}: lower hostile, or keep if it has one."
+                f"options, got {num_senders}: {remedy}."
             )
         return ()
 

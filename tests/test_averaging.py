@@ -1,13 +1,17 @@
 """The moving average of the global model: it is evaluated, and training does not know of it."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import toy
 
-from fedjax_med import averaging, federated
+from fedjax_med import averaging, federated, shelves
 from fedjax_med.algorithms import fed_avg
+from fedjax_med.config import Spec
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
 
@@ -40,3 +44,15 @@ def test_average_is_that_of_the_models_of_an_unaveraged_run(decay):
         total = decay * total + (1 - decay) * model.params["w"]
         weight = decay * weight + (1 - decay)
         np.testing.assert_allclose(state.params["w"], total / weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(shelves.names("algorithms")) - {"cfl"}))
+def test_any_algorithm_keeps_the_shapes_of_its_state_under_the_average(name):
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), features=toy.features())
+    options = {"local": ("b",)} if name in ("fed_bn", "fed_per", "fed_rep") else {}
+    plain = shelves.build("algorithms", Spec(name, options), training, optax.sgd(1.0))
+    averaged, reducer = averaging.wrap(plain, 0.5), mean.build()
+    before = federated.init(averaged, reducer, toy.params(), DATA)
+    step = functools.partial(federated.run_round, averaged, reducer)
+    after, _ = jax.eval_shape(step, before, DATA, jax.random.key(2))
+    assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)

@@ -15,7 +15,7 @@ from fedjax_med.config import Spec
 from fedjax_med.errors import UserError
 from fedjax_med.federated import ClientResult
 from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean, trimmed_mean
+from fedjax_med.reducers import mean, median
 
 KEY = jax.random.key(4)
 TRAINING = LocalTraining(toy.grad_fn(), optax.sgd(0.2), 2, 8)
@@ -157,7 +157,7 @@ def test_until_the_division_it_is_fed_avg_bit_for_bit():
             toy.assert_same_bits(first, other.server.params)
 
 
-@pytest.mark.parametrize("reducer", [mean.build, trimmed_mean.build])
+@pytest.mark.parametrize("reducer", [mean.build, median.build])
 def test_planted_clusters_are_found_and_fit_better_than_one_model(reducer):
     states, metrics = rounds(12, reducer=reducer, **RULE)
     group = np.asarray(states[-1].clients)

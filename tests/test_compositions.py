@@ -53,6 +53,8 @@ REFUSED = {
     ("cfl", "krum"): "clients in each group",
     ("ifca", "bulyan"): "clients in each group",
     ("cfl", "bulyan"): "clients in each group",
+    ("ifca", "trimmed_mean"): "clients in each group",
+    ("cfl", "trimmed_mean"): "clients in each group",
 }
 
 

@@ -185,6 +185,20 @@ def test_optimizer_that_is_kept_waits_for_its_client():
     )
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(1.0, momentum=0.9), optax.adam(0.01)],
+    ids=["momentum", "adam"],
+)
+def test_what_the_servers_optimizer_remembers_moves_no_model_that_nobody_trained(optimizer):
+    algorithm = fed_avg.build(TRAINING, optimizer)
+    trained, _ = run(turnout(), algorithm=algorithm)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(trained.server.optimizer))
+    after, (metrics,) = run(turnout(late=1.0), algorithm=algorithm, state=trained)
+    assert not metrics["counted"].any()
+    toy.assert_same_bits(after.server, trained.server)
+
+
 @pytest.mark.parametrize("options", [{"rate": 0.0}, {"late": 1.0}, {"largest": 1e-9}])
 def test_model_stays_if_nobody_counts(options):
     state, (metrics,) = run(turnout(**options))

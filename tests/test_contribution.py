@@ -81,7 +81,8 @@ def test_predictions_of_a_coalition_are_those_of_a_round_without_the_others():
     run, _ = toy_run()
     sent = run.load(1)
     members = np.array([[True, False, True], [False, False, False]])
-    found = replay.Programs(run).after_round(replay.first(run), replay.sent_of(sent), members)
+    programs, (portion,) = replay.Programs(run), replay.portions(members)
+    found = programs.after_round(replay.first(run), replay.sent_of(sent), *portion)
     delta = jax.tree.map(lambda leaf: (6 * leaf[0] + 5 * leaf[2]) / 11, sent.message)
     start = run.start.server.params
     for row, params in zip(found, (jax.tree.map(jnp.subtract, start, delta), start), strict=True):
@@ -224,9 +225,9 @@ def test_few_coalitions_and_images_at_a_time_tell_the_same(method, monkeypatch):
 def test_any_number_of_coalitions_is_one_program():
     run, _ = toy_run()
     programs, sent = replay.Programs(run), replay.sent_of(run.load(1))
-    for number in (1, 8, replay.TOGETHER + 3):
-        members = np.arange(number)[:, None] % 4 != np.arange(3)
-        assert programs.after_round(replay.first(run), sent, members).shape == (number, 40, 3)
+    for number in (1, 8, replay.TOGETHER):
+        (portion,) = replay.portions(np.arange(number)[:, None] % 4 != np.arange(3))
+        assert programs.after_round(replay.first(run), sent, *portion).shape == (number, 40, 3)
     assert programs._after_round._cache_size() == 1
 
 

@@ -1,6 +1,7 @@
 """IFCA (Ghosh et al., NeurIPS 2020)."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import toy
 
 from fedjax_med import federated, shelves
 from fedjax_med.algorithms import ifca
+from fedjax_med.conditions import Conditions, Turnout
 from fedjax_med.config import Spec
 from fedjax_med.errors import UserError
 from fedjax_med.local import LocalTraining, mean_loss
@@ -28,15 +30,20 @@ def planted():
     return data._replace(label=label)
 
 
+MOMENTUM = optax.sgd(0.5, momentum=0.9)
+ONE = {"clusters": 1}
+
+
 @functools.cache
-def rounds(number, name="ifca", optimizer=None, data=None, **options):
+def rounds(number, name="ifca", optimizer=None, data=None, conditions=None, **options):
     """All states and the last metrics."""
     algorithm = shelves.build(
         "algorithms", Spec(name, options), TRAINING, optimizer or optax.sgd(1.0)
     )
     reducer, data = mean.build(), planted() if data is None else data()
     states = [federated.init(algorithm, reducer, toy.params(), data)]
-    step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))
+    step = functools.partial(federated.run_round, algorithm, reducer, conditions=conditions)
+    step = jax.jit(step)
     for _ in range(number):
         state, metrics = step(states[-1], data, KEY)
         states.append(state)
@@ -47,6 +54,19 @@ def test_one_cluster_is_fed_avg_bit_for_bit():
     for one, other in zip(rounds(3, clusters=1)[1], rounds(3, "fed_avg")[1], strict=True):
         first = jax.tree.map(lambda leaf: leaf[0], one.server.params)
         toy.assert_same_bits(first, other.server.params)
+
+
+def test_one_cluster_is_fed_avg_in_rounds_that_all_miss_too():
+    given = {"optimizer": MOMENTUM, "conditions": Conditions(Turnout(rate=0.1))}
+    one, other = (rounds(8, name, **given, **o)[1] for name, o in (("ifca", ONE), ("fed_avg", {})))
+    moved = [
+        not np.array_equal(a.server.params["w"], b.server.params["w"])
+        for a, b in itertools.pairwise(other)
+    ]
+    assert True in moved[: moved.index(False)]  # there is momentum in the round that all miss
+    for ours, theirs in zip(one, other, strict=True):
+        first = jax.tree.map(lambda leaf: leaf[0], ours.server.params)
+        toy.assert_same_bits(first, theirs.server.params)
 
 
 def test_first_model_is_the_given_one_and_others_have_noise_of_the_spread():

@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_med import assemble, cli, clients, config, overrides, stack, updates
+from fedjax_med import assemble, cli, clients, config, overrides, predicted, stack, updates
 from fedjax_med.aggregate import Senders
 from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.commands import evaluate
 from fedjax_med.config import Checkpoint, read
 from fedjax_med.evaluate import Validation, predict, predict_validation
 from fedjax_med.identity import identity
+from fedjax_med.types import Split
 
 TINY = Path(__file__).with_name("tiny.py")
 STEADY = ("--config.client.schedule=constant", "--config.client.epochs=1")
@@ -126,6 +129,46 @@ def test_own_models_predict_their_own_clients_examples():
     expected = [predict(model, params[0], images[:2]), predict(model, params[1], images[2:])]
     actual = predict_validation(model, lambda client: params[client], validation)
     np.testing.assert_allclose(actual, np.concatenate(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("owner", [(0, 1, 1, 0, 1), (0, 1, -1, 0, 1)])
+def test_test_image_of_a_client_is_for_its_own_model_and_of_nobody_for_all(owner):
+    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    params = [model.init(jax.random.key(seed), (16, 16, 3)) for seed in range(2)]
+    images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
+    test = Split(images, np.zeros(5, np.int32), *(np.array(list("abcde")),) * 3, np.array(owner))
+    each = np.stack([predict(model, one, images) for one in params])
+    found, _ = evaluate._test_predictions(
+        model, params.__getitem__, SimpleNamespace(test=test), config.Experiment(num_clients=2)
+    )
+    expected = each.mean(axis=0) if -1 in owner else each[np.array(owner), np.arange(5)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_hospitals_test_images_of_a_fold_are_its_own_models(tmp_path):
+    workdir = train(
+        tmp_path / "run",
+        "--config.algorithm.name=ditto",
+        "--config.partition.name=dirichlet",
+        "--config.folds=3",
+        "--evaluate",
+    )
+    assembly, data, state = state_of(workdir)
+    owner = data.test.client
+    assert set(owner.tolist()) == {0, 1, 2}
+    told = predicted.read(workdir / "predictions.csv")[0].probabilities
+    for client in range(3):
+        images = np.asarray(data.test.image)[owner == client]
+        expected = predict(assembly.model, assembly.personal(state, client), images)
+        np.testing.assert_allclose(told[owner == client], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_without_federation_nobody_attacks(tmp_path):
+    attacked = ("--config.attacks=backdoor", "--config.setting=pooled", "--evaluate")
+    workdir = train(tmp_path / "run", *attacked, rounds=1)
+    assert "backdoors" not in evaluation(workdir)
 
 
 @pytest.mark.slow

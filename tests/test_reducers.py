@@ -269,6 +269,8 @@ def test_distances_of_like_messages_are_not_lost_in_their_size():
     [
         ("trimmed_mean", {"share": 0.5}, 5, "0 <= share < 0.5, got share=0.5"),
         ("trimmed_mean", {"share": -0.1}, 5, "0 <= share < 0.5"),
+        ("trimmed_mean", {}, 4, "at least 5 clients .* got 4: raise share"),
+        ("trimmed_mean", {"share": 0.34}, 2, "at least 3 clients"),
         ("geometric_median", {"iterations": 0}, 5, "iterations >= 1, got 0"),
         ("geometric_median", {"smoothing": 0.0}, 5, "smoothing > 0"),
         ("krum", {"hostile": -1}, 5, "hostile >= 0"),
@@ -286,6 +288,6 @@ def test_reducer_refuses_what_it_cannot_do(name, options, senders, words):
         shelves.build("reducers", Spec(name, options)).init({"a": jnp.zeros(2)}, 20, senders)
 
 
-@pytest.mark.parametrize(("name", "senders"), [("krum", 5), ("bulyan", 7)])
+@pytest.mark.parametrize(("name", "senders"), [("krum", 5), ("bulyan", 7), ("trimmed_mean", 5)])
 def test_reducer_takes_as_few_clients_as_its_paper_does(name, senders):
     shelves.build("reducers", Spec(name)).init({"a": jnp.zeros(2)}, senders, senders)

@@ -5,7 +5,8 @@ Constraints": all begin in one cluster. Where its model stands still although si
 pull hard, they pull in different directions, and the cluster is divided by the directions.
 
 Both halves start from the parent's model after this round's step. The authors' code averages the
-halves by themselves in that round already; the step is one that hardly moves (`mean_norm`).
+halves by themselves in that round already; the step is one that hardly moves (`mean_norm`). As in
+that code, how unlike the halves are is not asked for beside the norms (gamma_max of the paper).
 """
 
 from typing import NamedTuple

@@ -81,9 +81,7 @@ def build(
     def server_update(server: ServerState, message: Message) -> ServerState:
         share = server.heard.share
         gradient = jax.tree.map(lambda h, d: h + alpha * share * d, server.gradient, message)
-        # A round that nobody takes part in moves nothing.
-        some = (share > 0).astype(jnp.float32)
-        step = jax.tree.map(lambda d, h: d + some * h / alpha, message, gradient)
+        step = jax.tree.map(lambda d, h: d + h / alpha, message, gradient)
         updates, state = server_optimizer.update(step, server.optimizer, server.params)
         params = optax.apply_updates(server.params, updates)
         return ServerState(params, state, gradient, server.heard)

@@ -55,6 +55,8 @@ def build(
 ) -> FedAlgorithm:
     """Each client trains the model that suits it best; a model that nobody chose stays as it is.
 
+    A client is evaluated by the model that it chose last, and by the first one before it has.
+
     Args:
         training: how a client trains; its loss decides which model suits.
         server_optimizer: steps against the reduced message of each cluster, by itself.

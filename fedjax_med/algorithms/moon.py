@@ -51,8 +51,9 @@ def build(
 ) -> FedAlgorithm:
     """FedAvg, whose clients add `mu` times the model-contrastive loss to theirs.
 
-    A client keeps its last local model; before its first round that is the first global one, with
-    which the loss has no gradient. The features are those of the images before they are mixed.
+    A client keeps its last local model; before its first round that is the first global one (if it
+    takes part from the beginning, the loss has no gradient then). The features are those of the
+    images before they are mixed.
 
     Args:
         training: how a client trains; has `features`.

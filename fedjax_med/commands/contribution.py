@@ -65,7 +65,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "a sampled order ends where the metric is nearer than this to that of all",
         flag_values=flags,
     )
-    absl_flags.DEFINE_integer("seed", 0, "of the sampled orders", flag_values=flags)
+    absl_flags.DEFINE_integer("seed", 0, "of the sampled orders", lower_bound=0, flag_values=flags)
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -77,6 +77,11 @@ def run(flags: absl_flags.FlagValues) -> int:
     shapley.check(flags.permutations or shapley.PERMUTATIONS, flags.truncation)
     workdir = Path(flags.workdir).expanduser()
     experiment, data = _load(workdir, flags)
+    if flags.truncation and not flags.permutations and experiment.num_clients <= shapley.EXACT:
+        raise UserError(
+            f"--truncation={flags.truncation} ends orders that are sampled, and up to "
+            f"{shapley.EXACT} hospitals all coalitions are formed: give --permutations, too."
+        )
     kept = _kept(workdir, experiment, data)
     measure = contribution.Measure(flags.metric, flags.permutations, flags.truncation, flags.seed)
     images = len(kept.validation.label)

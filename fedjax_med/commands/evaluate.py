@@ -257,15 +257,15 @@ def _test_predictions(
 ) -> tuple[Any, dict[str, Any]]:
     """Probabilities [N, K] of the test images, and how good each client's own model is on them.
 
-    Where clients have models of their own, an image of a client is for its model, and one of nobody
-    for all of them: the mean of their probabilities.
+    Where clients have models of their own and each image is a client's, it is for its model; else
+    images are for all models: the mean of their probabilities.
     """
     test, clients_ = data.test, experiment.num_clients
     each = predict_test(model, models, test, clients_, experiment.views)
     if not callable(models):
         return each, {}
     whole = each.mean(axis=0)
-    if (test.client >= 0).all() and len(data.sites) == clients_:
+    if (test.client >= 0).all():
         whole = each[test.client, np.arange(test.num_examples)]
     label = test.label.astype(np.int64)
     rows = {
@@ -282,17 +282,20 @@ def _backdoors(
     experiment: config.Experiment,
 ) -> list[dict[str, Any]]:
     """Of each backdoor attack, the share of images of other classes that its trigger moves."""
+    if experiment.setting != "federated":  # nobody attacks there
+        return []
     found = []
     for spec, attack in zip(experiment.attacks, assembly.method.conditions.attacks, strict=True):
-        if attack.trigger is None:
-            continue
         others = data.test.take(data.test.label != attack.target)
+        if attack.trigger is None or not others.num_examples:
+            continue
         triggered = np.asarray(attack.trigger(jnp.asarray(np.asarray(others.image))))
         split = others._replace(image=triggered)
         each = predict_test(assembly.model, models, split, experiment.num_clients, experiment.views)
         if each.ndim == 3:  # the attackers' own models are their own affair
             each = np.delete(each, list(attack.clients), axis=0)
         taken = each.reshape(-1, each.shape[-1]).argmax(axis=-1) == attack.target
-        row = {"attack": spec.name, "target": data.class_names[attack.target]}
-        found.append(row | {"n": others.num_examples, "success": float(taken.mean())})
+        if taken.size:
+            row = {"attack": spec.name, "target": data.class_names[attack.target]}
+            found.append(row | {"n": others.num_examples, "success": float(taken.mean())})
     return found

@@ -67,4 +67,4 @@ def build(*, hostile: int = 1) -> Reducer:
         number = jnp.maximum(size - 2 * hostile, 2 - size % 2)
         return jax.tree.map(lambda leaf: _around_median(leaf, chosen, number), messages), state
 
-    return Reducer(robust.at_least("bulyan", least), update, least=least)
+    return Reducer(robust.at_least("bulyan", least, "lower hostile"), update, least=least)

@@ -44,4 +44,4 @@ def build(*, hostile: int = 1, keep: int = 1) -> Reducer:
         kept = counts & (ranks < keep)
         return robust.weighted_sum(messages, robust.shares(kept.astype(jnp.float32))), state
 
-    return Reducer(robust.at_least("krum", least), update, least=least)
+    return Reducer(robust.at_least("krum", least, "lower hostile or keep"), update, least=least)

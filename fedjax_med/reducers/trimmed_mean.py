@@ -21,7 +21,8 @@ def build(*, share: float = 0.2) -> Reducer:
 
     Args:
         share: in [0, 0.5), the share of the n clients that is cut off at each end, rounded down
-            to a number of clients; at least the share that may be hostile. 0 is the uniform mean.
+            to a number of clients; at least the share that may be hostile. 0 is the uniform mean;
+            else a round needs 1 / `share` clients; where fewer count, nobody is cut off.
 
     Raises:
         UserError: `share` is out of range, or cuts off nobody.
@@ -31,14 +32,7 @@ def build(*, share: float = 0.2) -> Reducer:
             f"expected reducer trimmed_mean to have 0 <= share < 0.5, got share={share}."
         )
 
-    def init(message: Message, num_clients: int, num_senders: int) -> State:
-        del message, num_clients
-        if share and not math.floor(share * num_senders + 1e-9):
-            raise UserError(
-                f"expected reducer trimmed_mean to cut off at least one of {num_senders} clients, "
-                f"got share={share}: raise it to {1 / max(num_senders, 1):.2g} or more (0: none)."
-            )
-        return ()
+    least = math.ceil(1 / share - 1e-9) if share else 1
 
     def update(
         messages: Message, senders: Senders, state: State, key: Key
@@ -59,4 +53,4 @@ def build(*, share: float = 0.2) -> Reducer:
 
         return jax.tree.map(mean, messages), state
 
-    return Reducer(init, update)
+    return Reducer(robust.at_least("trimmed_mean", least, "raise share"), update, least=least)
