@@ -373,7 +373,8 @@ ABOUT = {
     "algorithms": """## Algorithms
 
 Five hospitals, divided equally, by a Dirichlet distribution with 0.3, or with three of the nine
-classes each. Where clients have models of their own (`fed_bn` to "each hospital alone") each
+classes each (with seed 7 for 2, by which two nearly equal images of two classes fit into no
+hospital). Where clients have models of their own (`fed_bn` to "each hospital alone") each
 hospital's test images are predicted by its own model.
 """,
     "attacks": """## Reducers under attack
@@ -423,7 +424,23 @@ def document(every: Sequence[Run], workdir: Path) -> str:
     }
     for name in dict.fromkeys(run.table for run in every):
         parts.append(f"{ABOUT[name]}\n{tables[name]()}\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, flags()])
+
+
+def flags() -> str:
+    """The flags that make the rows and columns of all tables."""
+    rows = [
+        [name, " ".join(f"`--config.{change}`" for change in changes)]
+        for changes_of in (ALGORITHMS, PARTITIONS, REDUCERS, ATTACKS, COMPRESSIONS, PRIVACY)
+        for name, changes in changes_of.items()
+        if changes
+    ]
+    about = """## As flags
+
+What is in the tables, as flags behind `--config=configs/isic9_small.py --config.fold=SEED
+--config.seed=SEED`; under attack with `--config.num_clients=7`, too.
+"""
+    return f"{about}\n{table(['row or column', 'flags'], rows)}\n"
 
 
 def num_parameters() -> int:
