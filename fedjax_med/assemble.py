@@ -21,6 +21,7 @@ from fedjax_med import (
     methods,
     mixing,
     ops,
+    placement,
     private,
     ranges,
     shelves,
@@ -45,7 +46,7 @@ class Assembly(NamedTuple):
     # From a round and the clients' sizes to who takes part in it; None is everyone.
     choose: Callable[[ArrayLike, Array], Array] | None
     map_clients: strategies.Choice  # the strategy that was picked
-    placement: federated.Placement  # of what `run_round` takes and gives
+    placement: placement.Placement  # of what `run_round` takes and gives
     lower: Callable[..., jax.stages.Lowered]  # `run_round`, from the shapes of what it takes
     # From the state and a client's place to the model that it uses; None: all use the server's.
     personal: Callable[[federated.FedState, ArrayLike], Params] | None
@@ -146,13 +147,13 @@ def _mapped(
     choice: strategies.Choice,
 ) -> Assembly:
     """The assembly of `method` that maps over the clients as `choice` says."""
-    placement = federated.placement(choice.name, num_clients)
+    places = placement.of(choice.name, num_clients)
     map_clients = mapping.STRATEGIES[choice.name]
     algorithm, key = method.algorithm, method.key
 
     @functools.partial(
         jax.jit,
-        out_shardings=(placement.state, placement.metrics),
+        out_shardings=(places.state, places.metrics),
         donate_argnums=0,  # the states of many clients need not be in memory twice
         compiler_options=ops.compiler_options(),
     )
@@ -183,7 +184,7 @@ def _mapped(
         lambda state, data, places=None: run(state, data, key, places),
         cohort and jax.jit(functools.partial(federated.choose, cohort, key)),
         choice,
-        placement,
+        places,
         lambda state, data, places=None: run.lower(state, data, key, places),
         algorithm.personal and _personal(algorithm.personal),
         less,

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fedjax_med import conditions as happening
 from fedjax_med.aggregate import Reducer, Senders, grouped
 from fedjax_med.conditions import Conditions
-from fedjax_med.mapping import MapClients, clients_mesh
+from fedjax_med.mapping import MapClients
 from fedjax_med.types import Array, Examples, Key, Message, Metrics, Params
 
 ServerState = Any  # a pytree of arrays with a field `params`
@@ -72,35 +71,6 @@ LOSS_BEFORE = "loss_before"  # a client's metric: the global model's mean loss o
 
 Buckets = tuple[Examples, ...]  # [S_b, N_b] each: clients of like size side by side
 Places = tuple[Array, ...] | None  # int32 [S_b] each, ascending: who is in which bucket
-
-
-class Placement(NamedTuple):
-    """Where the arrays of a round live, as jit's shardings; the same before and after a round.
-
-    What is placed so once is neither copied nor compiled for again.
-    """
-
-    state: Any  # of a `FedState`
-    data: Any  # of the clients' examples
-    metrics: Any
-    rows: int  # of the clients' examples: C, and what fills the last device
-
-
-def placement(name: str, num_clients: int) -> Placement:
-    """The placement that suits the strategy `name` of `STRATEGIES` with `num_clients` clients.
-
-    Under a sharded one a client's examples lie on the client's device and the rest on all of them;
-    where the devices divide the clients, the client's state lies there too.
-    """
-    if not name.startswith("sharded"):
-        one = SingleDeviceSharding(jax.devices()[0])
-        return Placement(one, one, one, num_clients)
-    mesh = clients_mesh()
-    whole: Any = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec("clients"))
-    fill = -num_clients % jax.device_count()
-    states = whole if fill else split
-    return Placement(FedState(whole, whole, states, whole), split, whole, num_clients + fill)
 
 
 def choose(cohort: Cohort, key: Key, round: Array, sizes: Array) -> Array:

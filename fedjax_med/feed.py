@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
-from fedjax_med import distributed, federated, stack
+from fedjax_med import distributed, federated, placement, stack
 from fedjax_med.types import Array, Examples
 
 
@@ -83,15 +83,15 @@ class Feed:
         return Turn(data[0], None) if len(groups) == 1 else Turn(data, places)
 
     def _shapes(self, clients: int, room: int) -> Examples:
-        placement, images = federated.placement(self._strategy, clients), self._held.split.image
-        lead = (placement.rows, max(room, 1))
+        places, images = placement.of(self._strategy, clients), self._held.split.image
+        lead = (places.rows, max(room, 1))
         kinds = (
             ((*lead, *images.shape[1:]), images.dtype),
             (lead, jnp.int32),
             (lead, jnp.bool_),
         )
         leaves: Any = [
-            jax.ShapeDtypeStruct(shape, kind, sharding=placement.data) for shape, kind in kinds
+            jax.ShapeDtypeStruct(shape, kind, sharding=places.data) for shape, kind in kinds
         ]
         return Examples(*leaves)
 
@@ -131,6 +131,6 @@ class Feed:
 
     def _stacked(self, clients: npt.NDArray[np.integer], room: int = 0) -> Examples:
         parts = [self._held.parts[client] for client in clients]
-        placement = federated.placement(self._strategy, len(parts))
-        filled = stack.fill_clients(stack.stack(self._held.split, parts, room), placement.rows)
-        return distributed.place(filled, placement.data)  # type: ignore[no-any-return]
+        places = placement.of(self._strategy, len(parts))
+        filled = stack.fill_clients(stack.stack(self._held.split, parts, room), places.rows)
+        return distributed.place(filled, places.data)  # type: ignore[no-any-return]

@@ -60,9 +60,9 @@ LAYERS = [
     },
     {"datasets", "partition", "audit_report", "identity"}
     | {"attacks", "transforms", "reducers", "federated"},
-    {"clusters", "heard", "averaging", "communication", "informed", "cohorts", "strategies", "feed"}
-    | {"private"},
-    {"algorithms"}
+    {"clusters", "heard", "averaging", "communication", "informed", "cohorts", "strategies"}
+    | {"placement", "private"},
+    {"algorithms", "feed"}
     | {"methods", "evaluate", "checkpoint", "report", "progress", "profiling", "clients", "ranges"},
     {"assemble"},
     {"flags", "pictures", "predicted", "resume", "updates"},

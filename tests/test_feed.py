@@ -14,7 +14,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, federated, mapping, shelves, stack
+from fedjax_med import cli, federated, mapping, placement, shelves, stack
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.cohorts import uniform
@@ -100,7 +100,7 @@ def train(held, choose, strategy, rounds=2, filled=None):
     """The state and the metrics after some rounds on what a feed gives; `filled` may change it."""
     algorithm, reducer = a_federation()
     state = federated.init(algorithm, reducer, toy.params(), held.shapes())
-    state = jax.device_put(state, federated.placement(strategy, len(SIZES)).state)
+    state = jax.device_put(state, placement.of(strategy, len(SIZES)).state)
     ids = jnp.arange(len(SIZES), dtype=jnp.int32)
     run = jax.jit(
         functools.partial(

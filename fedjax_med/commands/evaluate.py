@@ -264,9 +264,8 @@ def _test_predictions(
     each = predict_test(model, models, test, clients_, experiment.views)
     if not callable(models):
         return each, {}
-    whole = each.mean(axis=0)
-    if (test.client >= 0).all():
-        whole = each[test.client, np.arange(test.num_examples)]
+    known = (test.client >= 0).all()
+    whole = each[test.client, np.arange(test.num_examples)] if known else each.mean(axis=0)
     label = test.label.astype(np.int64)
     rows = {
         name: [metrics.number(metric(one.astype(np.float64), label)) for one in each]
