@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from fedjax_med import assemble, clients, config, distributed, private
+from fedjax_med import assemble, clients, config, distributed, privacy, private
 from fedjax_med.communication import Traffic
 from fedjax_med.disk_images import DiskImages
 from fedjax_med.profiling import peak_memory
@@ -90,7 +90,7 @@ def say_start(
         down, up = size_in_words(traffic.down), size_in_words(traffic.up)
         print(f"In a round each client receives {down} and sends {up}.")
     if promise is not None:
-        _say_privacy(promise)
+        _say_privacy(experiment, promise)
     if experiment.privacy.unit != "none" and promise is None:
         print("Nothing is promised of privacy: in this setting nothing is sent.")
     if start >= experiment.rounds:
@@ -99,8 +99,8 @@ def say_start(
         print(f"Going on after round {start}.")
 
 
-def _say_privacy(promise: private.Promise) -> None:
-    """What all rounds cost, and which is the last one that the budget allows."""
+def _say_privacy(experiment: config.Experiment, promise: private.Promise) -> None:
+    """What all rounds cost, against whom, and which is the last one that the budget allows."""
     account = promise.account
     print(
         f"Differential privacy for one {promise.unit}: noise multiplier "
@@ -108,8 +108,31 @@ def _say_privacy(promise: private.Promise) -> None:
         f"{_rounds_in_words(promise.rounds)} at delta {account.delta:g} (docs/privacy.md says of "
         "what)."
     )
+    if promise.unit == "client":
+        _say_sampling(experiment, promise)
+    if account.delta * promise.units >= 1:
+        print(
+            f"Delta {account.delta:g} is not below 1 / {promise.units} {promise.unit}s: what gives "
+            "one of them away whole would be allowed. Lower --config.privacy.delta."
+        )
     if promise.ended:
         print(
             f"Round {promise.rounds} is the last one: another would exceed the budget of epsilon "
             f"{promise.budget:g}."
         )
+
+
+def _say_sampling(experiment: config.Experiment, promise: private.Promise) -> None:
+    """Whether epsilon counts on it that nobody knows which clients take part."""
+    account = promise.account
+    if account.uses[0].rate < 1:
+        known = account._replace(uses=(privacy.Use(),)).epsilon(promise.rounds)
+        print(
+            "That holds against those who do not know who took part in which round (metrics.jsonl "
+            f"and the traffic tell); against others epsilon is {known:.3g}."
+        )
+    elif experiment.turnout.rate < 1 or experiment.cohort.name != "everyone":
+        why = "they remember whether they took part"
+        if experiment.turnout.rate == 1:
+            why = "a cohort of a fixed size is no independent choice"
+        print(f"That not all clients take part makes epsilon no smaller: {why}.")

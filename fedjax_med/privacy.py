@@ -42,6 +42,7 @@ def of_client(rate: float) -> Use:
 
     A cohort of a fixed size is no such sample, so it claims nothing: `rate` 1. So do clients
     whose state shows whether they took part before, which the proof of amplification excludes.
+    Nor does a rate below 1 hold against those who learn who took part: for them it is 1.
     """
     return Use(min(1.0, rate + _GRAIN))
 
@@ -96,9 +97,13 @@ class Account(NamedTuple):
     def noise_for(self, epsilon: float, rounds: int) -> float:
         """The noise multiplier by which `rounds` cost `epsilon`, up to 1 % less.
 
+        Where nothing is used, none is needed: 0.
+
         Raises:
             UserError: No noise is enough.
         """
+        if not self.uses or not rounds:
+            return 0.0
 
         def excess(log_noise: float, accountant: str) -> float:
             trial = self._replace(noise_multiplier=math.exp(log_noise), accountant=accountant)

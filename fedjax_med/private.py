@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from fedjax_med import distributed, noise_key, privacy, shelves
 from fedjax_med.aggregate import MessageTransform, Reducer
 from fedjax_med.conditions import Conditions
-from fedjax_med.config import Experiment, Spec, alone
+from fedjax_med.config import Experiment, Spec, alone, to_dict
 from fedjax_med.dp_sgd import private_grad_fn
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.federated import FedAlgorithm
+from fedjax_med.identity import refuse_other
 from fedjax_med.local import POISSON_TAIL, LocalTraining, poisson_room
 from fedjax_med.types import Key
+from fedjax_med.workdir import read_workdir
 
 # Where a client's examples are used by its steps alone, as many as are accounted.
 _STEPS_ALONE = ("fed_avg", "fed_bn", "fed_dyn", "fed_nova", "fed_per", "fed_prox", "scaffold")
@@ -39,6 +41,7 @@ class Promise(NamedTuple):
     rounds: int  # that the budget allows, of those that are asked for
     budget: float = 0.0  # 0: none
     ended: bool = False  # whether the budget ends the run before the rounds that are asked for
+    units: int = 0  # how many there are
 
     def spent(self, done: int) -> dict[str, Any]:
         """What `done` rounds have spent, for JSON: an infinite epsilon is None."""
@@ -52,7 +55,7 @@ class Promise(NamedTuple):
 
 
 def means(
-    experiment: Experiment, promise: Promise | None, workdir: Path, started: bool
+    experiment: Experiment, promise: Promise | None, workdir: Path, started: bool, data: str
 ) -> Means | None:
     """The noise of a run, and the secret that it is drawn from, the same in every process.
 
@@ -61,14 +64,23 @@ def means(
         promise: its promise; None where nothing is.
         workdir: of the run.
         started: whether it has a checkpoint already.
+        data: the digest of the clients' data.
     """
     if promise is None:
         return None
-    secret, records = "", workdir / "metrics.jsonl"
-    if experiment.privacy.noise_from == "secret":
-        started = started or (records.exists() and records.stat().st_size > 0)
-        secret = distributed.text_from_main(lambda: noise_key.secret(workdir, started))
-    return Means(promise.account.noise_multiplier, secret)
+    if experiment.privacy.noise_from != "secret":
+        return Means(promise.account.noise_multiplier)
+
+    def secret() -> str:
+        records, file = workdir / "metrics.jsonl", workdir / "experiment.json"
+        begun = started or (records.exists() and records.stat().st_size > 0)
+        if begun and file.exists() and not (workdir / noise_key.NAME).exists():
+            # Another experiment may never have had a secret, and then none can be restored.
+            given = {"experiment": to_dict(experiment), "data": data, **tag(promise, 0)}
+            refuse_other(workdir, read_workdir(workdir), given)
+        return noise_key.secret(workdir, begun)
+
+    return Means(promise.account.noise_multiplier, distributed.text_from_main(secret))
 
 
 def check_spent(promise: Promise | None, done: int) -> None:
@@ -100,15 +112,17 @@ def check(experiment: Experiment) -> None:
     check_name(asked.accountant, privacy.ACCOUNTANTS, "the accountants")
     check_name(asked.noise_from, ("secret", "seed"), "the sources of noise")
     if experiment.reducer.name == "dp_mean":
-        _refuse(
-            "--config.reducer.name=dp_mean",
-            "nothing would be accounted; --config.privacy.unit=client chooses it",
+        raise UserError(
+            "--config.reducer.name=dp_mean is not chosen by its name, by which nothing would be "
+            "accounted: give --config.privacy.unit=client and leave --config.reducer.name=mean."
         )
     if asked.quantile and asked.unit == "example":
         _refuse(
             "--config.privacy.quantile", "only --config.privacy.unit=client has an adaptive clip"
         )
-    if asked.unit == "none":
+    if experiment.setting != "federated":
+        experiment = alone(experiment)  # where nothing is sent, nothing is promised to clients
+    if experiment.privacy.unit == "none":
         return
     if experiment.loss.class_balance or experiment.loss.logit_adjustment:
         name = "class_balance" if experiment.loss.class_balance else "logit_adjustment"
@@ -124,8 +138,6 @@ def _refuse(what: str, why: str) -> None:
 
 
 def _check_client(experiment: Experiment) -> None:
-    if experiment.setting != "federated":
-        return  # nothing is sent, and so nothing is promised
     if experiment.reducer.name != "mean":
         _refuse(
             f"--config.reducer.name={experiment.reducer.name}",
@@ -149,6 +161,10 @@ def _check_example(experiment: Experiment) -> None:
     if not experiment.client.batch_size:
         _refuse(
             "--config.client.batch_size=0", "it needs the size that a batch is expected to have"
+        )
+    if experiment.keep_updates:
+        _refuse(
+            "--config.keep_updates", "contributions, which they are for, are not told of such a run"
         )
 
 
@@ -218,16 +234,22 @@ def rounds_key(means: Means | None, otherwise: Key) -> Key:
     return key
 
 
-def _uses(experiment: Experiment, sizes: Iterable[int]) -> tuple[privacy.Use, ...]:
+def _remembers(spec: Spec) -> bool:
+    """Whether the transform has a state: from it a message may tell of the rounds before."""
+    transform: MessageTransform = shelves.build("transforms", spec)
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: transform.init(jnp.zeros(2), 1))))
+
+
+def _uses(experiment: Experiment, sizes: list[int]) -> tuple[privacy.Use, ...]:
     if experiment.privacy.unit == "client":
         options = experiment.algorithm.options
         forgetful = (
             experiment.algorithm.name in _FORGETFUL
             and not options.get("keep_optimizer", False)
-            and all(spec.name == "clip" for spec in experiment.transforms)
+            and not any(map(_remembers, experiment.transforms))
         )
         return (privacy.of_client(experiment.turnout.rate if forgetful else 1.0),)
-    client, sizes = experiment.client, list(sizes)
+    client = experiment.client
     room = poisson_room(client.batch_size, max(sizes, default=0))
     return privacy.of_examples(sizes, client.batch_size, client.epochs, room, POISSON_TAIL)
 
@@ -245,6 +267,7 @@ def promise(
     Raises:
         UserError: No noise reaches the epsilon, or the budget is less than one round costs.
     """
+    sizes = list(map(int, sizes))
     if experiment.setting != "federated":
         experiment = alone(experiment)
     asked = experiment.privacy
@@ -260,9 +283,17 @@ def promise(
     if asked.budget:
         rounds = account.rounds_within(asked.budget, experiment.rounds)
         if not rounds:
-            raise UserError(
-                f"expected --config.privacy.budget of at least {account.epsilon(1):.3g}, what the "
-                f"first round costs, got {asked.budget}: raise it, or the noise."
-            )
-    ended = rounds < experiment.rounds
-    return Promise(asked.unit, account, rounds, asked.budget, ended)
+            raise UserError(_too_little(account, asked.budget))
+    ended, units = rounds < experiment.rounds, len(sizes) if asked.unit == "client" else sum(sizes)
+    return Promise(asked.unit, account, rounds, asked.budget, ended, units)
+
+
+def _too_little(account: privacy.Account, budget: float) -> str:
+    first, noise = account.epsilon(1), account.noise_multiplier
+    if math.isinf(first):
+        return (
+            f"no budget holds with --config.privacy.noise_multiplier={noise:g}, which bounds no "
+            "epsilon: raise it, or give --config.privacy.target_epsilon."
+        )
+    wanted = f"expected --config.privacy.budget of at least {first:.3g}"
+    return f"{wanted}, what the first round costs, got {budget}: raise it, or the noise."

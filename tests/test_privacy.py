@@ -1,16 +1,20 @@
 """Epsilon against published values, closed forms, and sums and integrals that are done here."""
 
 import math
+import re
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
-from fedjax_med import noise_key, privacy
+from fedjax_med import config, local, noise_key, overrides, privacy, private
 from fedjax_med.errors import UserError
 from fedjax_med.privacy import Account, Use
+from fedjax_med.reducers import dp_mean
 
+ROOT = Path(__file__).parent.parent
 DELTA = 1e-5
 
 
@@ -93,6 +97,7 @@ def test_without_noise_epsilon_is_infinite_and_without_use_it_is_zero():
     assert account(0.0).epsilon(1) == math.inf
     assert account(0.0).epsilon(0) == 0
     assert Account(1.0, (), DELTA).epsilon(9) == 0
+    assert Account(1.0, (), DELTA).noise_for(8.0, 9) == 0
 
 
 @pytest.mark.parametrize("accountant", privacy.ACCOUNTANTS)
@@ -150,6 +155,41 @@ def test_batches_without_enough_room_take_their_share_of_delta():
     tail = Account(1.0, (Use(0.1, 10, 1e-16),), DELTA, "rdp").epsilon(10)
     assert plain < tail < 1.01 * plain
     assert Account(1.0, (Use(0.1, 10, 1e-6),), DELTA, "rdp").epsilon(10) == math.inf
+
+
+@pytest.mark.parametrize("target", [16, 28])
+def test_examples_have_room_for_a_large_epsilon(target):
+    sizes = (1000, 5000)
+    room = local.poisson_room(16, max(sizes))
+    uses = privacy.of_examples(sizes, 16, 1, room, local.POISSON_TAIL)
+    assert uses[0].tail > 0
+    unsolved = Account(1.0, uses, DELTA, "rdp")
+    solved = unsolved._replace(noise_multiplier=unsolved.noise_for(target, 40))
+    assert 0.99 * target <= solved.epsilon(40) <= target
+
+
+def test_worked_examples_are_what_the_code_gives():
+    text = (ROOT / "docs" / "privacy.md").read_text()
+    sizes = {"dp_fed_avg": [1] * 50, "dp_sgd": [307, 307, 307, 306, 306]}
+    tables = re.findall(r"^\| after round (.*)\n.*\n(\|.*)$", text, re.M)
+    accounts = {}
+    for (header, values), name in zip(tables, sizes, strict=True):
+        given = overrides.complete(config.read(str(ROOT / "configs" / f"{name}.py")))
+        accounts[name] = account = private.promise(given, sizes[name]).account
+        first, *told = [cell.strip() for cell in values.strip("|").split("|")]
+        assert first.split()[-1] == f"{account.noise_multiplier:.4g}"
+        spent = [account.epsilon(int(cell)) for cell in header.strip("| ").split("|")]
+        assert told == [f"{epsilon:.2f}" for epsilon in spent]
+    account = accounts["dp_fed_avg"]
+    whole = account._replace(uses=(Use(),))
+    updates, _ = dp_mean.shares_of_noise(account.noise_multiplier, 0.5, 0.1)
+    for sentence in (
+        f"the same noise is told as ε = {account._replace(accountant='rdp').epsilon(20):.2f}",
+        f"takes the noise multiplier {whole.noise_for(8.0, 20):.2f}",
+        f"who took part, ε is {whole.epsilon(20):.1f}",
+        f"= {updates:.2f} · C / 25",
+    ):
+        assert sentence in text
 
 
 def test_secret_is_made_once_and_for_its_owner_alone(tmp_path):

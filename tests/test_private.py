@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -13,7 +14,17 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, config, federated, methods, overrides, private, ranges
+from fedjax_med import (
+    aggregate,
+    announce,
+    cli,
+    config,
+    federated,
+    methods,
+    overrides,
+    private,
+    ranges,
+)
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.conditions import Conditions
 from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec, Turnout
@@ -71,6 +82,25 @@ def test_solved_noise_reaches_the_reducer():
     assert float(optax.tree.norm(moved)) > 100
 
 
+def test_turnout_and_quantile_reach_the_reducer():
+    reducer = method(
+        experiment(Privacy(unit="client", quantile=0.5), turnout=Turnout(rate=0.5))
+    ).reducer
+    messages = {"w": jnp.ones((3, 4))}
+    state = reducer.init({"w": jnp.zeros(4)}, 3, 3)
+    assert float(state.expected) == 1.5
+    _, after = reducer.update(messages, aggregate.senders(jnp.ones(3)), state, KEY)
+    assert after.clip != state.clip
+    assert after.expected == state.expected
+
+
+@pytest.mark.parametrize("privacy", [CLIENT, EXAMPLE], ids=["client", "example"])
+def test_private_run_is_not_ended_by_what_a_client_sends(privacy):
+    turnout = Turnout(bad="stop")
+    assert method(experiment(privacy, turnout=turnout)).conditions.turnout.skip_bad
+    assert not method(experiment(Privacy(), turnout=turnout)).conditions.turnout.skip_bad
+
+
 def test_randomness_of_the_rounds_is_from_the_secret():
     given = experiment(CLIENT)
     keys = [
@@ -107,7 +137,7 @@ REFUSED = {
     "a choice by loss": (EXAMPLE, {"algorithm": Spec("ifca")}, "algorithm ifca"),
     "features of examples": (EXAMPLE, {"algorithm": Spec("moon")}, "algorithm moon"),
     "losses that are sent": (EXAMPLE, {"reducer": Spec("q_fair")}, "reducer q_fair"),
-    "noise that nothing accounts": (Privacy(), {"reducer": Spec("dp_mean")}, "dp_mean"),
+    "messages that nobody may use": (EXAMPLE, {"keep_updates": True}, "keep_updates"),
     "a quantile of examples": (Privacy(unit="example", quantile=0.5), {}, "quantile"),
 }
 
@@ -119,6 +149,22 @@ def test_what_would_void_the_promise_is_refused_in_one_line(name):
         method(experiment(privacy, **changes))
     assert "does not go with differential privacy" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("privacy", [Privacy(), CLIENT, EXAMPLE], ids=lambda given: given.unit)
+def test_private_reducer_is_chosen_by_the_unit_alone(privacy):
+    with pytest.raises(
+        UserError, match=r"dp_mean .* give --config\.privacy\.unit=client and leave"
+    ):
+        ranges.check(experiment(privacy, reducer=Spec("dp_mean")))
+
+
+@pytest.mark.parametrize("setting", ["local", "pooled"])
+def test_nothing_is_refused_for_clients_where_nothing_is_promised_to_them(setting):
+    changes = {"loss": config.Loss(class_balance=0.9), "keep_updates": True}
+    ranges.check(experiment(CLIENT, setting=setting, **changes))
+    with pytest.raises(UserError, match="class_balance"):
+        ranges.check(experiment(EXAMPLE, setting=setting, **changes))
 
 
 def test_groups_are_refused_with_an_adaptive_clip_alone():
@@ -159,6 +205,21 @@ def test_turnout_amplifies_only_where_no_client_remembers_whether_it_took_part()
     assert rate_of(algorithm=Spec("fed_avg", {"keep_optimizer": True})) == 1
     assert rate_of(algorithm=Spec("fed_per")) == 1
     assert rate_of(transforms=[Spec("top_k")]) == 1
+    assert rate_of(transforms=[Spec("random_k")]) == 1
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Spec("clip"),
+        Spec("quantize", {"bits": 4, "rotate": True}),
+        Spec("low_precision"),
+        Spec("top_k", {"error_feedback": False}),
+    ],
+    ids=str,
+)
+def test_transform_without_memory_leaves_the_amplification(transform):
+    np.testing.assert_allclose(rate_of(transforms=[transform]), 0.25, rtol=1e-5)
 
 
 def test_cohort_of_a_fixed_size_amplifies_nothing():
@@ -177,6 +238,44 @@ def test_budget_below_one_round_is_refused_and_a_large_one_changes_nothing():
         private.promise(experiment(Privacy(unit="client", budget=1.0)), (9, 9, 9))
     large = private.promise(experiment(Privacy(unit="client", budget=1e4)), (9, 9, 9))
     assert (large.rounds, large.ended) == (40, False)
+
+
+def test_budget_without_noise_is_refused_with_the_reason():
+    with pytest.raises(UserError, match=r"no budget holds with .*noise_multiplier=0, which bounds"):
+        private.promise(
+            experiment(Privacy(unit="client", noise_multiplier=0.0, budget=9.0)), (9, 9, 9)
+        )
+
+
+def test_units_are_clients_or_all_their_examples():
+    assert private.promise(experiment(CLIENT), (9, 8, 7)).units == 3
+    assert private.promise(experiment(EXAMPLE), (9, 8, 7)).units == 24
+
+
+def said_of(capsys, unit="client", delta=1e-5, **changes):
+    given = experiment(Privacy(unit=unit, delta=delta, accountant="rdp"), rounds=2, **changes)
+    announce._say_privacy(given, private.promise(given, (9, 9, 9)))
+    return capsys.readouterr().out
+
+
+def test_run_says_whether_epsilon_counts_on_unknown_clients(capsys):
+    half = Turnout(rate=0.5)
+    amplified, whole = said_of(capsys, turnout=half), said_of(capsys)
+    of_all = re.search(r"epsilon (\S+) after 2 rounds", whole)[1]
+    assert "do not know who took part in which round (metrics.jsonl" in amplified
+    assert f"against others epsilon is {of_all}." in amplified
+    assert f"epsilon {of_all} after" not in amplified
+    assert "took part" not in whole
+    remembered = said_of(capsys, turnout=half, algorithm=Spec("fed_per"))
+    assert "no smaller: they remember whether they took part" in remembered
+    cohort = said_of(capsys, cohort=Spec("uniform", {"size": 2}))
+    assert "no smaller: a cohort of a fixed size" in cohort
+
+
+@pytest.mark.parametrize(("unit", "number"), [("client", 3), ("example", 27)])
+def test_delta_that_would_give_a_unit_away_is_warned_of(unit, number, capsys):
+    assert f"is not below 1 / {number} {unit}s" in said_of(capsys, unit, 1.001 / number)
+    assert "is not below" not in said_of(capsys, unit, 0.999 / number)
 
 
 def test_no_noise_is_an_infinite_epsilon_and_null_in_json():

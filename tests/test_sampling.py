@@ -12,6 +12,7 @@ import toy
 from scipy import stats
 
 from fedjax_med import local
+from fedjax_med.dp_sgd import private_grad_fn
 
 KEY = jax.random.key(9)
 
@@ -119,6 +120,25 @@ def test_what_is_beyond_the_room_is_left_out_at_random(monkeypatch):
     taken = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(KEY, 3000)))
     assert (taken.sum(axis=1) == 2).all()
     np.testing.assert_allclose(taken.mean(axis=0), 0.2, atol=4 * math.sqrt(0.16 / 3000))
+
+
+def test_every_step_has_a_key_and_a_noise_of_its_own():
+    def grad_fn(params, batch, key):
+        return jnp.zeros_like(params), {}
+
+    noisy = private_grad_fn(grad_fn, 1.0, 1.0, 5)
+    nobody = toy.examples(5, mask=np.zeros(5, bool))
+
+    @jax.jit
+    def steps():
+        _, _, keys, _ = local._steps(training(epochs=3), mask(21, 26), KEY)
+        noise = jax.vmap(lambda key: noisy(jnp.zeros(400), nobody, key)[0])(keys)
+        return jax.random.key_data(keys), noise
+
+    words, noise = map(np.asarray, steps())
+    assert len(np.unique(words, axis=0)) == 3 * 6
+    between = np.corrcoef(noise) - np.eye(3 * 6)
+    assert np.abs(between).max() < 5 / math.sqrt(400)
 
 
 def test_without_poisson_every_example_is_in_an_epoch_once():

@@ -257,7 +257,7 @@ def _train(order: Order) -> int:
         )
         profile = opened.enter_context(contextlib.closing(Profile(workdir, rounds_to_profile)))
         before = distributed.text_from_main(checkpoints.strategy)
-        means = private.means(experiment, promise, workdir, bool(before))
+        means = private.means(experiment, promise, workdir, bool(before), data.digest)
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before, means)
         assembly = assemble.fitted(assembly, experiment, data.train)
         template = assembly.init(data.train.shapes())

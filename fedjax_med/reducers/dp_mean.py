@@ -70,8 +70,10 @@ def build(
         coordinates has noise of standard deviation ``z C/n``: one call is one Gaussian mechanism of
         noise multiplier z. With `quantile`, C is the round's own, known before the messages are,
         and both that noise and the one of the counts together are one Gaussian mechanism of noise
-        multiplier z. Over rounds `fedjax_med.privacy` counts. Not protected: metrics, weights, who
-        takes part, what was computed of the data before the first round (class counts, say), and
+        multiplier z. Over rounds `fedjax_med.privacy` counts; what it makes of `rate` < 1 holds
+        against those who do not learn who takes part, and against others `rate` 1 is to be counted.
+        Not protected: metrics, weights, who takes part (the records' ``counted``, their bytes, the
+        traffic), what was computed of the data before the first round (class counts, say), and
         validation.
 
     Args:

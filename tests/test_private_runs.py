@@ -1,0 +1,128 @@
+"""Private runs: what reaches them of what was solved, and that every algorithm knows its place."""
+
+import json
+from pathlib import Path
+
+import jax
+import optax
+import pytest
+import toy
+
+from fedjax_med import cli, federated, methods, overrides, ranges, shelves
+from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.commands import train as command
+from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec
+from fedjax_med.errors import UserError
+from fedjax_med.local import LocalTraining
+
+TINY = f"--config={Path(__file__).with_name('tiny.py')}"
+QUICK = (
+    "--config.client.epochs=1",
+    "--config.model.name=linear",
+    "--config.client.schedule=constant",
+    "--config.privacy.accountant=rdp",
+    "--config.rounds=2",
+)
+SOLVED = ("--config.privacy.unit=client", "--config.privacy.target_epsilon=6")
+
+
+def train(workdir, *arguments):
+    return cli.main(["train", TINY, f"--workdir={workdir}", *QUICK, *map(str, arguments)])
+
+
+def digest(workdir):
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return checkpoints.read_identity(2)["digest"]
+    finally:
+        checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """Two runs of the same seed: their workdirs, and the means that each was assembled with."""
+    given, assemble = [], command.assemble.assemble
+
+    def spy(*arguments):
+        given.append(arguments[4])
+        return assemble(*arguments)
+
+    workdirs = [tmp_path_factory.mktemp(name) for name in ("one", "other")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command.assemble, "assemble", spy)
+        assert [train(workdir, *SOLVED) for workdir in workdirs] == [0, 0]
+    return workdirs, given
+
+
+def test_solved_noise_and_the_secret_reach_the_run(solved):
+    workdirs, given = solved
+    for workdir, means in zip(workdirs, given, strict=True):
+        written = json.loads((workdir / "experiment.json").read_text())
+        assert means.noise_multiplier == written["privacy"]["noise_multiplier"] != 1.0
+        assert means.secret == (workdir / "noise_key").read_text().strip()
+    assert given[0].secret != given[1].secret
+    assert digest(workdirs[0]) != digest(workdirs[1])
+
+
+def test_budget_that_the_rounds_have_exceeded_already_is_refused_on_resume(solved, capsys):
+    assert train(solved[0][0], *SOLVED, "--config.privacy.budget=5") == 2
+    assert "2 rounds have spent epsilon 6 already" in capsys.readouterr().err
+
+
+def test_workdir_of_another_experiment_is_not_asked_for_its_secret(tmp_path, capsys):
+    assert train(tmp_path) == 0
+    assert train(tmp_path, *SOLVED) == 2
+    said = capsys.readouterr().err
+    assert "holds another experiment" in said
+    assert "privacy.unit: the checkpoint has 'none', this run 'client'" in said
+    assert "noise_key" not in said
+
+
+# --- every algorithm ----------------------------------------------------------------------------
+
+DATA = toy.federation((6, 5, 4))
+REFUSED = {
+    "client": {"scaffold", "fed_dyn", "fed_nova", "ifca", "cfl"},
+    "example": {"fed_rep", "ditto", "apfl", "moon", "ifca", "cfl"},
+}
+LOCAL = {"fed_bn": {"local": ("b",)}, "fed_per": {"local": ("b",)}, "fed_rep": {"local": ("b",)}}
+
+
+@pytest.mark.parametrize("unit", REFUSED)
+@pytest.mark.parametrize("name", shelves.names("algorithms"))
+def test_algorithm_has_private_rounds_or_refuses_in_one_line(name, unit):
+    given = overrides.complete(
+        Experiment(
+            privacy=Privacy(unit=unit), algorithm=Spec(name, LOCAL.get(name, {})), num_clients=3
+        )
+    )
+    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
+
+    def build():
+        ranges.check(given)
+        return methods.build(given, training, toy.CLASSES, jax.random.key(0))
+
+    if name in REFUSED[unit]:
+        with pytest.raises(UserError, match=f"algorithm {name} does not go with") as refused:
+            build()
+        assert "\n" not in str(refused.value)
+        return
+    method = build()
+    assert method.reducer.private == (unit == "client")
+
+    def after(state):
+        return federated.run_round(
+            method.algorithm,
+            method.reducer,
+            state,
+            DATA,
+            method.key,
+            map_clients=toy.MAP_CLIENTS,
+            conditions=method.conditions,
+        )[0]
+
+    # Traced and not run: compiling two dozen programs would take half a minute.
+    before = jax.eval_shape(
+        lambda: federated.init(method.algorithm, method.reducer, toy.params(), DATA)
+    )
+    assert jax.eval_shape(after, before) == before
