@@ -92,6 +92,8 @@ def check(experiment: Experiment) -> None:
         ("server_optimizer", experiment.server_optimizer),
     ):
         _check_optimizer(name, optimizer.options)
+    if experiment.algorithm.name == "fed_nova" and client.optimizer.name == "sgd":
+        _check_normalised(experiment.algorithm.options, client.optimizer.options)
     check_name(experiment.turnout.bad, ("stop", "skip"), "what bad messages do to a run")
     private.check(experiment)
     check_name(experiment.map_clients, strategies.NAMES, "the ways to map over clients")
@@ -107,3 +109,18 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
         if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
             range_ = "in [0, 1)" if decay else ">= 0"
             raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
+
+
+def _check_normalised(algorithm: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    """FedNova is not told how its clients step, and with another momentum than theirs is biased."""
+    assumed, momentum = algorithm.get("momentum", 0.0), optimizer.get("momentum") or 0.0
+    if optimizer.get("nesterov"):
+        raise UserError(
+            "expected algorithm fed_nova to have clients without nesterov, whose steps it does not "
+            "normalise, got --config.client.optimizer.options.nesterov=True."
+        )
+    if assumed != momentum:
+        raise UserError(
+            f"expected algorithm fed_nova to have the momentum of the clients' sgd, {momentum}, "
+            f"got {assumed}: set --config.algorithm.options.momentum={momentum}."
+        )

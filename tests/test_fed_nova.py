@@ -1,5 +1,6 @@
 """FedNova: clients count by their examples, not by how many steps they take."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,9 +11,9 @@ import pytest
 import quadratics
 import toy
 
-from fedjax_med import federated, overrides, shelves
+from fedjax_med import federated, overrides, ranges, shelves
 from fedjax_med.algorithms import fed_avg, fed_nova
-from fedjax_med.config import read
+from fedjax_med.config import Client, Experiment, Spec, read
 from fedjax_med.errors import UserError
 from fedjax_med.local import LocalTraining
 from fedjax_med.reducers import mean
@@ -117,3 +118,21 @@ def test_config_normalises_by_the_momentum_of_its_clients():
     momentum = experiment.client.optimizer.options["momentum"]
     assert experiment.algorithm.options["momentum"] == momentum
     shelves.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))
+
+
+@pytest.mark.parametrize(
+    ("assumed", "options", "message"),
+    [
+        (0.0, {"momentum": 0.5}, "momentum of the clients' sgd, 0.5, got 0.0"),
+        (0.5, {}, "momentum of the clients' sgd, 0.0, got 0.5"),
+        (0.5, {"momentum": 0.5, "nesterov": True}, "clients without nesterov"),
+    ],
+)
+def test_another_momentum_than_the_clients_is_refused(assumed, options, message):
+    experiment = Experiment(
+        algorithm=Spec("fed_nova", {"momentum": assumed}),
+        client=Client(optimizer=Spec("sgd", {"learning_rate": 0.1, **options})),
+    )
+    with pytest.raises(UserError, match=message):
+        ranges.check(overrides.complete(experiment))
+    ranges.check(overrides.complete(dataclasses.replace(experiment, algorithm=Spec("fed_avg"))))
