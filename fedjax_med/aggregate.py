@@ -35,17 +35,29 @@ def senders(weight: Array) -> Senders:
     return Senders(weight, place, jnp.zeros_like(weight), jnp.zeros_like(place))
 
 
+SEED_BITS = 64  # of a random key, where it is sent
+
+
 class Wire(NamedTuple):
     """What the message of one client takes on the network."""
 
     values: int  # numbers that are sent
     bits: float  # of each number
     extra: int = 0  # bits beside them: positions, scales, seeds
+    rotated: bool = False  # whether the numbers are not the message's values, which they give
 
     @property
     def num_bytes(self) -> int:
         """Rounded up."""
         return int(-(-(self.values * self.bits + self.extra) // 8))
+
+
+def plain(message: Any) -> Wire:
+    """What `message` (arrays or shapes) takes as it is."""
+    leaves = jax.tree.leaves(message)
+    values = sum(leaf.size for leaf in leaves)
+    bits = sum(8 * leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return Wire(values, bits / max(values, 1))
 
 
 class MessageTransform(NamedTuple):

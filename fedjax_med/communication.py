@@ -1,12 +1,12 @@
 """How many bytes cross the network: a count from shapes, without sending anything."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from fedjax_med import federated
-from fedjax_med.aggregate import MessageTransform, Wire
+from fedjax_med.aggregate import MessageTransform, plain
 from fedjax_med.federated import ClientState, FedAlgorithm, ServerState
 from fedjax_med.types import Examples
 
@@ -17,14 +17,6 @@ class Traffic(NamedTuple):
     up: int  # its message, after the transforms
     down: int  # what it is sent
     plain_up: int  # its message without transforms
-
-
-def plain(message: Any) -> Wire:
-    """What `message` (arrays or shapes) takes as it is."""
-    leaves = jax.tree.leaves(message)
-    values = sum(leaf.size for leaf in leaves)
-    bits = sum(8 * leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return Wire(values, bits / max(values, 1))
 
 
 def traffic(

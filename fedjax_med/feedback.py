@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fedjax_med.aggregate import MessageTransform, Senders, State
+from fedjax_med.aggregate import MessageTransform, Senders, State, Wire, plain
 from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Key, Message
 
@@ -53,6 +53,7 @@ def build(
     share: float,
     error_feedback: bool,
     *,
+    places: Callable[[int, int], int],
     scale: bool = False,
 ) -> MessageTransform:
     """The transform that sets all but a `share` of each client's values to zero.
@@ -64,6 +65,7 @@ def build(
             messages stay as they are.
         error_feedback: whether what was held back is remembered, which takes the size of a message
             for each client. A client that does not count in a round remembers what it did before.
+        places: ``(how many are sent, V) -> bits`` that tell the server where they belong.
         scale: whether the values that are sent make up for the others, where those are forgotten.
 
     Raises:
@@ -80,11 +82,11 @@ def build(
     def update(
         messages: Message, senders: Senders, state: State, key: Key
     ) -> tuple[Message, State]:
-        unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], messages))[1]
+        one = jax.tree.map(lambda leaf: leaf[0], messages)
+        unravel, number = ravel_pytree(one)[1], num_sent(share, one)
         fresh = jax.vmap(lambda message: ravel_pytree(message)[0])(messages)
         before = state[senders.place] if error_feedback else jnp.zeros_like(fresh)
         whole = fresh + before
-        number = max(1, round(share * whole.shape[1]))
         keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(senders.place)
         chosen = jax.vmap(lambda values, key: choose(values, number, key))(whole, keys)
         factor = whole.shape[1] / number if scale and not error_feedback else 1.0
@@ -95,4 +97,15 @@ def build(
             state = state.at[senders.place].set(rest)
         return jax.vmap(unravel)(sent), state
 
-    return MessageTransform(init, update)
+    def wire(message: Message, before: Wire) -> Wire:
+        sent, total = num_sent(share, message), num_values(message)
+        if sent == total:
+            return before
+        # With what is remembered, values are on no grid that earlier transforms rounded them to;
+        # and few of the values that a rotated message stands for are not few numbers of it.
+        if error_feedback or before.rotated:
+            before = plain(message)
+        values = min(before.values, sent)
+        return Wire(values, before.bits, before.extra + places(values, total))
+
+    return MessageTransform(init, update, wire)

@@ -1,12 +1,15 @@
 """The bytes of a client's message, counted by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import toy
 
-from fedjax_med import averaging, communication
+from fedjax_med import aggregate, averaging, communication
 from fedjax_med.aggregate import Wire
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.communication import Traffic
@@ -22,6 +25,7 @@ from fedjax_med.transforms import (
 
 # The toy model has 48 * 3 + 3 = 147 values in two leaves, float32; a position takes 8 bits.
 PLAIN = 147 * 4
+FORGETFUL = top_k.build(error_feedback=False)
 
 
 def traffic(*transforms, algorithm=None):
@@ -57,17 +61,77 @@ def test_plain_message_goes_up_and_down_in_float32():
         # Rounded and rotated zeros are sent as well, and then the positions need not be.
         ([top_k.build(), quantize.build(bits=4)], 147 * 4 + 2 * 64),
         ([top_k.build(), quantize.build(bits=4, rotate=True)], 260 * 4 + 2 * 64 + 64),
+        # What is rounded once more may need all bits of it.
+        ([quantize.build(bits=2), quantize.build(bits=5)], 147 * 5 + 2 * 64),
+        # What was held back is on no grid, whatever rounded it before.
+        ([low_precision.build(), top_k.build()], 15 * (32 + 8)),
+        ([quantize.build(bits=2), top_k.build()], 15 * (32 + 8)),
+        ([quantize.build(bits=2), random_k.build()], 15 * 32 + 64),
+        ([top_k.build(), random_k.build(share=0.5)], 74 * 32 + 64),
+        ([quantize.build(bits=2), FORGETFUL], 15 * (2 + 8) + 2 * 64),
+        ([random_k.build(), top_k.build(share=0.5, error_feedback=False)], 15 * (32 + 8) + 64),
+        # Nor is what is rotated back.
+        ([quantize.build(bits=2, rotate=True), FORGETFUL], 15 * (32 + 8)),
+        ([quantize.build(bits=2, rotate=True), clip.build(), FORGETFUL], 15 * (32 + 8)),
+        (
+            [quantize.build(bits=2, rotate=True), quantize.build(bits=4, sparse=True)],
+            147 * 4 + 2 * 64,
+        ),
     ],
 )
 def test_message_takes_what_is_counted_by_hand(transforms, bits):
     assert traffic(*transforms) == Traffic(-(-bits // 8), PLAIN, PLAIN)
 
 
+def send_twice(transforms, message):
+    """What three clients send in two rounds, [2, 3, V]: in the first nothing is remembered yet."""
+
+    def one_round(states, key):
+        keys = jax.random.split(key, 3)
+        messages = jax.tree.map(lambda leaf: jax.random.normal(key, (3, *leaf.shape)), message)
+        new = []
+        for transform, state in zip(transforms, states, strict=True):
+            messages, state = transform.update(
+                messages, aggregate.senders(jnp.ones(3)), state, keys[len(new)]
+            )
+            new.append(state)
+        return new, messages
+
+    states = [transform.init(message, 3) for transform in transforms]
+    return jax.jit(lambda: jax.lax.scan(one_round, states, jax.random.split(jax.random.key(3))))()[
+        1
+    ]
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [low_precision.build(), top_k.build(share=0.4)],
+        [low_precision.build(), FORGETFUL],
+        [quantize.build(bits=2), random_k.build(share=0.4)],
+        [quantize.build(bits=2), random_k.build(share=0.4, error_feedback=False)],
+        [quantize.build(bits=2), quantize.build(bits=3)],
+        [quantize.build(bits=2, rotate=True), FORGETFUL],
+        [quantize.build(bits=2, rotate=True), quantize.build(bits=4, sparse=True)],
+    ],
+)
+def test_what_is_sent_has_no_more_values_than_its_bits_can_tell(transforms):
+    message = {"a": jnp.zeros(147)}
+    wire = functools.reduce(
+        lambda before, one: one.wire(message, before), transforms, aggregate.plain(message)
+    )
+    for sent in np.asarray(send_twice(transforms, message)["a"]).reshape(6, 147):
+        values = sent[sent != 0]
+        assert len(values) <= wire.values
+        assert len(np.unique(values)) <= 2**wire.bits
+        assert wire.bits != 16 or (values == values.astype(jnp.bfloat16)).all()
+
+
 def test_types_of_a_message_count():
     message = {"a": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
-    assert communication.plain(message).num_bytes == 3 * 2 + 4
+    assert aggregate.plain(message).num_bytes == 3 * 2 + 4
     halves = {"a": jax.ShapeDtypeStruct((6,), jnp.bfloat16)}
-    assert communication.plain(halves) == Wire(6, 16)
+    assert aggregate.plain(halves) == Wire(6, 16)
     assert quantize.build(bits=8).wire(halves, Wire(6, 16)) == Wire(6, 8, 64)
 
 

@@ -10,12 +10,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.aggregate import MessageTransform, Senders, State, Wire
+from fedjax_med.aggregate import SEED_BITS, MessageTransform, Senders, State, Wire, plain
 from fedjax_med.errors import UserError
 from fedjax_med.types import Array, Key, Message
 
 _SCALES = 64  # bits of a leaf's least and largest value, float32 both
-_SEED = 64  # bits
 
 
 def hadamard(values: Array) -> Array:
@@ -113,10 +112,11 @@ def build(*, bits: int = 8, rotate: bool = False, sparse: bool = False) -> Messa
         sizes = [leaf.size for leaf in jax.tree.leaves(message)]
         scales = _SCALES * len(sizes)
         if sparse:
-            return Wire(before.values, min(bits, before.bits), before.extra + scales)
+            before = plain(message) if before.rotated else before
+            return Wire(before.values, bits, before.extra + scales)
         # All values are sent, and so no positions of the few that were left before.
         if rotate:
-            return Wire(sum(padded(size) for size in sizes), bits, scales + _SEED)
-        return Wire(sum(sizes), min(bits, before.bits), scales)
+            return Wire(sum(padded(size) for size in sizes), bits, scales + SEED_BITS, True)
+        return Wire(sum(sizes), bits, scales)
 
     return MessageTransform(lambda message, num_clients: (), update, wire)

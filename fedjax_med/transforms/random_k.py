@@ -7,10 +7,8 @@ Konecny et al., 2016, "Federated Learning: Strategies for Improving Communicatio
 import jax
 
 from fedjax_med import feedback
-from fedjax_med.aggregate import MessageTransform, Wire
-from fedjax_med.types import Array, Key, Message
-
-_SEED = 64  # bits
+from fedjax_med.aggregate import SEED_BITS, MessageTransform
+from fedjax_med.types import Array, Key
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
@@ -30,11 +28,8 @@ def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransfor
     def choose(values: Array, number: int, key: Key) -> Array:
         return feedback.largest(jax.random.bits(key, values.shape), number)
 
-    def wire(message: Message, before: Wire) -> Wire:
-        sent = feedback.num_sent(share, message)
-        if sent == feedback.num_values(message):
-            return before
-        return Wire(min(before.values, sent), before.bits, before.extra + _SEED)
+    def places(sent: int, total: int) -> int:
+        del sent, total  # all of them are told by one seed
+        return SEED_BITS
 
-    transform = feedback.build("random_k", choose, share, error_feedback, scale=True)
-    return transform._replace(wire=wire)
+    return feedback.build("random_k", choose, share, error_feedback, places=places, scale=True)

@@ -6,8 +6,8 @@ Stich et al., NeurIPS 2018, "Sparsified SGD with Memory".
 import jax.numpy as jnp
 
 from fedjax_med import feedback
-from fedjax_med.aggregate import MessageTransform, Wire
-from fedjax_med.types import Array, Key, Message
+from fedjax_med.aggregate import MessageTransform
+from fedjax_med.types import Array, Key
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
@@ -28,11 +28,7 @@ def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransfor
         del key  # nothing is random here
         return feedback.largest(jnp.abs(values), number)
 
-    def wire(message: Message, before: Wire) -> Wire:
-        sent, total = feedback.num_sent(share, message), feedback.num_values(message)
-        if sent == total:
-            return before
-        positions = sent * (total - 1).bit_length()
-        return Wire(min(before.values, sent), before.bits, before.extra + positions)
+    def places(sent: int, total: int) -> int:
+        return sent * (total - 1).bit_length()
 
-    return feedback.build("top_k", choose, share, error_feedback)._replace(wire=wire)
+    return feedback.build("top_k", choose, share, error_feedback, places=places)
