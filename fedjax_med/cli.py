@@ -147,6 +147,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
         raise UserError(_plainly(str(error))) from error
     if "config" in flags:
         overrides.check_values(flags.config)
+        flags["config"].value = overrides.complete(flags.config)  # what was given is checked too
     if rest:
         raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
     return module, flags

@@ -23,18 +23,20 @@ def config_path_given(arguments: list[str]) -> bool:
 
 
 def for_absl(arguments: list[str]) -> list[str]:
-    """`arguments` without what `define_config` has taken: ``--config=FILE`` and lists of names."""
-    taken = ("config", *(f"config.{name}" for name in overrides.LISTS))
+    """`arguments` without what `define_config` has taken: ``--config=FILE`` and lists of names.
+
+    Of several overrides of a field only the last: ml-collections would add up tuples.
+    """
+    taken = {"config", *(f"config.{name}" for name in overrides.LISTS)}
     kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in ("--config", "-config"):
-            skip = True
-        elif not (argument.startswith("-") and argument.lstrip("-").partition("=")[0] in taken):
-            kept.append(argument)
-    return kept
+    for place, argument in reversed(list(enumerate(arguments))):
+        name = argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
+        if name in taken or arguments[max(place - 1, 0)] in ("--config", "-config"):
+            continue
+        if name.startswith("config."):
+            taken.add(name)
+        kept.append(argument)
+    return kept[::-1]
 
 
 def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:

@@ -19,12 +19,37 @@ LISTS = tuple(
 )
 
 
+def _fits(value: Any, default: Any) -> bool:
+    """Whether an option whose default is `default` may be `value`, by its type."""
+    if default is None or default is inspect.Parameter.empty or callable(default):
+        return True
+    if isinstance(default, tuple):
+        like = default[0] if default else None
+        return isinstance(value, list | tuple) and all(_fits(item, like) for item in value)
+    kind: Any = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, kind) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _typed(value: Any, default: Any, field: str) -> Any:
+    """`value`, if its type is that of `default`; a text with commas in a list is several."""
+    # A mask of optax may be a tree of parameters, whatever its default is.
+    if not _fits(value, default) and not field.endswith("_mask"):
+        like = f" such as {default}" if isinstance(default, tuple) else ""
+        raise UserError(
+            f"expected --config.{field} to be of type {type(default).__name__}{like}, got "
+            f"{value!r}."
+        )
+    if isinstance(default, tuple) and all(isinstance(item, str) for item in value):
+        return tuple(name for item in value for name in item.split(","))
+    return value
+
+
 def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
     defaults = default_options(shelf, spec.name)
     for option in spec.options:
         check_name(option, defaults, f"the options of {field} {spec.name!r}")
     options = {
-        name: spec.options.get(name, default)
+        name: _typed(spec.options.get(name, default), default, f"{field}.options.{name}")
         for name, default in defaults.items()
         # None and callables have no form on a command line: given in a config file or left alone.
         if name in spec.options
@@ -76,14 +101,17 @@ def complete(experiment: Any, prefix: str = "") -> Any:
     """Check every name in `experiment` and fill in the default of every option not given.
 
     Raises:
-        UserError: A name or an option does not exist, or an option without default is missing.
+        UserError: A name or an option does not exist, an option is of another type than its
+            default, or one without default is missing.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(experiment):
         value, shelf = getattr(experiment, field.name), field.metadata.get("shelf")
         path = prefix + field.name
         if isinstance(value, list) and shelf:
-            changes[field.name] = [_complete_spec(shelf, item, path) for item in value]
+            changes[field.name] = [
+                _complete_spec(shelf, item, f"{path}[{index}]") for index, item in enumerate(value)
+            ]
         elif shelf:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
@@ -93,26 +121,27 @@ def complete(experiment: Any, prefix: str = "") -> Any:
     return dataclasses.replace(experiment, **changes)
 
 
-def _holder(experiment: Experiment, path: str) -> tuple[Any, str, str]:
-    """The dataclass that holds the spec at `path`, the field's name in it, and the shelf."""
+def _place(experiment: Experiment, path: str) -> tuple[Any, Any, str]:
+    """Where the spec at `path` is: the attributes or the list, its key in them, and the shelf."""
     holder: Any = experiment
-    *parents, field = path.split(".")
+    *parents, last = path.split(".")
     for parent in parents:
-        holder = getattr(holder, parent, None)
-    fields = dataclasses.fields(holder) if dataclasses.is_dataclass(holder) else ()
-    shelf = next((f.metadata.get("shelf", "") for f in fields if f.name == field), "")
-    return holder, field, shelf
+        holder = getattr(holder, parent)
+    field, _, index = last.partition("[")
+    (shelf,) = [f.metadata["shelf"] for f in dataclasses.fields(holder) if f.name == field]
+    if index:
+        return getattr(holder, field), int(index.rstrip("]")), shelf
+    return vars(holder), field, shelf
 
 
 def _rename_spec(experiment: Experiment, path: str, name: str) -> None:
     """Point the spec at `path` to `name`; keep the options that the new one also has."""
-    holder, field, shelf = _holder(experiment, path)
-    spec = getattr(holder, field)
-    if spec.name == name:
+    holder, key, shelf = _place(experiment, path)
+    if holder[key].name == name:
         return
     known = default_options(shelf, name)
-    options = {option: value for option, value in spec.options.items() if option in known}
-    setattr(holder, field, Spec(name, options))
+    options = {option: value for option, value in holder[key].options.items() if option in known}
+    holder[key] = Spec(name, options)
 
 
 def _give_type(experiment: Experiment, path: str, value: str) -> None:
@@ -121,9 +150,12 @@ def _give_type(experiment: Experiment, path: str, value: str) -> None:
     Optax has such options (the momentum of ``sgd``); ml-collections parses by the type it finds.
     """
     spec_path, _, option = path.rpartition(".options.")
-    holder, field, shelf = _holder(experiment, spec_path)
-    spec = getattr(holder, field, None)
-    if not shelf or not isinstance(spec, Spec) or option in spec.options:
+    if not spec_path:
+        return
+    _check_path(experiment, f"{spec_path}.options")
+    holder, key, shelf = _place(experiment, spec_path)
+    spec = holder[key]
+    if option in spec.options:
         return
     if default_options(shelf, spec.name).get(option, inspect.Parameter.empty) is None:
         try:
@@ -181,8 +213,7 @@ def _take_names(experiment: Experiment, path: str, value: str) -> None:
         setattr(experiment, path, [Spec(name) for name in value.split(",") if name])
     if path.endswith(".name"):
         _check_path(experiment, path)
-        if "[" not in path:
-            _rename_spec(experiment, path.removesuffix(".name"), value)
+        _rename_spec(experiment, path.removesuffix(".name"), value)
 
 
 def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experiment:

@@ -93,6 +93,23 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
         parsed(f"--config={file}", "--config.transforms[1].options.norm=0.5")
 
 
+@pytest.mark.parametrize("start", ["--config=configs/top_k.py", "--config.transforms=top_k"])
+def test_entry_of_a_list_can_be_renamed(start, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    renamed = "--config.transforms[0].name=quantize"
+    assert parsed(start, renamed).transforms[0].options["bits"] == 8
+    for order in (1, -1):
+        given = [renamed, "--config.transforms[0].options.bits=4"][::order]
+        quantize = Spec("quantize", {"bits": 4, "rotate": False, "sparse": False})
+        assert parsed(start, *given).transforms == [quantize]
+    random_k = parsed("--config=configs/top_k.py", "--config.transforms[0].name=random_k")
+    assert (
+        random_k.transforms[0].options == parsed("--config=configs/top_k.py").transforms[0].options
+    )
+    attack = parsed("--config=configs/backdoor.py", "--config.attacks[0].name=sign_flip").attacks
+    assert attack == [Spec("sign_flip", {"clients": (0,), "scale": 1.0})]
+
+
 def test_lists_are_given_by_name():
     named = parsed("--config.transforms=clip", "--config.transforms[0].options.norm=0.5")
     assert named.transforms == [Spec("clip", {"norm": 0.5})]
@@ -142,13 +159,19 @@ def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
         ("--wrkdir=x", "Did you mean: workdir"),
         ("--rounds=3", r"'rounds'\. Did you mean --config.rounds\?"),
         ("--config.transforms=clp", "Did you mean 'clip'"),
+        ("--config=configs/top_k.py --config.transforms[0].name=clp", "Did you mean 'clip'"),
+        ("--config=configs/top_k.py --config.transforms[3].options.share=1", "no such entry"),
+        (
+            "--config.attacks=sign_flip --config.attacks[0].options.clients=a",
+            r"attacks\[0\].options.clients to be of type tuple such as \(0,\), got",
+        ),
         ("extra", "only flags"),
     ],
 )
 def test_typo_names_the_nearest_right_one(argument, hint, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=hint) as caught:
-        parsed(argument)
+        parsed(*argument.split(" "))
     assert "\n" not in str(caught.value)
 
 
@@ -192,6 +215,8 @@ def test_files_that_options_name_are_found_from_any_folder(tmp_path, monkeypatch
     spec = Spec("by_column", {"path": "sites.csv"})
     complete = overrides.complete(dataclasses.replace(Experiment(), partition=spec))
     assert complete.partition.options["path"] == str(tmp_path / "sites.csv")
+    given = ("--config.partition.name=by_column", "--config.partition.options.path=sites.csv")
+    assert parsed(*given).partition == complete.partition
     unset = overrides.complete(dataclasses.replace(Experiment(), partition=Spec("by_column")))
     assert unset.partition.options["path"] == ""
 
@@ -206,6 +231,57 @@ def test_option_that_does_not_exist_is_refused_in_a_config_file_too():
     experiment = dataclasses.replace(Experiment(), model=Spec("cnn", {"width": 3}))
     with pytest.raises(UserError, match="Did you mean 'widths'"):
         overrides.complete(experiment)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "option", "value", "kind"),
+    [
+        ("reducer", "trimmed_mean", "share", "0.2", "float"),
+        ("reducer", "krum", "hostile", 0.5, "int"),
+        ("reducer", "krum", "keep", True, "int"),
+        ("transforms", "top_k", "share", True, "float"),
+        ("transforms", "top_k", "error_feedback", 1, "bool"),
+        ("transforms", "low_precision", "kind", 16, "str"),
+        ("attacks", "sign_flip", "clients", 2, "tuple such as (0,)"),
+        ("attacks", "sign_flip", "clients", "0", "tuple such as (0,)"),
+        ("attacks", "sign_flip", "clients", ("0",), "tuple such as (0,)"),
+        ("server_optimizer", "sgd", "nesterov", "yes", "bool"),
+    ],
+)
+def test_option_of_another_type_than_its_default_is_refused(field, name, option, value, kind):
+    spec = Spec(name, {option: value})
+    many = field in overrides.LISTS
+    experiment = dataclasses.replace(Experiment(), **{field: [spec] if many else spec})
+    path = f"--config.{field}{'[0]' * many}.options.{option}"
+    with pytest.raises(UserError) as caught:
+        overrides.complete(experiment)
+    assert str(caught.value) == f"expected {path} to be of type {kind}, got {value!r}."
+
+
+def test_option_may_be_an_int_for_a_float_a_list_for_a_tuple_and_a_tree_for_a_mask():
+    mask = {"learning_rate": 1, "weight_decay_mask": {"classifier": True}}
+    experiment = overrides.complete(
+        dataclasses.replace(
+            Experiment(),
+            reducer=Spec("trimmed_mean", {"share": 0}),
+            model=Spec("cnn", {"widths": [4, 8]}),
+            server_optimizer=Spec("lars", mask),
+            attacks=[Spec("sign_flip", {"clients": []})],
+        )
+    )
+    assert experiment.server_optimizer.options["weight_decay_mask"] == {"classifier": True}
+
+
+def test_last_of_several_overrides_of_a_field_wins():
+    assert parsed("--config.rounds=3", "--config.rounds=7").rounds == 7
+    first, last = (f"--config.model.options.widths={widths}" for widths in ("(4, 8)", "(2,)"))
+    assert parsed(first, last).model.options["widths"] == (2,)
+
+
+@pytest.mark.parametrize("given", ["classifier,block_0", "('classifier','block_0')"])
+def test_names_with_commas_are_several(given):
+    chosen = ("--config.algorithm.name=fed_per", f"--config.algorithm.options.local={given}")
+    assert parsed(*chosen).algorithm.options["local"] == ("classifier", "block_0")
 
 
 def test_shelves_hold_what_their_folders_hold():
