@@ -315,6 +315,14 @@ def test_low_precision_is_the_cast_and_keeps_the_type(kind):
     assert (flat(changed) != flat(stacked)).mean() > 0.9
 
 
+@pytest.mark.parametrize(("kind", "most"), [("float16", 65504.0), ("bfloat16", 255 * 2.0**120)])
+def test_low_precision_makes_no_infinity_and_keeps_those_there_are(kind, most):
+    largest = float(jnp.finfo(jnp.float32).max)
+    values = [[largest, -largest, 1.5, jnp.inf, -jnp.inf, jnp.nan]]
+    changed = apply(low_precision.build(kind=kind), {"a": jnp.array(values, jnp.float32)})["a"]
+    np.testing.assert_array_equal(changed, [[most, -most, 1.5, jnp.inf, -jnp.inf, jnp.nan]])
+
+
 def test_unknown_kind_is_refused():
     with pytest.raises(UserError, match=r"'bfloat8'.*Did you mean 'bfloat16'"):
         low_precision.build(kind="bfloat8")

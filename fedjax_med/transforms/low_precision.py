@@ -11,11 +11,13 @@ _KINDS = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def build(*, kind: str = "bfloat16") -> MessageTransform:
-    """Round to the nearest number of a shorter type; the message keeps its own type.
+    """Round to the nearest finite number of a shorter type; the message keeps its own type.
+
+    What is no finite number already stays as it is.
 
     Args:
         kind: ``bfloat16`` has the range of float32 and 8 significant bits; ``float16`` has 11, but
-            values above 65504 become infinite and those below 3e-8 zero.
+            values beyond 65504 become 65504 and those below 3e-8 zero.
 
     Raises:
         UserError: `kind` is another name.
@@ -23,6 +25,9 @@ def build(*, kind: str = "bfloat16") -> MessageTransform:
     check_name(kind, _KINDS, "the kinds of low_precision")
 
     def shorten(leaf: Array) -> Array:
+        # An infinity made here would come after the check for messages that are no numbers.
+        most = jnp.asarray(jnp.finfo(_KINDS[kind]).max, leaf.dtype)  # type: ignore[no-untyped-call]
+        leaf = jnp.where(jnp.isinf(leaf), leaf, jnp.clip(leaf, -most, most))
         # Without the barrier XLA may take two casts that cancel out for none.
         short: Array = jax.lax.optimization_barrier(leaf.astype(_KINDS[kind]))
         return short.astype(leaf.dtype)
