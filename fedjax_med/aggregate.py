@@ -78,6 +78,12 @@ class MessageTransform(NamedTuple):
     across: bool = False
 
 
+# Messages stay as they are: what a transform is whose options ask for no change.
+UNCHANGED = MessageTransform(
+    lambda message, num_clients: (), lambda messages, senders, state, key: (messages, state)
+)
+
+
 class Reducer(NamedTuple):
     """Makes one message of the stacked ones, ``[S, ...] -> [...]`` in every leaf.
 
@@ -158,8 +164,3 @@ def grouped(reducer: Reducer, groups: int) -> Reducer:
         return jax.vmap(one)(jnp.arange(groups), state, jax.random.split(key, groups))
 
     return reducer._replace(init=init, update=update)
-
-
-def rows(values: Array, leaf: Array) -> Array:
-    """`values` [S] in a shape that multiplies `leaf` [S, ...], in its type."""
-    return values.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, RGB, Array, Key
 
 VIEWS = 8  # the ways to mirror a square image, itself among them
@@ -91,7 +92,7 @@ def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
     def prepare(features: Array, key: Key) -> Array:
         # Each image draws by itself, however many come after it.
         drawn = jax.random.randint(key, (features.shape[0],), 0, len(views))
-        index = jnp.array(views)[drawn].reshape(-1, *(1,) * (features.ndim - 1))
+        index = rows(jnp.array(views)[drawn], features)
         return jnp.take_along_axis(features, index, axis=1)[:, 0].astype(jnp.float32)
 
     return prepare

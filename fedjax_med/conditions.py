@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Examples, Key, Message
 
 
@@ -83,7 +84,7 @@ def instead(hostile: Array, new: Message, messages: Message) -> Message:
     """`messages` [S, ...] with those of `new` where `hostile` [S], in the same types."""
 
     def choose(new: Array, leaf: Array) -> Array:
-        return jnp.where(hostile.reshape(-1, *(1,) * (leaf.ndim - 1)), new.astype(leaf.dtype), leaf)
+        return jnp.where(rows(hostile, leaf), new.astype(leaf.dtype), leaf)
 
     return jax.tree.map(choose, new, messages)
 
@@ -179,7 +180,7 @@ def counted(conditions: Conditions, results: Any, before: Any, keys: Key, key: K
         metrics = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), metrics)
 
     def keep(new: Array, old: Array | int) -> Array:
-        return jnp.where(count.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+        return jnp.where(rows(count, new), new, old)
 
     told = {"client": metrics["client"], "finite": finite | ~count, "counted": count}
     told["present"] = results.weight > 0

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fedjax_med.aggregate import MessageTransform, Senders, State, Wire, plain
+from fedjax_med.aggregate import UNCHANGED, MessageTransform, Senders, State, Wire, plain
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Key, Message
 
 MOST_BYTES = 8 * 2**30  # of what is remembered of all clients
@@ -74,7 +75,7 @@ def build(
     if not 0 < share <= 1:
         raise UserError(f"expected transform {name} to have 0 < share <= 1, got share={share}.")
     if share == 1:
-        return MessageTransform(lambda message, num_clients: (), lambda m, senders, s, key: (m, s))
+        return UNCHANGED
 
     def init(message: Message, num_clients: int) -> State:
         return _memory(name, message, num_clients) if error_feedback else ()
@@ -90,7 +91,7 @@ def build(
         keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(senders.place)
         chosen = jax.vmap(lambda values, key: choose(values, number, key))(whole, keys)
         factor = whole.shape[1] / number if scale and not error_feedback else 1.0
-        counts = (senders.weight > 0).reshape(-1, 1)
+        counts = rows(senders.weight > 0, fresh)
         sent = jnp.where(counts, jnp.where(chosen, whole * factor, 0), fresh)
         if error_feedback:
             rest = jnp.where(counts, jnp.where(chosen, 0, whole), before)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_med.messages import clip_factor
 from fedjax_med.types import Array, Key
 
 
@@ -35,7 +36,7 @@ def clipped_sum(trees: Any, lengths: Array, counts: Array, clip: Array | float) 
         clip: the largest l2 norm that passes.
     """
     counts = counts & jnp.isfinite(lengths)
-    scale = jnp.minimum(1.0, clip / jnp.maximum(lengths, 1e-30))
+    scale = clip_factor(lengths, clip)
 
     def one(leaf: Array, scale: Array, counts: Array) -> Array:
         return jnp.where(counts, leaf * scale.astype(leaf.dtype), 0)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Message
 
 
@@ -36,11 +37,6 @@ def at_least(name: str, least: int, remedy: str) -> Callable[[Message, int, int]
     return init
 
 
-def beside(values: Array, leaf: Array) -> Array:
-    """`values` [S] in a shape that goes with `leaf` [S, ...]."""
-    return values.reshape(-1, *(1,) * (leaf.ndim - 1))
-
-
 def heard(messages: Message, weight: Array) -> tuple[Message, Array]:
     """The messages, zero where they do not count, and who counts.
 
@@ -52,7 +48,7 @@ def heard(messages: Message, weight: Array) -> tuple[Message, Array]:
         The messages [S, ...] and bool [S].
     """
     counts = weight > 0
-    return jax.tree.map(lambda leaf: jnp.where(beside(counts, leaf), leaf, 0), messages), counts
+    return jax.tree.map(lambda leaf: jnp.where(rows(counts, leaf), leaf, 0), messages), counts
 
 
 def shares(values: Array) -> Array:
@@ -65,14 +61,14 @@ def weighted_sum(messages: Message, factors: Array) -> Message:
     """The sum of the messages [S, ...], each times its factor [S]."""
 
     def one(leaf: Array) -> Array:
-        return jnp.sum(leaf * beside(factors, leaf).astype(leaf.dtype), axis=0)
+        return jnp.sum(leaf * rows(factors, leaf).astype(leaf.dtype), axis=0)
 
     return jax.tree.map(one, messages)
 
 
 def ascending(leaf: Array, counts: Array) -> Array:
     """Each coordinate's values in order, [S, ...], those that do not count infinite at the end."""
-    return jnp.sort(jnp.where(beside(counts, leaf), leaf, jnp.inf), axis=0)
+    return jnp.sort(jnp.where(rows(counts, leaf), leaf, jnp.inf), axis=0)
 
 
 def median(leaf: Array, counts: Array) -> Array:
@@ -103,8 +99,8 @@ def squared_distances(messages: Message) -> Array:
     Differences, not inner products, whose rounding would be larger than the distance of two like
     messages; one row after the other, so that no array is larger than the messages.
     """
-    rows: Array = jax.lax.map(lambda one: squared_norms(messages, one), messages)
-    return rows
+    table: Array = jax.lax.map(lambda one: squared_norms(messages, one), messages)
+    return table
 
 
 def krum_ranks(distances: Array, place: Array, counts: Array, hostile: int) -> Array:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
-    {"errors", "types", "interrupt", "__init__"},
+    {"errors", "types", "messages", "interrupt", "__init__"},
     {
         "config",
         "distributed",
@@ -93,6 +93,7 @@ PURE = {
     "attacks",
     "conditions",
     "mapping",
+    "messages",
     "pieces",
     "robust",
     "informed",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_med.conditions import Attack
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Examples, Key
 
 
@@ -64,7 +65,7 @@ def build(
         )
         rank = jnp.argsort(jnp.argsort(jnp.where(mask, draws, 2.0)))
         chosen = rank < jnp.round(share * jnp.sum(mask))  # padding comes after all that is real
-        shown = jnp.where(chosen.reshape(-1, 1, 1, 1), _trigger(image, size), image)
+        shown = jnp.where(rows(chosen, image), _trigger(image, size), image)
         return Examples(shown, jnp.where(chosen, target, label), mask)
 
     def trigger(images: Array) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_med.conditions import Attack, instead
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Key, Message
 
 
@@ -36,8 +37,7 @@ def build(num_classes: int, *, clients: tuple[int, ...] = (0,), epsilon: float =
         number = jnp.maximum(jnp.sum(honest), 1)
 
         def against(leaf: Array) -> Array:
-            here = honest.reshape(-1, *(1,) * (leaf.ndim - 1))
-            total = jnp.sum(jnp.where(here, leaf, 0), axis=0, keepdims=True)
+            total = jnp.sum(jnp.where(rows(honest, leaf), leaf, 0), axis=0, keepdims=True)
             return jnp.broadcast_to(-epsilon * total / number, leaf.shape)
 
         return instead(hostile, jax.tree.map(against, messages), messages)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_med import robust
 from fedjax_med.aggregate import Reducer, Senders, State
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Key, Message
 
 
@@ -28,7 +29,7 @@ def _selected(distances: Array, place: Array, counts: Array, hostile: int) -> Ar
 def _around_median(leaf: Array, chosen: Array, number: Array) -> Array:
     """The mean of the `number` values of the chosen nearest to their median: [S, ...] -> [...]."""
     ordered, middle = robust.ascending(leaf, chosen), robust.median(leaf, chosen)
-    position = robust.beside(jnp.arange(leaf.shape[0]), leaf)
+    position = rows(jnp.arange(leaf.shape[0]), leaf)
     is_value = position < jnp.sum(chosen)
     apart = jnp.where(is_value, jnp.abs(ordered - middle[None]), jnp.inf)
     nearest = jnp.take_along_axis(ordered, jnp.argsort(apart, axis=0), axis=0)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.aggregate import Reducer, Senders, State, rows
+from fedjax_med.aggregate import Reducer, Senders, State
 from fedjax_med.errors import check_name
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Key, Message
 
 
@@ -29,7 +30,7 @@ def build(*, weighting: str = "examples") -> Reducer:
         shares = shares / jnp.maximum(jnp.sum(shares), 1e-12)
 
         def mean(leaf: Array) -> Array:
-            share = rows(shares, leaf)
+            share = rows(shares, leaf).astype(leaf.dtype)
             # A client that does not count must not spoil the mean with a NaN either.
             return jnp.sum(jnp.where(share > 0, leaf * share, 0), axis=0)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_med import robust
 from fedjax_med.aggregate import Reducer, Senders, State
 from fedjax_med.errors import UserError
+from fedjax_med.messages import clip_factor
 from fedjax_med.types import Key, Message
 
 
@@ -35,7 +36,7 @@ def build(*, norm: float = 0.0) -> Reducer:
         zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), messages)
         norms = jnp.sqrt(robust.squared_norms(messages, zero))
         bound = norm or robust.median(norms, counts)
-        factors = jnp.where(norms > bound, bound / jnp.maximum(norms, 1e-12), 1)
+        factors = clip_factor(norms, bound)
         weight = jnp.where(counts, senders.weight, 0)
         return robust.weighted_sum(messages, robust.shares(weight) * factors), state
 

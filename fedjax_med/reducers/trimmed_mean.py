@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fedjax_med import robust
 from fedjax_med.aggregate import Reducer, Senders, State
 from fedjax_med.errors import UserError
+from fedjax_med.messages import rows
 from fedjax_med.types import Array, Key, Message
 
 
@@ -48,7 +49,7 @@ def build(*, share: float = 0.2) -> Reducer:
 
         def mean(leaf: Array) -> Array:
             ordered = robust.ascending(leaf, counts)
-            total = jnp.sum(jnp.where(robust.beside(kept, leaf), ordered, 0), axis=0)
+            total = jnp.sum(jnp.where(rows(kept, leaf), ordered, 0), axis=0)
             return total / jnp.maximum(number - 2 * cut, 1).astype(leaf.dtype)
 
         return jax.tree.map(mean, messages), state

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.aggregate import MessageTransform, Senders, State, rows
+from fedjax_med.aggregate import MessageTransform, Senders, State
 from fedjax_med.errors import UserError
+from fedjax_med.messages import clip_factor, rows
 from fedjax_med.types import Key, Message
 
 
@@ -41,8 +42,8 @@ def build(*, quantile: float = 0.5, norm: float = 1.0, rate: float = 0.2) -> Mes
     ) -> tuple[Message, State]:
         del key  # nothing is random here
         norms = jax.vmap(optax.tree.norm)(messages)
-        factor = jnp.minimum(1.0, state / jnp.maximum(norms, 1e-12))
-        clipped = jax.tree.map(lambda leaf: leaf * rows(factor, leaf), messages)
+        factor = clip_factor(norms, state)
+        clipped = jax.tree.map(lambda leaf: leaf * rows(factor, leaf).astype(leaf.dtype), messages)
         counts = senders.weight > 0
         number = jnp.sum(counts)
         below = jnp.sum(counts & (norms <= state)) / jnp.maximum(number, 1)

@@ -1,11 +1,11 @@
 """Bounds the norm of what each client sends (the clipping of McMahan et al., ICLR 2018)."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fedjax_med.aggregate import MessageTransform, Senders, State
 from fedjax_med.errors import UserError
+from fedjax_med.messages import clip_factor
 from fedjax_med.types import Key, Message
 
 
@@ -22,7 +22,7 @@ def build(*, norm: float = 1.0) -> MessageTransform:
         raise UserError(f"expected transform clip to have norm > 0, got norm={norm}.")
 
     def clip(message: Message) -> Message:
-        factor = jnp.minimum(1.0, norm / jnp.maximum(optax.tree.norm(message), 1e-12))
+        factor = clip_factor(optax.tree.norm(message), norm)
         return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), message)
 
     def update(
