@@ -375,7 +375,8 @@ ABOUT = {
 Five hospitals, divided equally, by a Dirichlet distribution with 0.3, or with three of the nine
 classes each (with seed 7 for 2, by which two nearly equal images of two classes fit into no
 hospital). Where clients have models of their own (`fed_bn` to "each hospital alone") each
-hospital's test images are predicted by its own model.
+hospital's test images are predicted by its own model: that need not know the classes which the
+hospital has none of, which helps it there and would not elsewhere.
 """,
     "attacks": """## Reducers under attack
 
