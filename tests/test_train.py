@@ -369,7 +369,7 @@ def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch
         (["--config.client.optimizer.options.learning_rate=nan"], "finite number"),
         (["--config.client.optimizer.options.learning_rate=-0.1"], "learning_rate >= 0"),
         (["--config.seed=99999999999999999999999"], "seed < 2**32"),
-        (["--config.model.options.widths=('a',)"], "multiples of groups"),
+        (["--config.model.options.widths=('a',)"], "such as (32, 64, 128), got ('a',)"),
         (["--config.loss.label_smoothing=1.5"], "label_smoothing in"),
         (["--config.augment.min_scale=0.0"], "min_scale in"),
         (["--config.augment.hue=-1.0"], "hue >= 0"),
