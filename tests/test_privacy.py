@@ -53,6 +53,24 @@ def test_renyi_accountant_agrees_with_what_is_published(rate, noise, steps, publ
     assert 0.7 * now < account(noise, rate, steps).epsilon(1) < now < then
 
 
+# Rate, noise, epsilon and delta of 10,000 steps, as the tests of the Fourier accountant of Koskela,
+# Jälkö & Honkela (AISTATS 2020) tell them.
+FOURIER = [
+    (0.01, 2.0, 1.0, 0.010224911209),
+    (0.01, 2.0, 0.8, 0.022850339596),
+    (0.01, 1.0, 1.0, 0.239176394736),
+    (0.02, 2.0, 1.0, 0.149917329693),
+]
+
+
+@pytest.mark.parametrize(("rate", "noise", "epsilon", "delta"), FOURIER)
+def test_privacy_loss_accountant_agrees_with_another_ones_published_values(
+    rate, noise, epsilon, delta
+):
+    found = account(noise, rate, 10_000, delta).epsilon(1)
+    np.testing.assert_allclose(found, epsilon, rtol=0.01)
+
+
 def gaussian_delta(epsilon, noise):
     """Balle & Wang (2018), theorem 8, of sensitivity 1."""
     half, tilt = 1 / (2 * noise), epsilon * noise
