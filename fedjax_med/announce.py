@@ -7,9 +7,9 @@ import jax
 from fedjax_med import assemble, clients, config, distributed, privacy, private
 from fedjax_med.communication import Traffic
 from fedjax_med.disk_images import DiskImages
+from fedjax_med.files import writing
 from fedjax_med.profiling import peak_memory
 from fedjax_med.progress import Progress, size_in_words
-from fedjax_med.workdir import writing
 
 
 def say_end(

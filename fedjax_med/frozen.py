@@ -24,9 +24,9 @@ import numpy.typing as npt
 from fedjax_med import augment, weights
 from fedjax_med.config import Augment
 from fedjax_med.errors import UserError
+from fedjax_med.files import replacing
 from fedjax_med.prepared import cannot_write, memory_bytes
 from fedjax_med.types import Array, Key, Model, Params, Split
-from fedjax_med.workdir import replacing
 
 _BATCH = 16  # images at a time; the last ones are filled up, so that one program is compiled
 UNCHANGED = Augment(copies=0)

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import writing
+from fedjax_med.files import writing
 
 NAME = "noise_key"
 _BYTES = 32

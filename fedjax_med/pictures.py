@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from fedjax_med import report
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import replacing
+from fedjax_med.files import replacing
 
 _TRAIN, _VALIDATION, _BALANCED = "#444444", "#1b6ca8", "#c8553d"
 _CONTRIBUTED = {"balanced_accuracy": "balanced accuracy", "loss": "fall of the loss"}

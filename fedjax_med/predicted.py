@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import replacing
+from fedjax_med.files import replacing
 
 NAME = "predictions.csv"
 _FIRST = ("image", "client", "label")

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import writing
+from fedjax_med.files import writing
 
 
 def parse_rounds(text: str) -> range:

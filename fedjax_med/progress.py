@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 from fedjax_med import conditions, federated
 from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import writing
+from fedjax_med.files import writing
 
 ClientMetrics = dict[str, np.ndarray[Any, Any]]
 

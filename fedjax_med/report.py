@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import replacing
+from fedjax_med.files import replacing
 
 HEADLINES = {
     "accuracy": "accuracy",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import writing
+from fedjax_med.files import writing
 
 _FOLDER = "updates"
 

@@ -1,48 +1,18 @@
-"""The folder a run lives in: who may write it, what it says of itself, and what if it is full."""
+"""The folder that a run lives in: who may write it, and what its experiment.json says of it."""
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError
+from fedjax_med.files import make_folder, writing
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell in one line that `path` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
-            "free space or choose another --workdir, then give the same command again."
-        ) from error
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; takes the place of `path` if all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"could not write {path}: {reason}. Make room or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -57,7 +27,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: expected a folder, or a new name.")
     with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         stream = (workdir / ".lock").open("w")
     with stream:
         try:

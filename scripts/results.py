@@ -32,8 +32,8 @@ from PIL import Image
 
 from fedjax_med import cli, comparison, progress, report
 from fedjax_med.commands import compare
+from fedjax_med.files import replacing
 from fedjax_med.identity import code_version
-from fedjax_med.workdir import replacing
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

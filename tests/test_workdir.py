@@ -3,7 +3,8 @@ import errno
 import pytest
 
 from fedjax_med.errors import UserError
-from fedjax_med.workdir import exclusive, read_workdir, writing
+from fedjax_med.files import writing
+from fedjax_med.workdir import exclusive, read_workdir
 
 
 def test_workdir_without_a_run_is_told(tmp_path):

@@ -17,8 +17,8 @@ from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.comparison import Together
 from fedjax_med.errors import UserError
+from fedjax_med.files import writing
 from fedjax_med.flags import define_runs
-from fedjax_med.workdir import writing
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
 

@@ -29,9 +29,10 @@ from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import pool
+from fedjax_med.files import writing
 from fedjax_med.flags import define_data
 from fedjax_med.identity import identity
-from fedjax_med.workdir import read_workdir, writing
+from fedjax_med.workdir import read_workdir
 
 _NEAR = 1e-3  # of the way that the model went: what rounding may come to
 

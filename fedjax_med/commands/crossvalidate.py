@@ -15,8 +15,8 @@ from fedjax_med import comparison, config, predicted, report
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.errors import UserError
+from fedjax_med.files import writing
 from fedjax_med.flags import define_runs
-from fedjax_med.workdir import writing
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:

@@ -29,11 +29,12 @@ from fedjax_med import (
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluate import Models, pool, predict_test, predict_validation
+from fedjax_med.files import writing
 from fedjax_med.flags import define_checkpoint, define_data
 from fedjax_med.identity import identity
 from fedjax_med.predicted import Predictions
 from fedjax_med.types import Model
-from fedjax_med.workdir import read_workdir, writing
+from fedjax_med.workdir import read_workdir
 
 CHECKPOINTS = ("best", "last")
 _OWN = {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
@@ -168,7 +169,8 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     }
     chosen = "the best of those kept, by validation" if which == "best" else "the last one kept"
     print(f"{workdir}: the model of round {evaluation['round']}, {chosen}.")
-    promise = _promise(saved, experiment, data)
+    noise = saved.get("privacy", {}).get("noise_multiplier")
+    promise = private.promise(experiment, data.train.sizes, noise)
     last = promise.rounds if promise else experiment.rounds
     if done < last:
         print(f"The run is not complete: {done} of {last} rounds are saved.")
@@ -184,13 +186,6 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     written = ("evaluation.json", predicted.NAME, "confusion_matrix.png")
     print(f"Written: {', '.join(str(workdir / name) for name in written)}")
     return evaluation
-
-
-def _promise(
-    saved: dict[str, Any], experiment: config.Experiment, data: clients.Federation
-) -> private.Promise | None:
-    noise = saved.get("privacy", {}).get("noise_multiplier")
-    return private.promise(experiment, data.train.sizes, noise)
 
 
 def of_predictions(

@@ -32,13 +32,14 @@ from fedjax_med.errors import UserError
 from fedjax_med.evaluate import Models, Validation, pool, validate
 from fedjax_med.federated import FedState
 from fedjax_med.feed import Feed, Turn
+from fedjax_med.files import writing
 from fedjax_med.flags import define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.profiling import Profile, parse_rounds
 from fedjax_med.progress import Progress, check_finite, record
 from fedjax_med.resume import start_state
-from fedjax_med.workdir import exclusive, writing
+from fedjax_med.workdir import exclusive
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:

@@ -1,0 +1,167 @@
+"""Files: written whole and durably or not at all, and read only if regular and of bounded size."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fedjax_med.errors import UserError
+
+# What a folder's file system may answer where it cannot sync folders (some network mounts).
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+_NEVER_WAIT = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one line that `path` cannot be written.
+
+    Raises:
+        UserError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
+            "free space or choose another --workdir, then give the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there takes the place of `path`.
+
+    The new file is on the disk before it takes the name, and the name before this returns, so that
+    after a power cut `path` holds the old content or the new one, each whole. If the block raises,
+    `path` stays as it was.
+
+    Args:
+        path: to be written; its folder is made.
+        mode: of a new file, less what the process's umask takes away.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        make_folder(path.parent)
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode, exist_ok=False)
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"could not write {path}: {reason}. Make room or choose another folder."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and the folders above it; those that are new survive a power cut.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: They could not be written.
+    """
+    if os.name == "nt" and path.is_dir():  # which cannot open folders, and writes names at once
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return when `folder`, all that is in it, and its own name are on the disk.
+
+    Raises:
+        OSError: They could not be written.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(place, name))
+        sync(Path(place))
+    sync(folder.parent)
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, limit: int) -> Iterator[IO[bytes]]:
+    """Open `path` for reading if it is a regular file of at most `limit` bytes.
+
+    A named pipe is not waited for, and a device is not read. Links are followed.
+
+    Raises:
+        OSError: It is something else, is larger, or cannot be opened; `strerror` says why.
+    """
+    descriptor = os.open(path, _NEVER_WAIT)
+    try:
+        _check_regular(descriptor, path, limit)
+        stream = os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with stream:
+        yield stream
+
+
+def _check_regular(descriptor: int, path: Path, limit: int) -> None:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"expected a regular file, got {kind}", str(path))
+    if found.st_size > limit:
+        raise OSError(errno.EFBIG, _too_large(found.st_size, limit), str(path))
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Give the bytes of `path` if it is a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: As `open_regular` does, or the file grows beyond `limit` while it is read.
+    """
+    with open_regular(path, limit) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, _too_large(len(data), limit), str(path))
+    return data
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"{size / 1e6:,.1f} MB, expected at most {limit / 1e6:,.1f} MB"

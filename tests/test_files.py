@@ -1,0 +1,135 @@
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from fedjax_med import files
+from fedjax_med.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the file system, in its order: (what, of which file or folder)."""
+    found = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def synced(descriptor):
+        found.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def moved(move):
+        def call(source, target, **options):
+            found.append(("rename", str(target)))
+            move(source, target, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved(replace))
+    monkeypatch.setattr(os, "rename", moved(rename))
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_before_it_counts(
+    tmp_path, calls
+):
+    file = tmp_path / "new" / "deep" / "file"
+    with files.replacing(file) as temporary:
+        temporary.write_text("whole")
+        assert not file.exists()
+    assert file.read_text() == "whole"
+    assert calls == [
+        ("sync", str(tmp_path)),  # "new" is in it
+        ("sync", str(tmp_path / "new")),
+        ("sync", str(temporary)),
+        ("rename", str(file)),
+        ("sync", str(file.parent)),
+    ]
+    assert names(file.parent) == ["file"]
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+    with contextlib.suppress(ZeroDivisionError), files.replacing(file) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_disk_that_fails_when_it_is_synced_keeps_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def broken(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with (
+        pytest.raises(UserError, match="Input/output error"),
+        files.replacing(file) as temporary,
+    ):
+        temporary.write_text("new")
+    assert file.read_text() == "old"
+
+
+def test_a_secret_is_never_readable_by_others(tmp_path):
+    file = tmp_path / "secret"
+    before = os.umask(0)
+    try:
+        with files.replacing(file, mode=0o600) as temporary:
+            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+            temporary.write_text("secret")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, calls):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("x")
+    files.sync_tree(tmp_path / "a")
+    places = ["a/b/file", "a/b", "a", "."]
+    assert calls == [("sync", str(tmp_path / place)) for place in places]
+
+
+def test_regular_files_are_read_and_links_followed(tmp_path):
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"12345")
+    link.symlink_to(file)
+    assert files.read_regular(link, 5) == b"12345"
+    with pytest.raises(OSError, match="expected at most") as error:
+        files.read_regular(link, 4)
+    assert "MB" in error.value.strerror
+
+
+def test_nothing_else_is_opened_for_long_or_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, kind in {
+        "pipe": "a named pipe",
+        "link": "a named pipe",
+        "zero": "a device",
+        ".": "a folder",
+    }.items():
+        with pytest.raises(OSError, match=f"expected a regular file, got {kind}"):
+            files.read_regular(tmp_path / name, 10)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        with pytest.raises(OSError, match=r"socket|No such device"):
+            files.read_regular(tmp_path / "socket", 10)
+
+
+def test_a_file_that_claims_to_be_empty_is_read_within_the_limit():
+    """Those of /proc say that they hold nothing, and some never end."""
+    with pytest.raises(OSError, match="expected at most"):
+        files.read_regular("/proc/self/maps", 10)
