@@ -1,43 +1,26 @@
-"""FedState to and from Orbax: atomic, asynchronous, checked, and refusing another experiment."""
+"""The checkpoints of a run: saved in the background, kept by their order and score, read back.
+
+Those that need not be kept are removed only when a newer one is on the disk.
+"""
 
 import contextlib
-import functools
-import hashlib
-import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
+from fedjax_med import retention
+from fedjax_med.checkpoint_store import Record, Restored, Store
 from fedjax_med.config import Checkpoint
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
 from fedjax_med.identity import refuse_other
 
 _METRIC = "balanced_accuracy"
-
-
-class Restored(NamedTuple):
-    """A checkpoint that was read and checked."""
-
-    state: FedState
-    identity: dict[str, Any]
-    validation: dict[str, Any]
-
-
-def digest(state: Any) -> str:
-    """SHA-256 over the bytes of every leaf of `state`, with its place, shape and type."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        value = np.asarray(leaf)
-        total.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-        total.update(np.ascontiguousarray(value).tobytes())
-    return total.hexdigest()
+_SCHEDULED = "scheduled"  # the entry of the identity that says so
 
 
 def _reason(error: BaseException) -> str:
@@ -47,63 +30,23 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-@functools.cache
-def _hide_late_writes() -> None:
-    """Keep quiet about writes that end when the save they belong to has already failed.
-
-    When a write fails, Orbax closes its event loop while tensorstore's other writes still report to
-    it, and Python would print a traceback for each beside our one line.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-
-
 class Checkpoints:
-    """The checkpoints of one workdir: the last ones, and the best by validation."""
+    """The checkpoints of one workdir: the last ones, and the best by validation.
+
+    Args:
+        workdir: of the run; the folder ``checkpoints`` in it is made when it is needed.
+        options: how many are kept.
+        read_only: whether nothing is trained on, and nothing changed.
+    """
 
     def __init__(self, workdir: Path, options: Checkpoint, *, read_only: bool = False):
         self.folder = workdir.absolute() / "checkpoints"
-        self._options, self._read_only = options, read_only
         self.last_good = 0  # the latest round that is on disk
-        _hide_late_writes()
-        # Orbax reports each save and each retry through logging; what matters is said here.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-    @functools.cached_property
-    def _manager(self) -> Any:
-        """Orbax's manager; the folder is made only when it is needed."""
-        options = self._options
-        policies: list[Any] = [checkpoint_managers.LatestN(max(1, options.keep_last))]
-        if options.keep_best:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[_METRIC],
-                    n=options.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        alone = ocp.options.MultiprocessingOptions()
-        if jax.process_count() > 1:  # the first process alone keeps them; the others only compute
-            alone = ocp.options.MultiprocessingOptions(0, {0}, "main")
-        with self._one_line("open"):
-            if not self._read_only:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            return ocp.CheckpointManager(
-                self.folder,
-                item_names=("state", "identity"),
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    create=False,
-                    read_only=self._read_only,
-                    cleanup_tmp_directories=not self._read_only,
-                    multiprocessing_options=alone,
-                ),
-            )
+        self._options, self._read_only = options, read_only
+        self._store = Store(self.folder)
+        self._writer = ThreadPoolExecutor(1, "checkpoints")  # a thread, from the first save on
+        self._pending: Future[None] | None = None
+        self._entries: dict[int, retention.Entry] = {}  # of what was saved or looked up
 
     @contextlib.contextmanager
     def _one_line(self, action: str) -> Iterator[None]:
@@ -124,27 +67,54 @@ class Checkpoints:
                 "give the same command again."
             ) from error
 
-    def save(self, state: FedState, identity: dict[str, Any], validation: dict[str, Any]) -> None:
+    def save(
+        self,
+        state: FedState,
+        identity: dict[str, Any],
+        validation: dict[str, Any],
+        records: Sequence[Record] = (),
+        *,
+        scheduled: bool = True,
+    ) -> None:
         """Start to save `state`; the write goes on in the background and is atomic.
+
+        Args:
+            state: after a round; its arrays may be donated as soon as this returns.
+            identity: of the run.
+            validation: of the round.
+            records: of all rounds until then, as ``metrics.jsonl`` has them.
+            scheduled: False where a signal stopped the run between two scheduled checkpoints. Such
+                a checkpoint goes as soon as there is another, so that what is kept is the same as
+                in a run never stopped.
 
         Raises:
             UserError: This or the save before it could not be written.
         """
-        number = int(state.round)
+        self.wait()
         with self._one_line("save"):
-            self._manager.wait_until_finished()
-            self.last_good = self._manager.latest_step() or 0
-            if number in self._manager.all_steps():
+            if int(state.round) in self.rounds():
                 return
-            extra = {**identity, "digest": digest(state), "validation": validation}
-            score = validation.get(_METRIC)
-            self._manager.save(
-                number,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave(extra)
-                ),
-                metrics=None if score is None else {_METRIC: float(score)},
-            )
+            # Copied, since what `np.asarray` gives on a CPU is the buffer itself.
+            copy = jax.tree.map(np.array, state)
+            tag = identity | {_SCHEDULED: scheduled}
+            self._pending = self._writer.submit(self._write, copy, tag, validation, list(records))
+
+    def _write(self, state: FedState, *others: Any) -> None:
+        """Write a checkpoint, then remove those that need not be kept any more."""
+        self._store.write(state, *others)
+        entries = {number: self._entry(number) for number in self.rounds()}
+        kept = retention.kept(entries, self._options.keep_last, self._options.keep_best)
+        for number in entries.keys() - kept:
+            self._store.remove(number)
+
+    def _entry(self, number: int) -> retention.Entry | None:
+        """What decides whether a checkpoint is kept, by its own words; None if it is damaged."""
+        if number not in self._entries:
+            with contextlib.suppress(Exception):  # `restore` says so
+                saved = self.read_identity(number)
+                score = saved["validation"].get(_METRIC)
+                self._entries[number] = retention.Entry(saved.get(_SCHEDULED, True), score)
+        return self._entries.get(number)
 
     def wait(self) -> None:
         """Return when all that was saved is on disk.
@@ -152,49 +122,45 @@ class Checkpoints:
         Raises:
             UserError: A save could not be written.
         """
+        pending, self._pending = self._pending, None
         with self._one_line("save"):
-            self._manager.wait_until_finished()
-            self.last_good = self._manager.latest_step() or 0
+            try:
+                if pending is not None:
+                    pending.result()
+            finally:
+                self.last_good = max(self.rounds(), default=0)
 
     def close(self) -> None:
         """Let go of the folder."""
-        if "_manager" in self.__dict__:
-            with contextlib.suppress(Exception):
-                self._manager.close()
+        with contextlib.suppress(UserError):
+            self.wait()
+        self._writer.shutdown()
+        if not self._read_only:
+            self._store.clear()
+        self._store.close()
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        return self._store.rounds()
 
     def best_first(self) -> list[int]:
         """The rounds that have a checkpoint, by validation, best first; later before earlier."""
-        scores = {}
-        for number in self.rounds():
-            try:
-                scores[number] = float(self.read_identity(number)["validation"][_METRIC])
-            except Exception:  # damaged, or saved without validation
-                scores[number] = -1.0
-        return sorted(scores, key=lambda number: (-scores[number], -number))
+        return retention.best_first({number: self._entry(number) for number in self.rounds()})
 
     def read_identity(self, number: int) -> dict[str, Any]:
-        """What was saved beside the state of round `number`."""
-        args = ocp.args.Composite(identity=ocp.args.JsonRestore())
-        return dict(self._manager.restore(number, args=args)["identity"])
+        """What was saved beside the state of round `number`.
+
+        Raises:
+            Exception: It cannot be read, or is not what was saved.
+        """
+        return self._store.read_identity(number)
 
     def strategy(self) -> str:
         """The `map_clients` that computed the last checkpoint that can be read, or ''."""
-        for number in self.rounds()[::-1] if self.folder.exists() else []:
+        for number in self.rounds()[::-1]:
             with contextlib.suppress(Exception):  # damaged: `restore` says so
                 return str(self.read_identity(number)["computed by"]["map_clients"])
         return ""
-
-    def _read(self, number: int, template: FedState) -> Restored:
-        extra = self.read_identity(number)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        state = self._manager.restore(number, args=args)["state"]
-        if digest(state) != extra.pop("digest"):
-            raise ValueError("the bytes differ from those that were saved")
-        return Restored(state, extra, extra.pop("validation"))
 
     def restore(
         self,
@@ -223,11 +189,12 @@ class Checkpoints:
             if given is not None:
                 self._refuse_other(number, saved, given, say)
             try:
-                restored = self._read(number, template())
+                restored = self._store.read(number, template())
             except Exception as error:
                 self._say_damaged(number, error, say)
                 continue
             self.last_good = number
+            restored.identity.pop(_SCHEDULED, None)
             return restored
         return None
 
@@ -253,7 +220,12 @@ class Checkpoints:
         say(f"The checkpoint of round {number} is damaged ({_reason(error)}); trying another.")
 
     def remove_after(self, number: int) -> None:
-        """Remove the checkpoints of rounds after `number`, which a resumed run writes again."""
-        for later in [step for step in self.rounds() if step > number]:
-            with self._one_line("clear"):
-                self._manager.delete(later)
+        """Remove the checkpoints of rounds after `number`, which a resumed run writes again.
+
+        What a killed run left unfinished goes as well.
+        """
+        with self._one_line("clear"):
+            for later in [step for step in self.rounds() if step > number]:
+                self._store.remove(later)
+                self._entries.pop(later, None)
+            self._store.clear()

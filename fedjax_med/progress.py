@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,64 @@ from tensorboardX import SummaryWriter
 from fedjax_med import conditions, federated
 from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
-from fedjax_med.files import writing
+from fedjax_med.files import replacing, sync, writing
 
 ClientMetrics = dict[str, np.ndarray[Any, Any]]
+Record = dict[str, Any]  # a round's line of ``metrics.jsonl``
 
 
-def read_records(file: Path, until: int) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl`` for the rounds up to `until`; a broken last line is cut."""
-    records = []
-    if file.exists():
-        for line in file.read_text("utf-8").splitlines():
-            try:
-                record = json.loads(line)
-                late = record["round"] > until
-            except (ValueError, TypeError, KeyError):
-                break
-            if late:
-                break
-            records.append(record)
-    return records
+def read_records(file: Path, until: int) -> list[Record]:
+    """Read the records of ``metrics.jsonl`` for the rounds up to `until`, by round.
+
+    Lines that are torn or no records are left out; of several lines of a round the last counts.
+    """
+    records: dict[int, Record] = {}
+    text = file.read_text("utf-8", "replace") if file.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            record = json.loads(line)
+            if 1 <= int(record["round"]) <= until:
+                records[int(record["round"])] = record
+    return [records[number] for number in sorted(records)]
+
+
+def _as_text(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def reconcile(
+    file: Path, start: int, saved: list[Record] | None, say: Callable[[str], None] = print
+) -> list[Record]:
+    """Settle what ``metrics.jsonl`` has to say of the rounds before a run goes on.
+
+    Args:
+        file: as a stopped run, a full disk or somebody's editor left it.
+        start: the rounds that are done.
+        saved: their records as the checkpoint has them; None if it has none (an older version's).
+        say: is told what was wrong with the file.
+
+    Returns:
+        The records of the rounds up to `start`.
+    """
+    found = read_records(file, start)
+    if saved is None:
+        lost = sorted({*range(1, start + 1)} - {record["round"] for record in found})
+        if lost:
+            say(f"{file} lacks {_in_words(lost)}, and so do the sums of bytes and seconds.")
+        return found
+    text = file.read_text("utf-8", "replace") if file.exists() else ""
+    if not text.startswith(_as_text(saved)):
+        lines = {json.dumps(record) for record in found}
+        lost = [record["round"] for record in saved if json.dumps(record) not in lines]
+        told = f"lacked {_in_words(lost)}" if lost else "had lines that are not a run's"
+        say(f"{file} {told}: written anew from the checkpoint.")
+    return saved
+
+
+def _in_words(rounds: list[int]) -> str:
+    """Some rounds, as "rounds 3, 4 and 12 more"."""
+    more = f" and {len(rounds) - 5} more" if len(rounds) > 5 else ""
+    return f"round{'s' * (len(rounds) > 1)} {', '.join(map(str, rounds[:5]))}{more}"
 
 
 _is_finite = jax.jit(conditions.is_finite)
@@ -129,22 +169,32 @@ def size_in_words(num_bytes: float) -> str:
 
 
 class Progress:
-    """Writes one run's records; on resume it goes on after round `start`."""
+    """Writes one run's records, and says each on the screen.
 
-    def __init__(self, workdir: Path, start: int, rounds: int):
+    Args:
+        workdir: of the run.
+        start: the rounds that are done already.
+        rounds: how many there will be.
+        saved: the records of those that are done, as the checkpoint has them; None if it has none.
+    """
+
+    def __init__(
+        self, workdir: Path, start: int, rounds: int, saved: list[Record] | None = None
+    ) -> None:
         self._file = workdir / "metrics.jsonl"
         self._start, self._rounds = start, rounds
-        self.records = read_records(self._file, start)
         with writing(workdir):
-            # Rewritten whole and renamed, so that a kill here loses nothing.
-            lines = "".join(json.dumps(record) + "\n" for record in self.records)
-            temporary = self._file.with_suffix(".tmp")
-            temporary.write_text(lines)
-            temporary.replace(self._file)
-            self._stream = self._file.open("a")
+            self.records = list(reconcile(self._file, start, saved))
+            self._rewrite()
             self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
-    def add(self, record: dict[str, Any]) -> None:
+    def _rewrite(self) -> None:
+        """Write the file whole, so that a kill here loses nothing, and go on at its end."""
+        with replacing(self._file) as temporary:
+            temporary.write_text(_as_text(self.records), "utf-8")
+        self._stream = self._file.open("a", encoding="utf-8")
+
+    def add(self, record: Record) -> None:
         """Write `record`, which has "round", "train_loss", "seconds" and "validation"."""
         self.records.append(record)
         with writing(self._file):
@@ -161,6 +211,24 @@ class Progress:
                 self._writer.add_scalar(name, value, record["round"])
             self._writer.flush()
         print(self._line(record), flush=True)
+
+    def settle(self) -> None:
+        """Bring all records to the disk; if the file was changed meanwhile, write it anew.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        with writing(self._file):
+            try:
+                intact = self._file.read_text("utf-8") == _as_text(self.records)
+            except (OSError, ValueError):
+                intact = False
+            if intact:
+                sync(self._file)
+                return
+            print(f"{self._file} was changed while the run went on: written anew.", flush=True)
+            self._stream.close()
+            self._rewrite()
 
     def _line(self, record: dict[str, Any]) -> str:
         done = record["round"]

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
     {"errors", "types", "messages", "interrupt", "__init__"},
-    {"files"},
+    {"files", "retention"},
     {
         "config",
         "distributed",
@@ -64,11 +64,20 @@ LAYERS = [
     {"clusters", "heard", "averaging", "communication", "informed", "cohorts", "strategies"}
     | {"placement", "private"},
     {"algorithms", "feed"}
-    | {"methods", "evaluate", "checkpoint", "report", "progress", "profiling", "clients", "ranges"},
-    {"assemble"},
+    | {
+        "methods",
+        "evaluate",
+        "checkpoint_store",
+        "report",
+        "progress",
+        "profiling",
+        "clients",
+        "ranges",
+    },
+    {"assemble", "checkpoint"},
     {"flags", "pictures", "predicted", "resume", "updates"},
     {"comparison", "announce", "replay"},
-    {"contribution"},
+    {"contribution", "loop"},
     {"commands"},
     {"cli"},
     {"__main__"},

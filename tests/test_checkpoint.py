@@ -6,7 +6,8 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import checkpoint, config, federated, identity, overrides
+from fedjax_med import checkpoint_store as checkpoint
+from fedjax_med import config, federated, identity, overrides
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.config import Checkpoint, Experiment

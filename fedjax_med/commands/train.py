@@ -4,7 +4,6 @@ Give the same command again to go on after an interruption; a run that is comple
 """
 
 import contextlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,22 +22,18 @@ from fedjax_med import (
     ranges,
     report,
     stack,
-    updates,
 )
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
-from fedjax_med.communication import Traffic
-from fedjax_med.errors import UserError
-from fedjax_med.evaluate import Models, Validation, pool, validate
 from fedjax_med.federated import FedState
-from fedjax_med.feed import Feed, Turn
 from fedjax_med.files import writing
 from fedjax_med.flags import define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity
 from fedjax_med.interrupt import stop_requests
+from fedjax_med.loop import Run, last_round, run_rounds
 from fedjax_med.profiling import Profile, parse_rounds
-from fedjax_med.progress import Progress, check_finite, record
-from fedjax_med.resume import start_state
+from fedjax_med.progress import Progress
+from fedjax_med.resume import Start, find_start
 from fedjax_med.workdir import exclusive
 
 
@@ -58,110 +53,13 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "trace these rounds, such as 3-5, into WORKDIR/profile",
         flag_values=flags,
     )
+    absl_flags.DEFINE_boolean(
+        "begin_anew",
+        False,
+        "begin at the first round if the workdir has checkpoints of which none can be read",
+        flag_values=flags,
+    )
     define_processes(flags)
-
-
-def _models(assembly: assemble.Assembly, state: FedState) -> Models:
-    """What is validated: the global model, or each client's own; every process has to call it."""
-    if assembly.personal is None:
-        return distributed.local(state.server.params)
-    return assemble.own_models(assembly, distributed.gather(state))
-
-
-def _validate(
-    assembly: assemble.Assembly, models: Models, validation: Validation, number: int
-) -> dict[str, Any]:
-    try:
-        return validate(assembly.model, models, validation)
-    except UserError as error:
-        raise UserError(f"round {number}: {error}") from error
-
-
-class _Run(NamedTuple):
-    """What the rounds need that does not change."""
-
-    experiment: config.Experiment
-    workdir: Path
-    assembly: assemble.Assembly
-    data: clients.Federation
-    tag: dict[str, Any]  # the identity
-    promise: private.Promise | None
-    checkpoints: Checkpoints
-    profile: Profile
-    feed: Feed
-    traffic: Traffic | None  # of one client in one round; None where nothing crosses a network
-
-
-def _compile_together(
-    assembly: assemble.Assembly, state: FedState, turn: Turn, compiled: set[Any]
-) -> None:
-    """All processes compile before any of them runs: devices wait for each other for 30 s only."""
-    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(turn.data))
-    with distributed.together():
-        if shapes not in compiled:
-            assembly.lower(state, turn.data, turn.places).compile()
-    compiled.add(shapes)
-
-
-def _rounds(
-    run: _Run, state: FedState, progress: Progress | None, stop: list[int]
-) -> tuple[int, int]:
-    """Run the rounds that are left, or until `stop` holds a signal.
-
-    All processes run the same rounds; the first one, which has `progress`, validates and writes.
-
-    Returns:
-        The rounds that are done, and the signal or 0.
-    """
-    experiment, assembly, checkpoints, profile = run[0], run.assembly, run.checkpoints, run.profile
-    state = distributed.place(state, assembly.placement.state)
-    validation, last = pool(run.data.validation), _last(experiment, run.promise)
-    private.check_spent(run.promise, int(state.round))
-    done, signal, compiled = int(state.round), 0, set[Any]()
-    for number in range(done + 1, last + 1):
-        began = time.monotonic()
-        profile.begin(number)
-        with profile.part("data"), distributed.together():
-            turn = run.feed.get(number)
-        if distributed.active():
-            with profile.part("compilation"):
-                _compile_together(assembly, state, turn, compiled)
-        with profile.part("training"):
-            state, result = assembly.run_round(state, turn.data, turn.places)
-            client_metrics: dict[str, Any] = jax.device_get(result)
-        due = number % experiment.checkpoint.every == 0 or number == last
-        scores: dict[str, Any] = {}
-        with profile.part("validation"), distributed.together():
-            if assembly.method.keep_updates:
-                distributed.on_main(updates.save, run.workdir, number, client_metrics)
-                del client_metrics["message"]
-            check_finite(client_metrics, state, number, checkpoints.last_good)
-            # The best checkpoint is chosen by its validation.
-            if due or number % experiment.validate_every == 0:
-                models = _models(assembly, state)
-                scores = _validate(assembly, models, validation, number) if progress else {}
-            if progress:
-                spent = run.promise and run.promise.spent(number)
-                seconds = time.monotonic() - began
-                one = record(number, client_metrics, scores, seconds, run.traffic, spent)
-                progress.add(one)
-        signal = distributed.first_signal(stop)
-        with profile.part("checkpoint"):
-            if due or signal:
-                # The best is chosen among the scheduled ones, as in a run never stopped.
-                whole, scores = distributed.gather(state), scores if due else {}
-                tag = run.tag | private.tag(run.promise, number)
-                distributed.on_main(checkpoints.save, whole, tag, scores)
-        profile.end(number)
-        done = number
-        if signal:
-            break
-    distributed.on_main(checkpoints.wait)
-    return done, signal
-
-
-def _last(experiment: config.Experiment, promise: private.Promise | None) -> int:
-    return promise.rounds if promise else experiment.rounds
 
 
 class Order(NamedTuple):
@@ -173,6 +71,7 @@ class Order(NamedTuple):
     workdir: Path
     evaluate: str = ""  # the checkpoint to evaluate when training is complete: best, last or none
     profile_rounds: str = ""  # such as 3-5
+    begin_anew: bool = False  # if the workdir has checkpoints of which none can be read
 
 
 def _write_experiment(order: Order, data: clients.Federation, tag: dict[str, Any]) -> None:
@@ -201,12 +100,12 @@ def _begin(
     checkpoints: Checkpoints,
     template: FedState,
     tag: dict[str, Any],
-) -> FedState:
+) -> Start:
     """Where the run goes on; the workdir then says what the run is."""
-    state = start_state(order.workdir, checkpoints, template, tag)
-    checkpoints.remove_after(int(state.round))
+    start = find_start(order.workdir, checkpoints, template, tag, order.begin_anew)
+    checkpoints.remove_after(int(start.state.round))
     _write_experiment(order, data, tag)
-    return state
+    return start
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -214,9 +113,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     experiment: config.Experiment = flags.config
     workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
     which = experiment.checkpoint.tested if flags.evaluate else ""
-    return train(
-        Order(experiment, flags.data_dir, flags.cache_dir, workdir, which, flags.profile_rounds)
-    )
+    places = flags.data_dir, flags.cache_dir, workdir
+    return train(Order(experiment, *places, which, flags.profile_rounds, flags.begin_anew))
 
 
 def train(order: Order) -> int:
@@ -250,7 +148,7 @@ def _train(order: Order) -> int:
         evaluate.check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
     promise = private.promise(experiment, data.train.sizes)
-    last = _last(experiment, promise)
+    last = last_round(experiment, promise)
     rounds_to_profile = parse_rounds(order.profile_rounds) if distributed.is_main() else range(0)
     with contextlib.ExitStack() as opened:
         checkpoints = opened.enter_context(
@@ -265,22 +163,22 @@ def _train(order: Order) -> int:
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
         tag |= private.tag(promise, 0)
         begun = distributed.on_main(_begin, order, data, checkpoints, template, tag)
-        state = distributed.from_main(begun or template)
+        state = distributed.from_main(begun.state if begun else template)
         start, traffic = int(state.round), None
         if experiment.setting == "federated":
             traffic = assemble.traffic(assembly, data.train.shapes())
         announce.say_start(experiment, assembly, data, start, traffic, promise)
         profile.check(start + 1, last)
         feed = assemble.feed(assembly, experiment, data.train)
-        run = _Run(
+        run = Run(
             experiment, workdir, assembly, data, tag, promise, checkpoints, profile, feed, traffic
         )
         opened.enter_context(contextlib.closing(feed))
-        progress = distributed.on_main(Progress, workdir, start, last)
+        progress = distributed.on_main(Progress, workdir, start, last, begun and begun.records)
         if progress is not None:
             opened.enter_context(contextlib.closing(progress))
         with stop_requests() as stop:
-            done, signal = _rounds(run, state, progress, stop)
+            done, signal = run_rounds(run, state, progress, stop)
     distributed.on_main(announce.say_end, workdir, data, progress, done, signal, last)
     if order.evaluate and done == last:
         distributed.on_main(evaluate.evaluate_workdir, workdir, data, order.evaluate)
