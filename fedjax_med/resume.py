@@ -43,6 +43,7 @@ def find_start(
     saved = checkpoints.rounds()
     if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
         refuse_other(workdir, read_workdir(workdir), tag)
+        print(f"{workdir} has records of rounds and no checkpoint of any: beginning anew.")
     restored = checkpoints.restore(lambda: template, tag, saved[::-1])
     if restored is None and saved:
         if not begin_anew:

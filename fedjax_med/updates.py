@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import writing
+from fedjax_med.files import replacing
 
 _FOLDER = "updates"
 
@@ -45,16 +45,8 @@ def save(workdir: Path, number: int, client_metrics: dict[str, Any]) -> None:
         if name in client_metrics
     }
     others |= {f"leaf_{i}": leaf for i, leaf in enumerate(leaves)}
-    file = _file(workdir, number)
-    with writing(workdir):
-        file.parent.mkdir(exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as stream:
-                np.savez(stream, **others)
-            temporary.replace(file)
-        finally:  # what a full disk has taken of it is in the way of the next try
-            temporary.unlink(missing_ok=True)
+    with replacing(_file(workdir, number)) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **others)
 
 
 def _like(stacked: npt.NDArray[Any], one: Any) -> npt.NDArray[Any]:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,26 @@ def isic9_dir() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return ISIC9
+
+
+@pytest.fixture
+def file_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is asked of the file system, in its order: ("sync" or "rename", of which path)."""
+    found: list[tuple[str, str]] = []
+    fsync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        found.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def moved(move: Any) -> Any:
+        def call(source: Any, target: Any, **options: Any) -> None:
+            found.append(("rename", str(target)))
+            move(source, target, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", synced)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, moved(getattr(os, name)))
+    return found

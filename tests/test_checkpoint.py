@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import toy
@@ -73,6 +75,86 @@ def test_last_and_best_are_kept(five):
     checkpoints = opened(five)
     assert checkpoints.rounds() == [2, 4, 5]
     assert checkpoints.best_first() == [2, 5, 4]
+    checkpoints.close()
+
+
+def test_a_reopened_folder_knows_the_best_that_was_saved_before(five):
+    for number, score in ((6, 0.5), (7, 0.2)):
+        checkpoints = opened(five, keep_last=1, keep_best=1)
+        checkpoints.save(state(number), TAG, scores(score))
+        checkpoints.wait()
+        assert checkpoints.rounds() == [2, number]
+        assert checkpoints.best_first() == [2, number]
+        checkpoints.close()
+
+
+def test_what_a_signal_had_saved_goes_when_there_is_another(tmp_path):
+    checkpoints = opened(tmp_path, keep_last=2, keep_best=1)
+    for number, score, scheduled in (
+        (2, 0.9, True),
+        (4, 0.2, True),
+        (5, 1.0, False),
+        (6, 0.1, True),
+        (7, 1.0, False),
+    ):
+        checkpoints.save(state(number), TAG, scores(score), scheduled=scheduled)
+    checkpoints.wait()
+    assert checkpoints.rounds() == [2, 4, 6, 7]
+    assert checkpoints.best_first()[0] == 2
+    checkpoints.close()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_before_another_goes(
+    tmp_path, file_calls
+):
+    folder = tmp_path / "checkpoints"
+    for number in (1, 2):
+        checkpoints = opened(tmp_path, keep_last=1, keep_best=0)
+        checkpoints.save(state(number), TAG, scores(0.5))
+        checkpoints.close()
+    named = [file_calls.index(("rename", str(folder / str(number)))) for number in (1, 2)]
+    removed = file_calls.index(("rename", str(folder / ".unfinished" / "1")), named[0])
+    there = {str(path.relative_to(folder / "2")) for path in (folder / "2").rglob("*")}
+    synced = {
+        str(Path(path).relative_to(folder / ".unfinished" / "2"))
+        for call, path in file_calls[named[0] : named[1]]
+        if call == "sync" and path.startswith(str(folder / ".unfinished" / "2"))
+    }
+    assert synced == there | {"."}
+    assert named[1] < file_calls.index(("sync", str(folder)), named[1]) < removed
+    assert checkpoints.rounds() == [2]
+
+
+def test_records_are_saved_with_the_state(tmp_path):
+    checkpoints, records = opened(tmp_path), [{"round": 1, "loss": 0.1, "epsilon": None}]
+    checkpoints.save(state(1), TAG, scores(0.5), records)
+    records.append({"round": 2})
+    checkpoints.wait()
+    assert checkpoints.restore(state, TAG, [1]).records == records[:1]
+    file = tmp_path / "checkpoints" / "1" / "records" / "metadata"
+    file.write_text(file.read_text().replace("0.1", "0.2"))
+    said = []
+    assert checkpoints.restore(state, TAG, [1], said.append) is None
+    assert "differ from those that were saved" in said[0]
+    checkpoints.close()
+
+
+def test_a_changed_identity_is_noticed(five):
+    file = five / "checkpoints" / "5" / "identity" / "metadata"
+    file.write_text(file.read_text().replace("0.4", "0.95"))  # its score
+    checkpoints = opened(five)
+    assert checkpoints.best_first() == [2, 4, 5]
+    checkpoints.close()
+
+
+def test_a_save_does_not_see_what_becomes_of_the_state_afterwards(tmp_path):
+    """The loop donates its arrays to the next round while the save goes on."""
+    checkpoints, given = opened(tmp_path), jax.tree.map(np.array, state(1, 3.0))
+    checkpoints.save(given, TAG, {})
+    for leaf in jax.tree.leaves(given.server.params):
+        leaf[...] = 9.0
+    checkpoints.wait()
+    toy.assert_same_bits(checkpoints.restore(state, TAG, [1]).state, state(1, 3.0))
     checkpoints.close()
 
 

@@ -2,7 +2,6 @@ import contextlib
 import os
 import socket
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -14,38 +13,15 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """What is asked of the file system, in its order: (what, of which file or folder)."""
-    found = []
-    fsync, replace, rename = os.fsync, os.replace, os.rename
-
-    def synced(descriptor):
-        found.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
-        fsync(descriptor)
-
-    def moved(move):
-        def call(source, target, **options):
-            found.append(("rename", str(target)))
-            move(source, target, **options)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", moved(replace))
-    monkeypatch.setattr(os, "rename", moved(rename))
-    return found
-
-
 def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_before_it_counts(
-    tmp_path, calls
+    tmp_path, file_calls
 ):
     file = tmp_path / "new" / "deep" / "file"
     with files.replacing(file) as temporary:
         temporary.write_text("whole")
         assert not file.exists()
     assert file.read_text() == "whole"
-    assert calls == [
+    assert file_calls == [
         ("sync", str(tmp_path)),  # "new" is in it
         ("sync", str(tmp_path / "new")),
         ("sync", str(temporary)),
@@ -93,12 +69,12 @@ def test_a_secret_is_never_readable_by_others(tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, calls):
+def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, file_calls):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_text("x")
     files.sync_tree(tmp_path / "a")
     places = ["a/b/file", "a/b", "a", "."]
-    assert calls == [("sync", str(tmp_path / place)) for place in places]
+    assert file_calls == [("sync", str(tmp_path / place)) for place in places]
 
 
 def test_regular_files_are_read_and_links_followed(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import cli, config, shelves, strategies
+from fedjax_med import cli, config, loop, shelves, strategies
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import train as command
 from fedjax_med.config import Checkpoint
@@ -147,14 +147,15 @@ def test_killed_during_a_save_the_same_command_ends_in_the_same_bits(whole, tmp_
     left = [path.name for path in (workdir / "checkpoints").iterdir()]
     assert "2" in left
     assert "4" not in left
-    assert any(name.startswith("4.") for name in left), "the kill did not come during the save"
+    unfinished = (workdir / "checkpoints" / ".unfinished").iterdir()
+    assert any(path.name.startswith("4.") for path in unfinished), "the kill came too late"
     code, out, err = finish(start(workdir))
     assert code == 0, err
     assert "Going on after round 2" in out
     assert digest(workdir) == digest(whole[0])
     assert records(workdir) == records(whole[0])
     left = [path.name for path in (workdir / "checkpoints").iterdir()]
-    assert not any("tmp" in name for name in left)
+    assert all(name.isdigit() for name in left)
 
 
 @pytest.mark.slow
@@ -223,7 +224,7 @@ def interrupted_in(number):
 
 
 def test_a_stop_in_the_last_round_of_a_run_ends_a_series_of_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "record", interrupted_in(2))
+    monkeypatch.setattr(loop, "record", interrupted_in(2))
     series = ["crossvalidate", TINY, "--folds=2", "--config.rounds=2", f"--workdir={tmp_path}"]
     assert cli.main(series) == 128 + signal.SIGINT
     assert (tmp_path / "fold_0" / "evaluation.json").exists()  # it was complete
@@ -258,7 +259,7 @@ def test_auto_takes_what_fits_the_memory(tmp_path, accelerator, capsys, memory, 
 def test_auto_keeps_to_what_computed_the_checkpoint(tmp_path, accelerator, monkeypatch, capsys):
     assert train(tmp_path / "whole", *AUTO) == 0
     stopped = tmp_path / "stopped"
-    monkeypatch.setattr(command, "record", interrupted_in(2))
+    monkeypatch.setattr(loop, "record", interrupted_in(2))
     assert train(stopped, *AUTO) == 128 + signal.SIGINT
     monkeypatch.undo()  # from here on a CPU, which would pick another
     capsys.readouterr()
@@ -296,6 +297,12 @@ def test_workdir_of_another_experiment_is_refused_and_nothing_is_lost(tmp_path, 
     assert "client.batch_size: the checkpoint has 8, this run 4" in message
     assert "seed: the checkpoint has 0, this run 5" in message
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0
+    assert f"{tmp_path / 'checkpoints.damaged-1'}; beginning anew" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "checkpoints.damaged-1").iterdir()] == ["2"]
+    assert [record["round"] for record in records(tmp_path)] == [1, 2]
+    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0  # is no matter now
+    assert "All is done already: 2 rounds." in capsys.readouterr().out
 
 
 def test_nan_stops_the_run_with_the_round_and_the_client(tmp_path, capsys):
@@ -327,12 +334,13 @@ def test_the_best_is_among_the_scheduled_rounds(tmp_path, monkeypatch):
     saved = {}
     save = Checkpoints.save
 
-    def watch(self, state, tag, validation):
+    def watch(self, state, tag, validation, records, scheduled):
         saved[int(state.round)] = validation
-        save(self, state, tag, validation)
+        assert scheduled == (state.round == 2)
+        save(self, state, tag, validation, records, scheduled=scheduled)
 
     monkeypatch.setattr(Checkpoints, "save", watch)
-    monkeypatch.setattr(command, "record", interrupted_in(3))
+    monkeypatch.setattr(loop, "record", interrupted_in(3))
     assert train(tmp_path) == 128 + signal.SIGINT
     assert list(saved) == [2, 3]
     assert saved[2]["balanced_accuracy"] >= 0
@@ -349,6 +357,12 @@ def test_checkpoints_that_cannot_be_read_are_neither_removed_nor_restarted_over(
     assert train(tmp_path, "--config.rounds=2") == 2
     assert "none of the checkpoints" in one_line(capsys)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0
+    assert f"{tmp_path / 'checkpoints.damaged-1'}; beginning anew" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "checkpoints.damaged-1").iterdir()] == ["2"]
+    assert [record["round"] for record in records(tmp_path)] == [1, 2]
+    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0  # is no matter now
+    assert "All is done already: 2 rounds." in capsys.readouterr().out
 
 
 def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch, capsys):
@@ -581,11 +595,65 @@ def test_more_rounds_than_asked_for_are_not_passed_off_as_fewer(tmp_path, capsys
     assert json.loads((tmp_path / "experiment.json").read_text())["experiment"]["rounds"] == 3
 
 
-def test_complete_run_without_its_records_can_still_be_evaluated(tmp_path):
+DAMAGES = {
+    "lost": lambda text: None,
+    "empty": lambda text: "",
+    "torn": lambda text: text[: len(text) // 3],
+    "doubled": lambda text: text + text,
+    "a line less": lambda text: "".join(text.splitlines(keepends=True)[1:]),
+    "a line changed": lambda text: text.replace("0.", "1.", 1),
+    "no text": lambda text: "\udcff\0" * 100,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_records_are_those_of_the_checkpoint_whatever_happened_to_their_file(
+    tmp_path, capsys, damage
+):
     assert train(tmp_path, "--config.rounds=2") == 0
-    (tmp_path / "metrics.jsonl").unlink()
+    file = tmp_path / "metrics.jsonl"
+    before = file.read_bytes()
+    text = DAMAGES[damage](before.decode())
+    file.unlink()
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    capsys.readouterr()
     assert train(tmp_path, "--config.rounds=2", "--evaluate") == 0
+    assert file.read_bytes() == before
+    said = capsys.readouterr().out
+    assert ("written anew from the checkpoint" in said) == (damage != "doubled")
     assert (tmp_path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_records_that_are_changed_while_the_run_goes_on_are_written_anew(
+    tmp_path, capsys, monkeypatch, lost
+):
+    file, before = tmp_path / "metrics.jsonl", loop.check_finite
+
+    def meddle(metrics, state, number, intact):
+        before(metrics, state, number, intact)
+        if number == 2:
+            file.unlink() if lost else file.write_text("{}")
+
+    monkeypatch.setattr(loop, "check_finite", meddle)
+    assert train(tmp_path, "--config.rounds=3") == 0
+    assert [record["round"] for record in records(tmp_path)] == [1, 2, 3]
+    assert "was changed while the run went on" in capsys.readouterr().out
+
+
+def test_rounds_without_records_are_named_where_no_checkpoint_has_them(tmp_path, capsys):
+    assert train(tmp_path, "--config.rounds=2") == 0
+    state = tmp_path / "checkpoints" / "2" / "identity" / "metadata"
+    saved = json.loads(state.read_text())  # as a version before has saved it
+    state.write_text(
+        json.dumps({key: saved[key] for key in saved.keys() - {"records", "checksum"}})
+    )
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[1])
+    capsys.readouterr()
+    assert train(tmp_path, "--config.rounds=2") == 0
+    assert f"{file} lacks round 1" in capsys.readouterr().out
 
 
 def test_another_experiment_without_a_checkpoint_is_refused_too(tmp_path, capsys):
