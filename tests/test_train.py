@@ -297,12 +297,6 @@ def test_workdir_of_another_experiment_is_refused_and_nothing_is_lost(tmp_path, 
     assert "client.batch_size: the checkpoint has 8, this run 4" in message
     assert "seed: the checkpoint has 0, this run 5" in message
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0
-    assert f"{tmp_path / 'checkpoints.damaged-1'}; beginning anew" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "checkpoints.damaged-1").iterdir()] == ["2"]
-    assert [record["round"] for record in records(tmp_path)] == [1, 2]
-    assert train(tmp_path, "--config.rounds=2", "--begin_anew") == 0  # is no matter now
-    assert "All is done already: 2 rounds." in capsys.readouterr().out
 
 
 def test_nan_stops_the_run_with_the_round_and_the_client(tmp_path, capsys):
