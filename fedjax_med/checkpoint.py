@@ -155,12 +155,16 @@ class Checkpoints:
         """
         return self._store.read_identity(number)
 
-    def strategy(self) -> str:
-        """The `map_clients` that computed the last checkpoint that can be read, or ''."""
+    def last_identity(self) -> dict[str, Any]:
+        """What was saved beside the last checkpoint that can be read, or {}."""
         for number in self.rounds()[::-1]:
             with contextlib.suppress(Exception):  # damaged: `restore` says so
-                return str(self.read_identity(number)["computed by"]["map_clients"])
-        return ""
+                return self.read_identity(number)
+        return {}
+
+    def strategy(self) -> str:
+        """The `map_clients` that computed the last checkpoint that can be read, or ''."""
+        return str(self.last_identity().get("computed by", {}).get("map_clients", ""))
 
     def restore(
         self,

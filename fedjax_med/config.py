@@ -98,7 +98,8 @@ class Privacy:
     delta: float = 1e-5
     accountant: str = _choice("pld", "rdp")
     quantile: float = 0.0  # above 0, of clients: the clip follows this quantile of the norms
-    # The seed is for repeating a run: who knows it can subtract the noise.
+    # The seed is for repeating a run: who knows it can subtract the noise, and all experiments of
+    # one seed have the same.
     noise_from: str = _choice("secret", "seed")
 
 

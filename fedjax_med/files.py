@@ -44,7 +44,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
+def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes the place of `path`.
 
     The new file is on the disk before it takes the name, and the name before this returns, so that
@@ -54,6 +54,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
     Args:
         path: to be written; its folder is made.
         mode: of a new file, less what the process's umask takes away.
+        stays: whether a file that has the name by then, from another process, stays as it is.
 
     Raises:
         UserError: It cannot be written.
@@ -65,7 +66,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
         temporary.touch(mode, exist_ok=False)
         yield temporary
         sync(temporary)
-        temporary.replace(path)
+        _give_name(temporary, path, stays)
         sync(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -75,6 +76,19 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _give_name(temporary: Path, path: Path, stays: bool) -> None:
+    if stays:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return
+        except OSError:  # some file systems have no links; there the last one wins
+            pass
+        else:
+            return
+    temporary.replace(path)
 
 
 def make_folder(path: Path) -> None:

@@ -1,50 +1,132 @@
-"""The secret from which a private run draws its noise, kept in its workdir."""
+"""The secret from which a private run draws its noise, kept in its workdir.
 
+From it follows another secret for each experiment and data set, so that no two runs share noise:
+where they do, the difference of their models is what they learned of the images, without any.
+"""
+
+import contextlib
 import hashlib
+import hmac
+import os
 import re
 import secrets
+import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
+from fedjax_med import weights
 from fedjax_med.errors import UserError
-from fedjax_med.files import writing
+from fedjax_med.files import open_regular, replacing
+from fedjax_med.identity import refuse_other, run_digest
+from fedjax_med.workdir import read_workdir
 
 NAME = "noise_key"
 _BYTES = 32
+_LIMIT = 4096  # bytes of the file, which has 65
 
 
 def secret(workdir: Path, started: bool) -> str:
-    """The run's secret, 64 hexadecimal digits; made once, before the first round.
+    """The workdir's secret, 64 hexadecimal digits; made once, and on the disk before it is used.
 
     Args:
         workdir: of the run; the file in it is for its owner alone.
         started: whether rounds are done already, whose noise came from it.
 
     Raises:
-        UserError: It is missing or damaged, though rounds are done, or it cannot be written.
+        UserError: It is missing, though rounds are done; it is damaged, is no regular file, or
+            others can read it; or it cannot be written.
     """
     file = workdir / NAME
-    if file.exists():
-        text = file.read_text("ascii", "replace").strip()
-        if not re.fullmatch(f"[0-9a-f]{{{2 * _BYTES}}}", text):
-            raise UserError(
-                f"{file} is damaged: expected {2 * _BYTES} hexadecimal digits. Restore it, or "
-                "choose another --workdir."
-            )
-        return text
+    with contextlib.suppress(FileNotFoundError):
+        return _read(file)
     if started:
         raise UserError(
             f"expected {file}, the secret that the noise of the rounds before came from, and it is "
             "missing. Restore it, or choose another --workdir."
         )
-    text = secrets.token_hex(_BYTES)
-    with writing(file):
-        # Whole or not at all, and never readable by others.
-        temporary = file.with_name(f".{NAME}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.touch(mode=0o600, exist_ok=False)
-        temporary.write_text(text + "\n", "ascii")
-        temporary.replace(file)
+    # Of two processes one makes it, and both read it.
+    with replacing(file, 0o600, stays=True) as temporary:
+        temporary.write_text(secrets.token_hex(_BYTES) + "\n", "ascii")
+    try:
+        return _read(file)
+    except FileNotFoundError as error:  # a link to nothing
+        raise UserError(_unreadable(file, error)) from error
+
+
+def _read(file: Path) -> str:
+    try:
+        with open_regular(file, _LIMIT) as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            text = stream.read(_LIMIT).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(_unreadable(file, error)) from error
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _BYTES}}}", text):
+        raise UserError(
+            f"{file} is damaged: expected {2 * _BYTES} hexadecimal digits. Restore it, or "
+            "choose another --workdir."
+        )
+    if mode & 0o077 and _has_modes(file.parent):
+        raise UserError(
+            f"expected {file}, the secret of a private run, to be for its owner alone, got the "
+            f"mode {mode:o}. If nobody has read it, give chmod 600 {file}; else its noise is known "
+            "and protects nothing: begin anew in another --workdir."
+        )
     return text
+
+
+def _unreadable(file: Path, error: OSError) -> str:
+    return (
+        f"{file}, the secret that the noise comes from, cannot be read ({error.strerror or error})."
+        " Restore it, or choose another --workdir."
+    )
+
+
+def _has_modes(folder: Path) -> bool:
+    """Whether files in `folder` can be for their owner alone: not on Windows, nor FAT or such."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{NAME}.") as made:  # of mode 600
+            return not os.fstat(made.fileno()).st_mode & 0o077
+    except OSError:
+        return True
+
+
+def derive(text: str, run: str) -> str:
+    """The secret of one run, 64 hexadecimal digits, from that of its workdir (HMAC-SHA256).
+
+    Args:
+        text: from `secret`.
+        run: what makes it the run that it is (`fedjax_med.identity.run_digest`).
+    """
+    return hmac.digest(bytes.fromhex(text), b"fedjax_med run " + run.encode(), "sha256").hex()
+
+
+def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple[str, str]:
+    """The secret of the run, and the digest of what makes it the run that it is.
+
+    A run that goes on keeps the digest that it began with, which another version of the package
+    may tell otherwise; whoever restores the checkpoint sees to it that it is of this run.
+
+    Args:
+        workdir: of the run.
+        saved: the identity of its last checkpoint, or {}.
+        given: that of this run, with what is said of privacy.
+
+    Raises:
+        UserError: As `secret` does; the workdir holds another experiment and no secret; or the
+            first weights do not read.
+    """
+    # A checkpoint has its own weights; where the first ones lie is then no matter.
+    first = "" if saved else given["experiment"]["pretrained"]
+    run = str(saved.get("noise") or run_digest(given, weights.digest(first)))
+    records, file = workdir / "metrics.jsonl", workdir / "experiment.json"
+    begun = bool(saved) or (records.exists() and records.stat().st_size > 0)
+    if begun and file.exists() and not (workdir / NAME).exists():
+        # Another experiment may never have had a secret, and then none can be restored.
+        refuse_other(workdir, read_workdir(workdir), given)
+    return derive(secret(workdir, begun), run), run
 
 
 def words_of(text: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What an experiment promises of privacy, by which parts, and what it refuses for the promise."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,8 @@ from fedjax_med.config import Experiment, Spec, alone, to_dict
 from fedjax_med.dp_sgd import private_grad_fn
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.federated import FedAlgorithm
-from fedjax_med.identity import refuse_other
 from fedjax_med.local import POISSON_TAIL, LocalTraining, poisson_room
 from fedjax_med.types import Key
-from fedjax_med.workdir import read_workdir
 
 # Where a client's examples are used by its steps alone, as many as are accounted.
 _STEPS_ALONE = ("fed_avg", "fed_bn", "fed_dyn", "fed_nova", "fed_per", "fed_prox", "scaffold")
@@ -30,7 +28,8 @@ class Means(NamedTuple):
     """What the parts need beside the experiment."""
 
     noise_multiplier: float
-    secret: str = ""  # empty: randomness is from the experiment's seed
+    secret: str = ""  # of this run alone; empty: randomness is from the experiment's seed
+    run: str = ""  # the digest that the secret was derived for
 
 
 class Promise(NamedTuple):
@@ -55,7 +54,11 @@ class Promise(NamedTuple):
 
 
 def means(
-    experiment: Experiment, promise: Promise | None, workdir: Path, started: bool, data: str
+    experiment: Experiment,
+    promise: Promise | None,
+    workdir: Path,
+    last: Callable[[], dict[str, Any]],
+    data: str,
 ) -> Means | None:
     """The noise of a run, and the secret that it is drawn from, the same in every process.
 
@@ -63,7 +66,7 @@ def means(
         experiment: completed.
         promise: its promise; None where nothing is.
         workdir: of the run.
-        started: whether it has a checkpoint already.
+        last: gives the identity of its last checkpoint, or {}.
         data: the digest of the clients' data.
     """
     if promise is None:
@@ -71,16 +74,13 @@ def means(
     if experiment.privacy.noise_from != "secret":
         return Means(promise.account.noise_multiplier)
 
-    def secret() -> str:
-        records, file = workdir / "metrics.jsonl", workdir / "experiment.json"
-        begun = started or (records.exists() and records.stat().st_size > 0)
-        if begun and file.exists() and not (workdir / noise_key.NAME).exists():
-            # Another experiment may never have had a secret, and then none can be restored.
-            given = {"experiment": to_dict(experiment), "data": data, **tag(promise, 0)}
-            refuse_other(workdir, read_workdir(workdir), given)
-        return noise_key.secret(workdir, begun)
+    def of_run() -> str:
+        given = {"experiment": to_dict(experiment), "data": data, **tag(promise, 0)}
+        return " ".join(noise_key.of_run(workdir, last(), given))
 
-    return Means(promise.account.noise_multiplier, distributed.text_from_main(secret))
+    return Means(
+        promise.account.noise_multiplier, *distributed.text_from_main(of_run).split(" ", 1)
+    )
 
 
 def check_spent(promise: Promise | None, done: int) -> None:
@@ -96,9 +96,10 @@ def check_spent(promise: Promise | None, done: int) -> None:
         )
 
 
-def tag(promise: Promise | None, done: int) -> dict[str, Any]:
+def tag(promise: Promise | None, done: int, means: Means | None = None) -> dict[str, Any]:
     """What a checkpoint of the round `done` says of privacy; nothing where nothing is promised."""
-    return {"privacy": promise.spent(done)} if promise else {}
+    noise = {"noise": means.run} if means and means.run else {}
+    return noise | ({"privacy": promise.spent(done)} if promise else {})
 
 
 def check(experiment: Experiment) -> None:

@@ -7,9 +7,12 @@ numbers alone.
 """
 
 import functools
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from fedjax_med import torch_file
 from fedjax_med.errors import UserError
@@ -40,6 +43,24 @@ def read(source: str) -> Tensors:
             "file of safetensors or torch)."
         )
     return _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+
+
+def digest(source: str) -> str:
+    """SHA-256 over the tensors of `source`, with their names, shapes and types; "" of none.
+
+    Args:
+        source: as in `read`, or empty.
+
+    Raises:
+        UserError: As in `read`.
+    """
+    if not source:
+        return ""
+    total = hashlib.sha256()
+    for name, value in sorted(read(source).items()):
+        total.update(f"{name!r} {value.dtype} {value.shape} ".encode("utf-8", "surrogatepass"))
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.hexdigest()
 
 
 def start(model: Model, source: str) -> Callable[[Params], Params]:

@@ -57,10 +57,10 @@ LAYERS = [
         "frozen",
         "losses",
         "feedback",
-        "noise_key",
     },
     {"datasets", "partition", "audit_report", "identity"}
     | {"attacks", "transforms", "reducers", "federated"},
+    {"noise_key"},
     {"clusters", "heard", "averaging", "communication", "informed", "cohorts", "strategies"}
     | {"placement", "private"},
     {"algorithms", "feed"}

@@ -201,6 +201,17 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(five, damag
     assert "\n" not in said[0]
 
 
+def test_identity_of_the_last_checkpoint_is_of_the_last_that_can_be_read(five):
+    largest(five / "checkpoints" / "5" / "identity").write_text("{")
+    checkpoints = opened(five)
+    assert checkpoints.last_identity() == checkpoints.read_identity(4)
+    assert checkpoints.strategy() == "vmap"
+    for number in (2, 4):
+        largest(five / "checkpoints" / str(number) / "identity").write_text("{")
+    assert (checkpoints.last_identity(), checkpoints.strategy()) == ({}, "")
+    checkpoints.close()
+
+
 def test_swapped_bytes_are_noticed(five):
     """Bits that read well but are not those that were saved."""
     checkpoints = opened(five)

@@ -69,6 +69,28 @@ def test_a_secret_is_never_readable_by_others(tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_two_that_write_a_new_file_the_first_one_wins_if_it_is_to_stay(
+    tmp_path, monkeypatch, links
+):
+    """Where the file system has no links, a new file is written all the same."""
+
+    def refused(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    file = tmp_path / "file"
+    with files.replacing(file, stays=True) as temporary:
+        temporary.write_text("first")
+    assert file.read_text() == "first"
+    with files.replacing(file, stays=links) as temporary:
+        temporary.write_text("second")
+    assert file.read_text() == ("first" if links else "second")
+    assert names(tmp_path) == ["file"]
+    assert file.stat().st_nlink == 1
+
+
 def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, file_calls):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_text("x")

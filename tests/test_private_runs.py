@@ -8,7 +8,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, federated, methods, overrides, ranges, shelves
+from fedjax_med import cli, federated, methods, noise_key, overrides, ranges, shelves
 from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import train as command
 from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec
@@ -30,10 +30,10 @@ def train(workdir, *arguments):
     return cli.main(["train", TINY, f"--workdir={workdir}", *QUICK, *map(str, arguments)])
 
 
-def digest(workdir):
+def read_identity(workdir):
     checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
     try:
-        return checkpoints.read_identity(2)["digest"]
+        return checkpoints.read_identity(2)
     finally:
         checkpoints.close()
 
@@ -59,9 +59,12 @@ def test_solved_noise_and_the_secret_reach_the_run(solved):
     for workdir, means in zip(workdirs, given, strict=True):
         written = json.loads((workdir / "experiment.json").read_text())
         assert means.noise_multiplier == written["privacy"]["noise_multiplier"] != 1.0
-        assert means.secret == (workdir / "noise_key").read_text().strip()
+        assert means.run == read_identity(workdir)["noise"]
+        text = (workdir / "noise_key").read_text().strip()
+        assert means.secret == noise_key.derive(text, means.run) != text
     assert given[0].secret != given[1].secret
-    assert digest(workdirs[0]) != digest(workdirs[1])
+    digests = [read_identity(workdir)["digest"] for workdir in workdirs]
+    assert digests[0] != digests[1]
 
 
 def test_budget_that_the_rounds_have_exceeded_already_is_refused_on_resume(solved, capsys):

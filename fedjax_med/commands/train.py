@@ -156,12 +156,13 @@ def _train(order: Order) -> int:
         )
         profile = opened.enter_context(contextlib.closing(Profile(workdir, rounds_to_profile)))
         before = distributed.text_from_main(checkpoints.strategy)
-        means = private.means(experiment, promise, workdir, bool(before), data.digest)
+        last_identity = checkpoints.last_identity
+        means = private.means(experiment, promise, workdir, last_identity, data.digest)
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before, means)
         assembly = assemble.fitted(assembly, experiment, data.train)
         template = assembly.init(data.train.shapes())
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-        tag |= private.tag(promise, 0)
+        tag |= private.tag(promise, 0, means)
         begun = distributed.on_main(_begin, order, data, checkpoints, template, tag)
         state = distributed.from_main(begun.state if begun else template)
         start, traffic = int(state.round), None
