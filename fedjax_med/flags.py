@@ -71,6 +71,16 @@ def define_checkpoint(flags: absl_flags.FlagValues) -> None:
     )
 
 
+def define_begin_anew(flags: absl_flags.FlagValues) -> None:
+    """Give a command that trains the flag for a workdir whose checkpoints are all damaged."""
+    absl_flags.DEFINE_boolean(
+        "begin_anew",
+        False,
+        "begin at the first round if the workdir has checkpoints of which none can be read",
+        flag_values=flags,
+    )
+
+
 def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -> None:
     """Give a command that trains and tests many times the flags that all its runs share.
 
@@ -82,6 +92,7 @@ def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -
     define_config(flags, arguments)
     define_data(flags)
     define_checkpoint(flags)
+    define_begin_anew(flags)
     absl_flags.DEFINE_string(
         "workdir",
         "",

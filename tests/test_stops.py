@@ -50,7 +50,7 @@ loop._validate = scored
 for arguments, stop, number in json.loads(sys.argv[1]):
     def stopping(self, record):
         add(self, record)
-        if record["round"] == stop:
+        if f"{{self._file.parent.name}} {{record['round']}}" == stop:
             os.kill(os.getpid(), number)
     progress.Progress.add = stopping
     print("ended with", cli.main(arguments), flush=True)
@@ -58,7 +58,7 @@ for arguments, stop, number in json.loads(sys.argv[1]):
 
 
 def run(*starts):
-    """Start one process that trains once for each of (arguments, round, signal)."""
+    """Start one process that trains once for each of (arguments, "FOLDER ROUND", signal)."""
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(starts)],
         cwd=ROOT,
@@ -70,7 +70,13 @@ def run(*starts):
     )
 
 
-def command(workdir, arguments):
+def ends(process):
+    """The exit codes of the commands that came to their end."""
+    lines = process.stdout.splitlines()
+    return [int(line.split()[-1]) for line in lines if line.startswith("ended with")]
+
+
+def command(workdir, arguments, name="train", evaluate="--evaluate"):
     options = [
         f"--config={Path(__file__).with_name('tiny.py')}",
         f"--config.rounds={ROUNDS}",
@@ -79,30 +85,44 @@ def command(workdir, arguments):
         "--config.validation_fraction=0.3",
         "--config.model.name=linear",  # compiles in no time
     ]
-    return ["train", *options, f"--workdir={workdir}", "--evaluate", *arguments]
+    return [name, *options, f"--workdir={workdir}", *evaluate.split(), *arguments]
 
 
 def without_seconds(records):
     return [{key: record[key] for key in record if key != "seconds"} for record in records]
 
 
-def content(workdir):
-    """What every file of a run says, but for what is `NOT_COMPARED`; the checkpoints by round."""
-    found = {}
-    for file in workdir.rglob("*"):
-        name = file.relative_to(workdir).as_posix()
-        if file.is_file() and not name.startswith(tuple(NOT_COMPARED)):
-            found[name] = file.read_bytes()
-    lines = found["metrics.jsonl"].decode().splitlines()
-    found["metrics.jsonl"] = without_seconds(map(json.loads, lines))
-    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+def saved_in(folder):
+    """What each checkpoint in `folder` holds, by round; the state as its digest."""
+    checkpoints, found = Checkpoints(folder.parent, Checkpoint(), read_only=True), {}
     for number in checkpoints.rounds():
-        saved = checkpoints.read_identity(number)  # with a digest of the state
-        records = json.loads((checkpoints.folder / f"{number}/records/metadata").read_text())
-        saved["records"] = without_seconds(records["records"])
-        found[f"checkpoints/{number}"] = saved
-    found["checkpoints"] = sorted(path.name for path in checkpoints.folder.iterdir())
+        found[str(number)] = identity = checkpoints.read_identity(number)
+        records = json.loads((folder / str(number) / "records" / "metadata").read_text())
+        identity["records"] = without_seconds(records["records"])
     checkpoints.close()
+    assert found.keys() == {path.name for path in folder.iterdir()}
+    return found
+
+
+def content(workdir):
+    """What every file of one or more runs says, but for what is `NOT_COMPARED`."""
+    found = {}
+    for path in workdir.rglob("*"):
+        name = path.relative_to(workdir).as_posix()
+        if path.name == "metrics.jsonl":
+            found[name] = without_seconds(map(json.loads, path.read_text().splitlines()))
+        elif path.name == "checkpoints":
+            found[name] = saved_in(path)
+        elif path.is_file() and not any(f"{part}/" in NOT_COMPARED for part in name.split("/")):
+            found[name] = path.read_bytes()
+    return found
+
+
+def assert_same_files(stopped, whole):
+    expected, found = content(whole), content(stopped)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == value, name
     return found
 
 
@@ -113,22 +133,44 @@ def test_stopped_three_times_a_run_leaves_the_files_of_one_never_stopped(tmp_pat
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     again = command(stopped, arguments)
     first = run(
-        (command(whole, arguments), 0, 0),
-        (again, 3, signal.SIGTERM),
-        (again, 5, signal.SIGINT),
-        (again, 7, signal.SIGKILL),
+        (command(whole, arguments), "", 0),
+        (again, "stopped 3", signal.SIGTERM),
+        (again, "stopped 5", signal.SIGINT),
+        (again, "stopped 7", signal.SIGKILL),
     )
     assert first.returncode == -signal.SIGKILL, first.stderr
-    said = [line for line in first.stdout.splitlines() if line.startswith("ended with")]
-    assert said == ["ended with 0", "ended with 143", "ended with 130"]
-    last = run((again, 0, 0))
-    assert "ended with 0" in last.stdout, last.stderr
-    expected, found = content(whole), content(stopped)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert found[name] == value, name
+    assert ends(first) == [0, 128 + signal.SIGTERM, 128 + signal.SIGINT]
+    last = run((again, "", 0))
+    assert ends(last) == [0], last.stderr
+    found = assert_same_files(stopped, whole)
     assert json.loads(found["evaluation.json"])["round"] == BEST
-    assert found["checkpoints"] == [str(BEST), str(ROUNDS)]
+    assert found["checkpoints"].keys() == {str(BEST), str(ROUNDS)}
     assert {"predictions.csv", "learning_curves.png", "experiment.json"} < found.keys()
     if method == "top_k":
         assert f"updates/round_{ROUNDS:06d}.npz" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "second", "result"),
+    [
+        ("crossvalidate", "--folds=2", "fold_1", "crossvalidation.json"),
+        ("compare", "--seeds=0", "pooled", "comparison.json"),
+    ],
+)
+def test_a_series_of_runs_that_was_stopped_leaves_the_files_of_one_never_stopped(
+    tmp_path, name, options, second, result
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    small = ["--config.num_clients=2"]
+    again = command(stopped, small, name, options)
+    first = run(
+        (command(whole, small, name, options), "", 0),
+        (again, f"{second} 5", signal.SIGTERM),
+        (again, f"{second} 7", signal.SIGKILL),
+    )
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    assert ends(first) == [0, 128 + signal.SIGTERM]
+    last = run((again, "", 0))
+    assert ends(last) == [0], last.stderr
+    assert result in assert_same_files(stopped, whole)

@@ -61,7 +61,8 @@ def run(flags: absl_flags.FlagValues) -> int:
                 one = dataclasses.replace(experiment, seed=seed, **fields)
                 if plan.folds:
                     one = dataclasses.replace(one, folds=plan.folds, fold=fold)
-                orders.append(Order(one, flags.data_dir, flags.cache_dir, folder, which))
+                order = Order(one, flags.data_dir, flags.cache_dir, folder, which)
+                orders.append(order._replace(begin_anew=flags.begin_anew))
     if code := train_all(orders):
         return code
     _tell(plan)

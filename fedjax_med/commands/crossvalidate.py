@@ -49,6 +49,7 @@ def run(flags: absl_flags.FlagValues) -> int:
             flags.cache_dir,
             workdir / f"fold_{fold}",
             which,
+            begin_anew=flags.begin_anew,
         )
         for fold in map(int, wanted)
     ]

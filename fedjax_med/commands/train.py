@@ -27,7 +27,7 @@ from fedjax_med.checkpoint import Checkpoints
 from fedjax_med.commands import evaluate
 from fedjax_med.federated import FedState
 from fedjax_med.files import writing
-from fedjax_med.flags import define_config, define_data, define_processes
+from fedjax_med.flags import define_begin_anew, define_config, define_data, define_processes
 from fedjax_med.identity import code_version, flat, identity
 from fedjax_med.interrupt import stop_requests
 from fedjax_med.loop import Run, last_round, run_rounds
@@ -53,12 +53,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "trace these rounds, such as 3-5, into WORKDIR/profile",
         flag_values=flags,
     )
-    absl_flags.DEFINE_boolean(
-        "begin_anew",
-        False,
-        "begin at the first round if the workdir has checkpoints of which none can be read",
-        flag_values=flags,
-    )
+    define_begin_anew(flags)
     define_processes(flags)
 
 
