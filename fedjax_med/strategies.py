@@ -10,6 +10,9 @@ from fedjax_med.mapping import STRATEGIES
 NAMES = ("auto", *STRATEGIES, "sharded")
 _SHARE = 0.9  # of a device's free memory that a round may plan with; the rest is lost in gaps
 _FEW_PARAMETERS = 10_000  # up to here `vmap` is the faster one for dense layers on a CPU
+# XLA's CPU compiler leaves products and sums to a library, YNNPACK, with all that lies between
+# them, and its memory analysis does not see what a library takes for itself.
+_WITHOUT_LIBRARY: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class Choice(NamedTuple):
@@ -91,10 +94,13 @@ def smaller(name: str) -> str:
 def bytes_needed(lowered: jax.stages.Lowered) -> float:
     """What a program takes of each device's memory when it runs; compiles it.
 
-    `jax.jit` keeps what is compiled here and does not compile it again for the same shapes.
+    On accelerators `jax.jit` keeps what is compiled here and does not compile it again for the same
+    shapes. On a CPU the program is compiled without the library for this, so that XLA itself holds
+    every array.
     """
+    options = _WITHOUT_LIBRARY if jax.default_backend() == "cpu" else None
     try:
-        memory = lowered.compile().memory_analysis()
+        memory = lowered.compile(options).memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -165,36 +165,86 @@ OPERATIONS = {
 }
 
 
+def value_and_gradients(function):
+    """From image and kernel to the value and the gradients of a sum over it."""
+
+    def loss(image, kernel):
+        value = function(image, kernel)
+        return jnp.sum(jnp.sin(value)), value
+
+    def found(image, kernel):
+        gradients, value = jax.grad(loss, (0, 1), has_aux=True)(image, kernel)
+        return value, *gradients
+
+    return found
+
+
+def over_clients(function):
+    """A loop over kernels, with one image."""
+
+    def loop(image, kernels):
+        step = lambda carry, kernel: (carry, function(image, kernel))  # noqa: E731
+        return lax.scan(step, 0, kernels)[1]
+
+    return loop
+
+
+def kernels_of_clients(kernel):
+    return kernel[None] * jnp.arange(1.0, 6)[:, None, None, None, None]
+
+
+def assert_all_close(actual, expected):
+    for one, other in zip(actual, expected, strict=True):
+        scale = float(jnp.max(jnp.abs(jnp.stack(other))))
+        np.testing.assert_allclose(one, jnp.stack(other), rtol=1e-3, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("strategy", ["loop", *mapping.STRATEGIES])
 def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
     """Values and gradients with clients' own kernels: under vmap, loops over clients, devices."""
     (ours, theirs), shape = OPERATIONS[name]
     image, kernel = images_and_kernel((6, 6), (3, 3), *shape)
-    kernels = kernel[None] * jnp.arange(1.0, 6)[:, None, None, None, None]
+    kernels = kernels_of_clients(kernel)
+    found = value_and_gradients(ours)
+    mapped = (
+        over_clients(found)
+        if strategy == "loop"
+        else mapping.STRATEGIES[strategy](found, in_axes=(None, 0))
+    )
+    jitted = jax.jit(mapped, compiler_options=ops.compiler_options())
+    each = [value_and_gradients(theirs)(image, one) for one in kernels]
+    assert_all_close(jitted(image, kernels), zip(*each, strict=True))
 
-    def all_of(function):
-        def loss(image, kernel):
-            value = function(image, kernel)
-            return jnp.sum(jnp.sin(value)), value
 
-        def found(image, kernel):
-            gradients, value = jax.grad(loss, (0, 1), has_aux=True)(image, kernel)
-            return value, *gradients
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("side", [2, 40])
+def test_lowerings_agree_with_lax_in_loops_over_few_bytes_and_over_many(name, side):
+    """XLA compiles a loop over a few bytes in another way: with and without gradients."""
+    (ours, theirs), shape = OPERATIONS[name]
+    image, kernel = images_and_kernel((side, side), (3, 3), *shape)
+    kernels = kernels_of_clients(kernel)
 
-        return found
+    def both(image, kernels):
+        values, gradients = over_clients(ours), over_clients(value_and_gradients(ours))
+        return values(image, kernels), *gradients(image, kernels)
 
-    if strategy == "loop":
-        loop = lambda shared, all_: lax.scan(  # noqa: E731
-            lambda carry, one: (carry, all_of(ours)(shared, one)), 0, all_
-        )[1]
-    else:
-        loop = mapping.STRATEGIES[strategy](all_of(ours), in_axes=(None, 0))
-    jitted = jax.jit(loop, compiler_options=ops.compiler_options())
-    each = [all_of(theirs)(image, one) for one in kernels]
-    for actual, expected in zip(jitted(image, kernels), zip(*each, strict=True), strict=True):
-        scale = float(jnp.max(jnp.abs(jnp.stack(expected))))
-        np.testing.assert_allclose(actual, jnp.stack(expected), rtol=1e-3, atol=1e-4 * scale)
+    jitted = jax.jit(both, compiler_options=ops.compiler_options())
+    each = [value_and_gradients(theirs)(image, one) for one in kernels]
+    value, *gradients = zip(*each, strict=True)
+    assert_all_close(jitted(image, kernels), [value, value, *gradients])
+
+
+@pytest.mark.parametrize("size", [1, 10, 100, 1000, 10_000, 100_000])
+def test_barriers_stay_and_compile_in_loops_of_every_size(size):
+    def steps(x):
+        step = lambda x, _: (lax.optimization_barrier(jnp.sin(x)) * 2, None)  # noqa: E731
+        return lax.scan(step, x, None, length=3)[0]
+
+    x = jnp.ones(size)
+    compiled = jax.jit(steps, compiler_options=ops.compiler_options()).lower(x).compile()
+    assert "opt-barrier" in compiled.as_text()
+    np.testing.assert_allclose(compiled(x), jax.jit(steps)(x), rtol=1e-6)
 
 
 def test_grouped_and_dilated_convolutions_are_those_of_lax():

@@ -31,3 +31,11 @@ def test_files_that_the_readme_names_exist():
 
 def test_readme_has_no_open_places():
     assert "@@" not in README
+
+
+def test_the_tested_pythons_have_the_jax_of_the_lock():
+    locked = re.findall(r"^jax==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    said = re.search(r"Tested versions are\s+(.*?),\s+which", README, re.DOTALL)
+    assert locked
+    assert said
+    assert re.findall(r"jax ([\d.]*\d)", said[1]) == locked

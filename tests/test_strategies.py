@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
 
-from fedjax_med import config, mapping, strategies
+from fedjax_med import config, mapping, ops, strategies
 from fedjax_med.errors import UserError
 from fedjax_med.strategies import Work
 
@@ -64,19 +65,65 @@ def test_work_counts_parameters_and_sees_convolutions():
     assert strategies.work_of(dense | {"k": jnp.zeros((3, 3, 1, 2))}) == Work(34, True)
 
 
-def test_needed_memory_counts_arguments_results_and_what_lies_between():
-    def outer(a):
-        return jnp.sum(jnp.sin(a[:, None] + a[None]) @ jnp.cos(a[:, None] * a[None]))[None]
+SIDE = 512
 
-    size = 512
-    needed = strategies.bytes_needed(jax.jit(outer).lower(jnp.zeros(size)))
-    assert 4 * size + 2 * 4 * size**2 <= needed <= 5 * 4 * size**2
+
+def of_two_factors(a):
+    return jnp.sum(jnp.sin(a[:, None] + a[None]) @ jnp.cos(a[:, None] * a[None]))[None]
+
+
+def of_products(a):
+    matrix = a[:, None] * a[None]
+    for _ in range(4):
+        matrix = jnp.tanh(matrix @ matrix)
+    return matrix.sum(0)
+
+
+def of_a_loop(a):
+    return lax.scan(lambda carry, _: (of_products(carry), None), a, None, length=3)[0]
+
+
+def of_a_cube(a):
+    return jnp.sum(jnp.sin(a[:, None, None] + a[None, :64, None] + a[None, None]), (0, 1))
+
+
+def of_a_sort(a):
+    return jnp.sort(a[:, None] * a[None], axis=0).sum(0)
+
+
+def of_a_convolution(a):
+    image = a[None, :, None, None] * a[None, None, :, None]
+    return lax.conv(image.swapaxes(1, 3), jnp.ones((8, 1, 3, 3)), (1, 1), "SAME").sum((0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("function", "floats"),
+    [
+        (of_two_factors, 2 * SIDE**2),
+        (of_products, 2 * SIDE**2),
+        (of_a_loop, 2 * SIDE**2),
+        (of_a_cube, 64 * SIDE**2),
+        (of_a_sort, SIDE**2),
+        (of_a_convolution, 8 * SIDE**2),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, ops.compiler_options()])
+def test_needed_memory_counts_what_lies_between_the_operations(function, floats, options):
+    lowered = jax.jit(function, compiler_options=options).lower(jnp.zeros(SIDE))
+    assert 4 * floats <= strategies.bytes_needed(lowered) <= 2.5 * 4 * floats
+
+
+def test_needed_memory_counts_arguments_and_results_and_once_what_is_donated():
+    a = jnp.zeros((SIDE, SIDE))
+    add = lambda a: a + 1  # noqa: E731
+    assert strategies.bytes_needed(jax.jit(add).lower(a)) == 2 * a.nbytes
+    assert strategies.bytes_needed(jax.jit(add, donate_argnums=0).lower(a)) == a.nbytes
 
 
 def test_a_program_that_the_compiler_finds_too_large_needs_more_than_there_is(monkeypatch):
     lowered = jax.jit(lambda a: a).lower(jnp.zeros(1))
 
-    def compile_(self):
+    def compile_(self, options):
         raise jax.errors.JaxRuntimeError(said)
 
     monkeypatch.setattr(type(lowered), "compile", compile_)
