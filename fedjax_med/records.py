@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_med import holding, images, manifest, prepared
 from fedjax_med.class_folders import File, Source
 from fedjax_med.errors import UserError
+from fedjax_med.files import read_regular
 from fedjax_med.types import Dataset
 
 _FINGERPRINT = re.compile("[0-9a-f]{16}")  # as `prepared.digest` gives them
@@ -80,7 +81,7 @@ class ClassFolders(prepared.Builder):
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
         image_hash, reason, data = np.zeros(32, np.uint8), "", b""
         try:
-            data = file.path.read_bytes()
+            data = read_regular(file.path, images.LIMIT)
             decoded = images.decode(data)
             image = images.resize(decoded, self._image_size)
             image_hash = images.perceptual_hash(decoded)
