@@ -116,7 +116,7 @@ def federation(point: Point, file: Path) -> Any:
 
     places = np.arange(number)
     bright = np.full(number, 255, np.uint8)
-    image: Any = DiskImages(Reader(), places, bright, (SIDE, SIDE, 3), str(file))
+    image: Any = DiskImages(Reader(), places, bright, (SIDE, SIDE, 3), file)
     label = rng.integers(0, workloads.CLASSES, number).astype(np.int32)
     split = Split(image, label, *[places] * 4)
     return stack.Held(split, list(places.reshape(point.clients, IMAGES)))

@@ -98,10 +98,11 @@ def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
 
 
 def _elsewhere(folders: list[Path]) -> tuple[tuple[str, int], ...]:
-    """Which folders beside train and test hold images, and how many."""
+    """Which folders beside train and test hold images, and how many; links lead anywhere."""
     counts = {
         f"{_text(folder.name)}/": sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
         for folder in folders
+        if not folder.is_symlink()
     }
     return tuple((name, count) for name, count in counts.items() if count)
 

@@ -1,11 +1,14 @@
 """The experiment as plain dataclasses, in which every default lives, and its files."""
 
 import dataclasses
-import importlib.util
+import types
 from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.files import read_regular
+
+_LIMIT = 2**20  # bytes of a config file
 
 
 @dataclasses.dataclass
@@ -199,38 +202,48 @@ def read(path: str) -> Experiment:
     if not file.is_file():
         near = [str(other) for other in sorted(file.parent.glob("*.py"))]
         check_name(str(file), near, "the config files")
-    spec = importlib.util.spec_from_file_location("fedjax_med_experiment", file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UserError(f"--config={path}: expected a Python file (configs/isic9.py is one).")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        source = read_regular(file, _LIMIT)
+    except OSError as error:
+        raise UserError(
+            f"--config={path} cannot be read: {error.strerror or error}. Give a Python file "
+            "(configs/isic9.py is one)."
+        ) from error
+    module = types.ModuleType("fedjax_med_experiment")
+    module.__file__ = str(file)
+    try:
+        # What was read is what runs, with all that the user may do: the file has to be trusted.
+        exec(compile(source, str(file), "exec"), module.__dict__)
         experiment = module.get_config()
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"--config={path} does not run: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"--config={path} does not run: {reason}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(
             f"--config={path}: expected get_config() to return a fedjax_med.config.Experiment, "
             f"got {type(experiment).__name__}."
         )
-    _check_types(experiment, Experiment(), path)
+    _check_types(experiment, Experiment(), f"--config={path}")
     return dataclasses.replace(experiment, name=experiment.name or file.stem)
 
 
-def _check_types(value: Any, default: Any, path: str, field: str = "") -> None:
-    """Refuse a field that is of another type than its default."""
+def _check_types(value: Any, default: Any, where: str, field: str = "") -> None:
+    """Refuse a field that is of another type than its default; of lists every entry."""
     kind: Any = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, kind):
         raise UserError(
-            f"--config={path}: expected {field} to be of type {type(default).__name__}, got "
-            f"{value!r}."
+            f"{where}: expected {field} to be of type {type(default).__name__}, got {value!r}."
         )
-    if dataclasses.is_dataclass(default) and not isinstance(default, Spec | type):
+    for number, spec in enumerate(value if isinstance(default, list) else ()):
+        _check_types(spec, Spec(""), where, f"{field}[{number}]")
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
         for item in dataclasses.fields(default):
             name = f"{field}.{item.name}".lstrip(".")
-            _check_types(getattr(value, item.name), getattr(default, item.name), path, name)
+            _check_types(getattr(value, item.name), getattr(default, item.name), where, name)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -247,8 +260,18 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Experiment:
-    """The inverse of `to_dict`."""
-    return _from_dict(Experiment, values)  # type: ignore[no-any-return]
+    """The inverse of `to_dict`.
+
+    Raises:
+        UserError: A field is of another type than it should be.
+    """
+    where = "the experiment that was saved"
+    try:
+        experiment: Experiment = _from_dict(Experiment, values)
+    except TypeError as error:
+        raise UserError(f"{where} does not read: {' '.join(str(error).split())}.") from error
+    _check_types(experiment, Experiment(), where)
+    return experiment
 
 
 def _from_dict(kind: type[Any], values: dict[str, Any]) -> Any:

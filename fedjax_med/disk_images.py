@@ -1,10 +1,12 @@
 """The images of a split that stay on disk: indexed like an array, read when an array is made."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med import checksums
 from fedjax_med.errors import UserError
 
 BLOCK = 256  # images decoded, or records read, at a time
@@ -25,7 +27,7 @@ class DiskImages:
         positions: int64 ``[N]``, the record of each image.
         brightest: uint8 ``[N]``, the greatest value in each image.
         image_shape: ``(H, W, 3)``.
-        place: the file or its folder, for the message when it does not read.
+        place: the folder of the file, to say what is wrong when it does not read.
     """
 
     dtype = np.dtype(np.uint8)
@@ -36,7 +38,7 @@ class DiskImages:
         positions: npt.NDArray[np.int64],
         brightest: npt.NDArray[np.uint8],
         image_shape: tuple[int, int, int],
-        place: str,
+        place: Path,
     ) -> None:
         self._reader, self._positions, self._place = reader, positions, place
         self.brightest = brightest
@@ -66,10 +68,9 @@ class DiskImages:
     def _read(self, positions: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
         try:
             return [record["image"] for record in self._reader.__getitems__(positions.tolist())]
-        except MemoryError:
+        except (MemoryError, UserError):
             raise
         except Exception as error:  # the reader raises anything on a file that is damaged or gone
-            raise UserError(
-                f"the prepared images in {self._place} could not be read: remove that folder and "
-                f"run again to prepare them anew ({' '.join(str(error).split())})."
-            ) from error
+            if told := checksums.explain(self._place, error):
+                raise told from error
+            raise

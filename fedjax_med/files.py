@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fedjax_med.errors import UserError
 
@@ -59,10 +61,10 @@ def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator
     Raises:
         UserError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes in other containers, which may share the folder, can have the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         make_folder(path.parent)
-        temporary.unlink(missing_ok=True)
         temporary.touch(mode, exist_ok=False)
         yield temporary
         sync(temporary)
@@ -171,10 +173,53 @@ def read_regular(path: Path, limit: int) -> bytes:
         OSError: As `open_regular` does, or the file grows beyond `limit` while it is read.
     """
     with open_regular(path, limit) as stream:
-        data = stream.read(limit + 1)
+        # As much as it says, and only if it holds more as much as may be: memory is taken first.
+        data = _some(stream, os.fstat(stream.fileno()).st_size + 1, path)
+        if len(data) <= limit and (more := _some(stream, 1, path)):
+            data += more + _some(stream, limit, path)
     if len(data) > limit:
         raise OSError(errno.EFBIG, _too_large(len(data), limit), str(path))
     return data
+
+
+def _some(stream: IO[bytes], count: int, path: Path) -> bytes:
+    data: bytes | None = stream.read(count)
+    if data is None:  # a file of the system that others write into
+        raise OSError(errno.EAGAIN, "expected a regular file, got one to wait for", str(path))
+    return data
+
+
+def read_text(path: Path, limit: int, advice: str = "", encoding: str = "utf-8") -> str:
+    """Give the text of a regular file of at most `limit` bytes.
+
+    Raises:
+        UserError: It cannot be read, with `advice`, a sentence on what to do.
+    """
+    try:
+        return read_regular(path, limit).decode(encoding)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, advice) from error
+
+
+def read_object(path: Path, limit: int, advice: str = "") -> dict[str, Any]:
+    """Give the JSON object in a regular file of at most `limit` bytes.
+
+    Raises:
+        UserError: As in `read_text`, or it holds something else.
+    """
+    try:
+        value = json.loads(read_text(path, limit, advice))
+    except (ValueError, RecursionError) as error:
+        raise unreadable(path, error, advice) from error
+    if not isinstance(value, dict):
+        raise unreadable(path, ValueError("expected a JSON object"), advice)
+    return value
+
+
+def unreadable(path: Path, error: Exception, advice: str = "") -> UserError:
+    """Give the line that says why `path` does not read, with `advice`, a sentence on what to do."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return UserError(f"{path} cannot be read: {reason}.{advice and f' {advice}'}")
 
 
 def _too_large(size: int, limit: int) -> str:

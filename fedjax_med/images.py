@@ -1,5 +1,6 @@
 """One image file -> upright RGB uint8, its square thumbnail and its perceptual hash."""
 
+import contextlib
 import io
 import threading
 import warnings
@@ -9,10 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Those of `fedjax_med.class_folders.SUFFIXES` and no more: of Pillow's other formats, one starts a
+# program (EPS), and all can be attacked. What phones write, MPO, is JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+LIMIT = 2**28  # bytes of a file: as many as the pixels of the largest image take as RGB
+MAX_PIXELS = 2**28 // 3  # 89 million, Pillow's own limit, which others may lift in this process
 MIN_SIDE = 16  # pixels; anything smaller is an icon or an accident, not a photograph
 
 _WHITE_16_BIT = 65535
+_LARGE = 2**24  # pixels; of images above this only one at a time is decoded, to bound the memory
+_ROWS = 64  # of grey levels, which are scaled as float64, at a time
 
+_large_lock = threading.Lock()
 # Pillow tells of huge images by a warning; what to do with it is a setting of the whole process.
 _warnings_lock = threading.Lock()
 
@@ -42,9 +51,11 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     if not data:
         raise ImageError("the file is empty")
     try:
-        with _open(data) as image:
+        with _open(data) as image, _turn(image):
             image.load()
             rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except (ImageError, ImportError, MemoryError):  # the last two are no fault of the file
+        raise
     except Exception as error:  # the decoders raise anything on broken data, struct.error included
         raise ImageError(_reason(error)) from error
     height, width = rgb.shape[:2]
@@ -58,8 +69,16 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
 def _open(data: bytes) -> Image.Image:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    # Not by the warning, which another thread's filters may let pass.
+    if image.width * image.height > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
+        raise Image.DecompressionBombError
+    return image
+
+
+def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
+    """Wait until no other large image is decoded, if this one is large."""
+    return _large_lock if image.width * image.height > _LARGE else contextlib.nullcontext()
 
 
 def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -72,22 +91,24 @@ def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _to_8_bit(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    values = grey.astype(np.float64)
-    low, high = float(values.min()), float(values.max())
+    low, high = float(grey.min()), float(grey.max())
     if not np.isfinite([low, high]).all():
         raise ImageError("holds values that are not finite numbers")
-    if grey.dtype.kind == "f" or low < 0 or high > _WHITE_16_BIT:
-        scaled = (values - low) / max(high - low, np.finfo(np.float64).tiny)
-    else:
-        scaled = values / _WHITE_16_BIT
-    return np.rint(scaled * 255).astype(np.uint8)
+    if grey.dtype.kind != "f" and low >= 0 and high <= _WHITE_16_BIT:
+        low, high = 0.0, float(_WHITE_16_BIT)
+    span = max(high - low, np.finfo(np.float64).tiny)
+    scaled = np.empty(grey.shape, np.uint8)
+    for start in range(0, len(grey), _ROWS):
+        values = grey[start : start + _ROWS].astype(np.float64)
+        scaled[start : start + _ROWS] = np.rint((values - low) / span * 255)
+    return scaled
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; store it smaller"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,} pixels; store it smaller"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,18 +1,20 @@
 """``manifest.json``: what client folders hold, written when they are made, checked when read."""
 
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
+from fedjax_med.files import read_object, unreadable
 from fedjax_med.types import Dataset, Split
 
 NAME = "manifest.json"
 FORMAT = 1
+_LIMIT = 2**30  # bytes: three million files
+_ADVICE = "Restore it, or remove it to train on the folders as they are."
 
 
 def entries(
@@ -44,17 +46,18 @@ def entries(
 
 def _read(file: Path) -> dict[str, str]:
     """The SHA-256 of each path that the manifest lists."""
+    manifest = read_object(file, _LIMIT, _ADVICE)
+    if manifest.get("format") != FORMAT:
+        fault = ValueError(f"format {manifest.get('format')!r}, expected {FORMAT}")
+        raise unreadable(file, fault, _ADVICE)
     try:
-        manifest: Any = json.loads(file.read_text("utf-8"))
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r}, expected {FORMAT}")
-        return {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(
-            f"{file} cannot be read ({reason}): restore it, or remove it to train on the folders "
-            "as they are."
-        ) from error
+        listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    except (KeyError, TypeError):
+        listed = {None: None}
+    if not all(isinstance(one, str) for pair in listed.items() for one in pair):
+        fault = ValueError("expected files, each with its path and its sha256")
+        raise unreadable(file, fault, _ADVICE)
+    return listed
 
 
 def check(root: Path, dataset: Dataset) -> None:
@@ -69,7 +72,7 @@ def check(root: Path, dataset: Dataset) -> None:
             read.
     """
     file = root / NAME
-    if (dataset.train.client < 0).any() or not file.exists():
+    if (dataset.train.client < 0).any() or not os.path.lexists(file):
         return
     listed = _read(file)
     order = np.argsort(dataset.train.client, kind="stable")

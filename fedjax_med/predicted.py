@@ -1,6 +1,7 @@
 """Predictions image by image, as a table that people, other programs and comparisons read."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import replacing
+from fedjax_med.files import read_text, replacing
 
 NAME = "predictions.csv"
+_LIMIT = 2**30  # bytes: of ten million images, each with its probabilities of nine classes
 _FIRST = ("image", "client", "label")
 
 
@@ -45,9 +47,9 @@ def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:
     Raises:
         UserError: There is no such file, or it is another kind of table.
     """
+    text = read_text(file, _LIMIT, "Evaluate the run again.")
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            header, *rows = csv.reader(lines)
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
         if tuple(header[:3]) != _FIRST or len(header) < 4:
             raise ValueError("expected the columns image, client, label and one for each class")
         names = tuple(header[3:])
@@ -58,7 +60,7 @@ def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:
             np.array([names.index(label) for label in columns[2]], np.int32),
             np.array(columns[3:], np.float32).T.reshape(-1, len(names)),
         ), names
-    except (OSError, ValueError) as error:
+    except (ValueError, OverflowError, csv.Error) as error:
         raise UserError(
             f"{file} cannot be read as predictions ({error}): evaluate the run again."
         ) from error

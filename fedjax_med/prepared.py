@@ -4,11 +4,12 @@ tensorflow-datasets writes and reads the records without TensorFlow.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import shutil
-import weakref
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fedjax_med import checksums, holding
 from fedjax_med.disk_images import BLOCK, DiskImages
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.files import make_folder, sync, sync_tree
 from fedjax_med.types import Split, Unreadable
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, which removes no file that is open
-    fcntl = None  # type: ignore[assignment]
-
 PLACES = ("auto", "memory", "disk")  # where a data set's images are while it is used
+_INFO = "dataset_info.json"  # which tfds writes last
+_UNFINISHED = "unfinished_"  # begins the names of folders that are being written
 
 Row = dict[str, Any]  # one image: the features of `Builder`
 
@@ -125,56 +125,96 @@ def cannot_write(cache_dir: Path, error: OSError) -> UserError:
     )
 
 
-def write(builder: Builder) -> None:
-    """Write the records; they appear when all is written.
+@contextlib.contextmanager
+def using(folder: Path, cache_dir: Path) -> Iterator[None]:
+    """Hold `folder`, which is made, while its images are prepared and read.
+
+    What turns out to be damaged is removed, unless another run uses it.
+
+    Args:
+        folder: of these images and no others.
+        cache_dir: in which it is, for the messages.
+
+    Raises:
+        UserError: The block raised an `OSError`, or found damage.
+    """
+    try:
+        with holding.held(folder):
+            yield
+    except OSError as error:
+        raise cannot_write(cache_dir, error) from error
+    except checksums.DamagedError as error:
+        done = "and were removed: run again to prepare them anew"
+        if not holding.remove_unused(folder, lambda: _is_damaged(folder)):
+            done = "and stay, since another run may read them: run again when none does"
+        raise UserError(
+            f"the prepared images in {folder} are damaged ({error.what}) {done}."
+        ) from error
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether any set of images in `folder` is known to be so."""
+    try:
+        for listed in folder.glob(f"*/*/{checksums.NAME}"):
+            checksums.check(listed.parent, thorough=True)
+    except checksums.DamagedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def place(kind: type[Builder], folder: Path) -> Path:
+    """Where in `folder` a builder of that `kind` keeps its records, if they are there."""
+    return Path(folder, kind.name, str(kind.VERSION))
+
+
+def write(make: Callable[[Path], Builder], there: Path) -> None:
+    """Write the records and their checksums; they appear `there` when all is on the disk.
+
+    Args:
+        make: the builder for a folder.
+        there: the `place` in a folder that the caller holds.
 
     Raises:
         OSError: They cannot be written.
+        UserError: Likewise.
     """
     tfds.disable_progress_bar()
+    folder = there.parent.parent
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
-    except Exception as error:
-        # tfds renames the folder when all is written, so what is there is complete: another run
-        # was faster. The writers below raise anything on a full disk, RuntimeError included.
-        if not builder.data_path.exists():
+        with holding.held(unfinished):
+            builder = make(unfinished)
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
+            written = Path(builder.data_path)
+            checksums.write(written)
+            sync_tree(written)
+            make_folder(there.parent)
+            written.rename(there)
+            sync(there.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError: of the records' writer, a full disk
+        if isinstance(error, RecursionError | NotImplementedError):
+            raise
+        # Folders take their name when all is written, so what is there is complete: another run was
+        # faster.
+        if not there.exists():
             raise OSError(" ".join(str(error).split())) from error
-
-
-def _mark_used(folder: Path, reader: object) -> None:
-    """Keep other runs from removing `folder` as long as `reader` lives."""
-    if fcntl is not None:
-        with contextlib.suppress(OSError):  # a file system without locks
-            descriptor = os.open(folder, os.O_RDONLY)
-            weakref.finalize(reader, os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-
-
-def remove_unused(folder: Path) -> bool:
-    """Remove `folder` unless a run reads from it, or it cannot be known; whether it is gone."""
-    if fcntl is not None:
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
-    shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for other in folder.glob(f"{_UNFINISHED}*"):  # of runs that were killed
+        holding.remove_unused(other)
 
 
 def read(
-    builder: Builder, splits: tuple[str, ...], disk: bool
+    make: Callable[[Path], Builder], there: Path, splits: tuple[str, ...], disk: bool
 ) -> tuple[list[Split], tuple[Unreadable, ...]]:
-    """The splits that `builder` has written, each in the order of (client, name).
+    """Read the splits that `write` has written, each in the order of (client, name).
 
     Args:
-        builder: what was written.
+        make: the builder for a folder.
+        there: the `place` in a folder that the caller holds.
         splits: their names; one without records has no examples.
         disk: whether the images stay there.
 
@@ -182,31 +222,27 @@ def read(
         The splits, and the files among them that are no usable images.
 
     Raises:
-        UserError: The records cannot be read; damaged ones were removed.
+        DamagedError: Files are not what was written.
+        UserError: The records cannot be read.
     """
     try:
+        checksums.check(there)
+        if not (there / _INFO).exists():  # tfds would take it for a set without images
+            raise FileNotFoundError(errno.ENOENT, "it has no file", _INFO)
+        builder = make(there.parent.parent)
         parts = [_read(builder, split, disk) for split in splits]
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
-    except OSError as error:  # of the file system, and may pass; another run may read them
-        raise UserError(
-            f"the prepared images in {builder.data_path} could not be read: try again, and if it "
-            f"stays so remove that folder ({' '.join(str(error).split())})."
-        ) from error
     except Exception as error:
-        shutil.rmtree(builder.data_path, ignore_errors=True)
-        raise UserError(
-            f"the prepared images in {builder.data_path} could not be read and were removed: "
-            f"run again to prepare them anew ({' '.join(str(error).split())})."
-        ) from error
+        if told := checksums.explain(there, error):
+            raise told from error
+        raise
     return [split for split, _ in parts], tuple(file for _, broken in parts for file in broken)
 
 
 def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unreadable, ...]]:
     """One split; tfds shuffles the records."""
     reader = builder.as_data_source(split) if split in builder.info.splits else ()
-    if len(reader):
-        _mark_used(builder.folder, reader)
     rows: list[Row] = []
     for block in blocks(len(reader)):
         for row in reader.__getitems__(list(block)):  # type: ignore[union-attr]
@@ -227,8 +263,10 @@ def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unread
         np.array(order, np.int64),
         _column(rows, "image", np.uint8),
         (side, side, 3),
-        str(builder.data_path),
+        Path(builder.data_path),
     )
+    if disk and len(reader):  # from now on; until now the caller has held it
+        holding.hold_for(reader, builder.folder)
     return Split(
         image=image if disk else np.asarray(image),
         label=_column(rows, "label", np.int32),

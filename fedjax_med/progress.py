@@ -15,7 +15,9 @@ from tensorboardX import SummaryWriter
 from fedjax_med import conditions, federated
 from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
-from fedjax_med.files import replacing, sync, writing
+from fedjax_med.files import read_regular, replacing, sync, unreadable, writing
+
+_LIMIT = 2**32  # bytes of metrics.jsonl: of ten thousand rounds of a few thousand clients
 
 ClientMetrics = dict[str, np.ndarray[Any, Any]]
 Record = dict[str, Any]  # a round's line of ``metrics.jsonl``
@@ -25,9 +27,25 @@ def read_records(file: Path, until: int) -> list[Record]:
     """Read the records of ``metrics.jsonl`` for the rounds up to `until`, by round.
 
     Lines that are torn or no records are left out; of several lines of a round the last counts.
+
+    Raises:
+        UserError: There is something that is no file of records.
     """
+    try:
+        return _parsed(_text(file), until)
+    except OSError as error:
+        raise unreadable(file, error, "Remove it and give the `train` command again.") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_regular(file, _LIMIT).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _parsed(text: str, until: int) -> list[Record]:
     records: dict[int, Record] = {}
-    text = file.read_text("utf-8", "replace") if file.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             record = json.loads(line)
@@ -54,13 +72,16 @@ def reconcile(
     Returns:
         The records of the rounds up to `start`.
     """
-    found = read_records(file, start)
+    try:
+        text = _text(file)
+    except OSError:  # a pipe or the like, which is replaced
+        text = ""
+    found = _parsed(text, start)
     if saved is None:
         lost = sorted({*range(1, start + 1)} - {record["round"] for record in found})
         if lost:
             say(f"{file} lacks {_in_words(lost)}, and so do the sums of bytes and seconds.")
         return found
-    text = file.read_text("utf-8", "replace") if file.exists() else ""
     if not text.startswith(_as_text(saved)):
         lines = {json.dumps(record) for record in found}
         lost = [record["round"] for record in saved if json.dumps(record) not in lines]
@@ -220,8 +241,8 @@ class Progress:
         """
         with writing(self._file):
             try:
-                intact = self._file.read_text("utf-8") == _as_text(self.records)
-            except (OSError, ValueError):
+                intact = _text(self._file) == _as_text(self.records)
+            except OSError:
                 intact = False
             if intact:
                 sync(self._file)

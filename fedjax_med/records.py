@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import shutil
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_med import images, manifest, prepared
+from fedjax_med import holding, images, manifest, prepared
 from fedjax_med.class_folders import File, Source
 from fedjax_med.errors import UserError
+from fedjax_med.files import read_regular
 from fedjax_med.types import Dataset
+
+_FINGERPRINT = re.compile("[0-9a-f]{16}")  # as `prepared.digest` gives them
 
 
 def load(
@@ -42,8 +45,17 @@ def load(
     if image_size < 1:
         raise UserError(f"image_size: expected at least 1 pixel, got {image_size}.")
     disk = prepared.on_disk(where, len(source.files), image_size)
-    builder = _prepare(source, Path(cache_dir).expanduser().absolute(), image_size)
-    (train, test), unreadable = prepared.read(builder, ("train", "test"), disk)
+    cache = Path(cache_dir).expanduser().absolute()
+    home = cache / "image_folder" / f"{prepared.digest([str(source.root)])}_{image_size}px"
+    folder = home / _fingerprint(source)
+    there = prepared.place(ClassFolders, folder)
+    make = functools.partial(ClassFolders, source.files, image_size)
+    with prepared.using(folder, cache):
+        if not there.exists():
+            _announce(source, home, cache, image_size)
+            prepared.write(make, there)
+            _remove_others(folder)
+        (train, test), unreadable = prepared.read(make, there, ("train", "test"), disk)
     dataset = Dataset(name, source.class_names, train, test, unreadable, source.ignored)
     manifest.check(source.root, dataset)
     return dataset
@@ -69,7 +81,7 @@ class ClassFolders(prepared.Builder):
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
         image_hash, reason, data = np.zeros(32, np.uint8), "", b""
         try:
-            data = file.path.read_bytes()
+            data = read_regular(file.path, images.LIMIT)
             decoded = images.decode(data)
             image = images.resize(decoded, self._image_size)
             image_hash = images.perceptual_hash(decoded)
@@ -88,36 +100,29 @@ class ClassFolders(prepared.Builder):
         }
 
 
-def _prepare(source: Source, cache_dir: Path, image_size: int) -> ClassFolders:
-    """The builder of `source`, prepared: now, or by an earlier run if nothing has changed since."""
-    home = cache_dir / "image_folder" / f"{prepared.digest([str(source.root)])}_{image_size}px"
-    folder = home / _fingerprint(source)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        builder = ClassFolders(source.files, image_size, folder)
-        if builder.data_path.exists():
-            return builder
-        changed = any(home.glob("*/*/*/dataset_info.json"))
-        print(
-            f"{'The images have changed: preparing' if changed else 'Preparing'} "
-            f"{len(source.files):,} images of {source.root} at {image_size} x {image_size} pixels; "
-            f"kept in {cache_dir}.",
-            file=sys.stderr,
-        )
-        prepared.check_space(cache_dir, len(source.files), image_size)
-        prepared.write(builder)
-    except OSError as error:
-        raise prepared.cannot_write(cache_dir, error) from error
-    for unfinished in set(builder.data_path.parent.iterdir()) - {builder.data_path}:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for other in set(home.iterdir()) - {folder}:
-        if not prepared.remove_unused(other):
+def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
+    """Say that `source` is prepared, and refuse what does not fit."""
+    changed = any(home.glob("*/*/*/dataset_info.json"))
+    print(
+        f"{'The images have changed: preparing' if changed else 'Preparing'} "
+        f"{len(source.files):,} images of {source.root} at {image_size} x {image_size} pixels; "
+        f"kept in {cache}.",
+        file=sys.stderr,
+    )
+    prepared.check_space(cache, len(source.files), image_size)
+
+
+def _remove_others(folder: Path) -> None:
+    """Remove what was prepared from this source before, unless another run uses it."""
+    for other in sorted(folder.parent.iterdir()):
+        if not _FINGERPRINT.fullmatch(other.name) or other == folder or not other.is_dir():
+            continue  # and what this program has not made is not removed by it
+        if not holding.remove_unused(other):
             print(
                 f"What was prepared before stays in {other}, since another run may read it: "
                 "remove that folder when none does.",
                 file=sys.stderr,
             )
-    return ClassFolders(source.files, image_size, folder)  # knows what is there, whoever wrote it
 
 
 def _fingerprint(source: Source) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import replacing
+from fedjax_med.files import read_object, replacing, unreadable
 
 HEADLINES = {
     "accuracy": "accuracy",
@@ -26,6 +26,8 @@ HEADLINES = {
     "log_loss": "log loss",
 }
 
+_LIMIT = 2**28  # bytes of evaluation.json: of a million clients
+_ADVICE = "Evaluate the run again."
 _CLASS_COLUMNS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
@@ -192,13 +194,16 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` has written.
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Give the ``evaluation.json`` at `path`.
 
     Raises:
         UserError: There is no such file, or it does not read.
     """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    told = read_object(path, _LIMIT, _ADVICE)
+    kinds: dict[str, Any] = {"client_names": list, "site_names": list, "clients": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(told.get(name, kind()), kind)]
+    wrong += [name for name in HEADLINES if not isinstance(told.get(name, ""), float | int | None)]
+    if wrong:
+        raise unreadable(path, ValueError(f"{wrong[0]} is not what `evaluate` writes"), _ADVICE)
+    return told

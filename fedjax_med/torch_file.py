@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
+from fedjax_med.files import open_regular, unreadable
 from fedjax_med.types import Tensors
 
+LIMIT = 2**32  # bytes: 250 times EfficientNet-Lite0
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _TYPES = {
@@ -58,7 +60,9 @@ def _rebuild(
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-class _Unpickler(pickle.Unpickler):
+# The one in Python: that in C takes memory for as many objects as a pickle of nine bytes may claim
+# to remember, 64 GB.
+class _Unpickler(pickle._Unpickler):
     """Builds dictionaries, lists, numbers, texts and `_Tensor`; refuses all else by its name."""
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -88,10 +92,12 @@ def read(file: Path) -> Tensors:
         UserError: The file is of another format, is cut short, or asks for more than tensors.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file, LIMIT) as stream:
             return _read(stream)
     except UserError as error:
         raise UserError(f"{file} was not read: {error}.") from error
+    except OSError as error:
+        raise unreadable(file, error, "Give a file of weights.") from error
     except Exception as error:  # broken pickles raise whatever their bytes lead to
         raise UserError(
             f"{file} was not read: it is damaged or no file of torch's old format "

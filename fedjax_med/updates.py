@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import replacing
+from fedjax_med.files import open_regular, replacing
 
 _FOLDER = "updates"
+_LIMIT = 2**38  # bytes of a round: a thousand clients with a large model each
 
 
 class Updates(NamedTuple):
@@ -71,7 +72,7 @@ def load(workdir: Path, number: int, message: Any) -> Updates:
     """
     file = _file(workdir, number)
     try:
-        with file.open("rb") as stream, np.load(stream) as arrays:
+        with open_regular(file, _LIMIT) as stream, np.load(stream) as arrays:
             leaves, structure = jax.tree.flatten(message)
             stacked = [_like(arrays[f"leaf_{i}"], leaf) for i, leaf in enumerate(leaves)]
             client, weight = arrays["client"], arrays["weight"]

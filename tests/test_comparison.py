@@ -33,13 +33,22 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [None, "image,label,client,a,b\n", "a\n1,2\n", "image,client,label,a\nx,,b,1\n"]
+    "text",
+    [
+        None,
+        "\0",
+        "image,label,client,a,b\n",
+        "a\n1,2\n",
+        "image,client,label,a\nx,,b,1\n",
+        "image,client,label,a\nx,99999999999,a,1\n",
+        f"image,client,label,a\n{'x' * 200_000},,a,1\n",
+    ],
 )
 def test_what_is_no_table_of_predictions_is_told_in_a_line(tmp_path, text):
     file = tmp_path / "predictions.csv"
     if text:
         file.write_text(text)
-    with pytest.raises(UserError, match="cannot be read as predictions"):
+    with pytest.raises(UserError, match=r"cannot be read.*[Ee]valuate the run again"):
         predicted.read(file)
 
 

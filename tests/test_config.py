@@ -186,13 +186,50 @@ def test_typo_names_the_nearest_right_one(argument, hint, monkeypatch):
         (_EXPERIMENT.format("client=None"), "expected client to be of type Client"),
         (_EXPERIMENT.format("augment=Augment(hue='x')"), "expected augment.hue to be of type"),
         ("def get_config(:\n", "does not run"),
+        ("raise ValueError('a\\nb')\n", "does not run: ValueError: a b"),
+        ("x = '\0'\n", "does not run"),
+        (_EXPERIMENT.format("transforms=['clip']"), r"expected transforms\[0\] to be of type Spec"),
+        (_EXPERIMENT.format("model=Spec(3)"), "expected model.name to be of type str"),
+        (_EXPERIMENT.format("model=Spec('cnn', 3)"), "expected model.options to be of type dict"),
     ],
 )
 def test_broken_config_file_is_told_in_one_line(tmp_path, text, hint):
     file = tmp_path / "broken.py"
     file.write_text(text)
-    with pytest.raises(UserError, match=hint):
+    with pytest.raises(UserError, match=hint) as caught:
         config.read(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"rounds": "3"}, "expected rounds to be of type int"),
+        ({"client": 3}, "expected client to be of type Client"),
+        ({"client": {"optimizer": "adam"}}, "does not read"),
+        ({"model": {"name": 3}}, "expected model.name to be of type str"),
+        ({"model": {"name": "cnn", "more": 3}}, "does not read"),
+        ({"model": []}, "expected model to be of type Spec"),
+        ({"transforms": "clip"}, "does not read"),
+        ({"transforms": {"name": "clip"}}, "expected transforms to be of type list"),
+        ({"rounds": None}, "expected rounds to be of type int"),
+    ],
+)
+def test_saved_experiment_of_other_types_is_told_in_one_line(change, hint):
+    with pytest.raises(UserError, match=hint) as caught:
+        config.from_dict(config.to_dict(Experiment()) | change)
+    assert "\n" not in str(caught.value)
+    assert config.from_dict(config.to_dict(Experiment())) == Experiment()
+
+
+def test_a_config_file_runs_as_it_was_read_and_leaves_nothing_behind(tmp_path):
+    file = tmp_path / "mine.py"
+    for rounds in (3, 4):  # as long, and in the same second
+        experiment = _EXPERIMENT.format(f"rounds={rounds}, name=Path(__file__).stem")
+        file.write_text(f"from pathlib import Path\n{experiment}")
+        assert config.read(str(file)).rounds == rounds
+        assert config.read(str(file)).name == "mine"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_option_that_json_cannot_hold_is_told_in_one_line(tmp_path, capsys):

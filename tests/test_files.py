@@ -127,6 +127,40 @@ def test_nothing_else_is_opened_for_long_or_read(tmp_path):
             files.read_regular(tmp_path / "socket", 10)
 
 
+def test_no_more_memory_is_asked_for_than_a_file_has(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"12345")
+    asked, some = [], files._some
+
+    def counted(stream, count, path):
+        asked.append(count)
+        return some(stream, count, path)
+
+    monkeypatch.setattr(files, "_some", counted)
+    assert files.read_regular(tmp_path / "file", 2**60) == b"12345"
+    assert max(asked) < 100
+
+
+def test_a_file_of_the_system_that_has_nothing_to_read_yet_is_not_waited_for(monkeypatch, tmp_path):
+    """Such as /proc/kmsg: regular by its kind, and read without blocking it gives None."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "open", lambda path, flags: reading)
+    monkeypatch.setattr(files, "_check_regular", lambda *arguments: None)
+    with pytest.raises(OSError, match="one to wait for"):
+        files.read_regular(tmp_path / "file", 10)
+    os.close(writing)
+
+
+def test_two_that_replace_a_file_do_not_write_into_each_others(tmp_path):
+    """Processes of the same number, in two containers that share a folder."""
+    with files.replacing(tmp_path / "file") as one, files.replacing(tmp_path / "file") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "file").read_text() == "one"
+    assert names(tmp_path) == ["file"]
+
+
 def test_a_file_that_claims_to_be_empty_is_read_within_the_limit():
     """Those of /proc say that they hold nothing, and some never end."""
     with pytest.raises(OSError, match="expected at most"):

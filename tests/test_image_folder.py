@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
@@ -167,6 +169,53 @@ def test_unreadable_files_are_reported_with_their_reason(folder):
     assert "truncated" in dataset.unreadable[0].reason
     assert "2 x 2 pixels" in dataset.unreadable[1].reason
     assert "No such file" in dataset.unreadable[2].reason
+
+
+READ = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+from fedjax_med.datasets import image_folder
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = image_folder.build(sys.argv[1], sys.argv[2], 16)
+print(found.train.num_examples, found.ignored)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+for file in found.unreadable:
+    print(f"{file.name}: {file.reason}")
+"""
+
+
+def test_what_is_no_image_file_is_told_and_never_waited_for_nor_read(folder):
+    """Each kind once in each class: if one of them blocks, the process is ended."""
+    for kind in hostile.KINDS:
+        hostile.make(folder / f"Train/a/{kind}.jpg", kind)
+        hostile.make(folder / f"Train/b/{kind}.tiff", kind)
+    (folder / "Train/a/system.png").symlink_to("/proc/self/maps")  # says that it is empty
+    (folder / "Train/a/large.png").touch()
+    os.truncate(folder / "Train/a/large.png", images.LIMIT + 1)
+    (folder / "everything").symlink_to("/")
+    command = [sys.executable, "-c", READ, str(folder), str(folder.parent / "cache")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    counts, memory, *lines = done.stdout.splitlines()
+    assert counts == "5 (('folder', 2),)"
+    assert int(memory) < 300  # MB
+    told = dict(line.split(": ", 1) for line in lines)
+    for kind, reason in hostile.KINDS.items():
+        for name in (f"a/{kind}.jpg", f"b/{kind}.tiff"):
+            assert (name in told) == (kind != "folder")  # which is ignored
+            assert re.search(reason, told.get(name, "a folder"))
+    assert told["a/system.png"] == "not an image of a known format"
+    assert told["a/large.png"] == "268.4 MB, expected at most 268.4 MB"
+    assert len(told) == 2 * (len(hostile.KINDS) - 1) + 2
+
+
+def test_a_file_without_permission_is_told(folder, monkeypatch):
+    def refuse(path, limit):
+        if path.name == "9.png":
+            raise PermissionError(13, "Permission denied")
+        return path.read_bytes()
+
+    monkeypatch.setattr(records, "read_regular", refuse)
+    assert [file[1:] for file in build(folder).unreadable] == [("a/9.png", "Permission denied")]
 
 
 def test_client_folders_are_read_with_their_number(tmp_path):

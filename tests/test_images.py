@@ -1,9 +1,12 @@
 import io
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fedjax_med import images
 
@@ -123,6 +126,138 @@ def test_decompression_bombs_are_refused_with_a_readable_reason(monkeypatch, lim
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(images.ImageError, match=rf"more than {limit:,} pixels"):
         images.decode(encoded(Image.new("RGB", (40, 30))))
+
+
+def test_the_limit_of_pixels_does_not_hang_on_settings_of_the_process(monkeypatch):
+    """Neither on Pillow's own limit, nor on filters of warnings, which all threads share."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_000)
+    for limit in (None, 700):  # at 700 Pillow itself would only warn
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        monkeypatch.setattr("warnings.warn", lambda *arguments: None)
+        with pytest.raises(images.ImageError, match=r"more than [\d,]+ pixels"):
+            images.decode(encoded(Image.new("RGB", (40, 30))))
+
+
+def test_bombs_are_refused_in_several_threads_at_once(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    bomb, good = encoded(Image.new("RGB", (40, 30))), encoded(Image.new("RGB", (20, 20)))
+
+    def refused(data):
+        try:
+            images.decode(data)
+        except images.ImageError as error:
+            return "pixels" in str(error)
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(refused, [bomb, good] * 100)) == [True, False] * 100
+
+
+def test_large_images_are_decoded_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(images, "_LARGE", 500)
+    to_rgb, at_once, most = images._to_rgb, [], []
+
+    def counted(image):
+        at_once.append(None)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        return to_rgb(image)
+
+    monkeypatch.setattr(images, "_to_rgb", counted)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(images.decode, [encoded(Image.fromarray(ramp()))] * 6))
+        assert max(most) == 1
+        list(pool.map(images.decode, [encoded(Image.new("RGB", (20, 20)))] * 6))
+        assert max(most) > 1
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_many_rows_of_grey_are_scaled_as_one(kind):
+    levels = np.random.default_rng(0).integers(0, 65_536, (150, 40)).astype(kind)
+    levels[0, 0], levels[-1, -1] = (0, 65_535) if kind == np.uint16 else (0, 70_000)
+    decoded = images.decode(encoded(Image.fromarray(levels), "TIFF"))
+    expected = np.rint(levels.astype(np.float64) / levels.max() * 255)
+    np.testing.assert_array_equal(decoded[..., 0], expected)
+
+
+Image.init()
+OTHERS = sorted(set(Image.SAVE) - set(images.FORMATS) - {"MPO"})  # MPO is JPEG
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_no_other_format_that_pillow_writes_is_opened(monkeypatch, kind):
+    data = b""
+    for mode in ("RGB", "L", "1", "P", "F", "CMYK"):
+        try:
+            data = encoded(Image.new(mode, (32, 32)), kind)
+            break
+        except (OSError, ValueError, KeyError, AttributeError, ImportError):
+            continue  # of another mode, or a stub for programs that are not there
+    opened = []
+    for name in set(Image.OPEN) - set(images.FORMATS):
+        monkeypatch.setitem(Image.OPEN, name, (lambda *_, name=name: opened.append(name), None))
+    if data:
+        with pytest.raises(images.ImageError, match="not an image of a known format"):
+            images.decode(data)
+    assert opened == []
+    assert data or kind in ("AVIF", "BUFR", "GRIB", "HDF5", "WMF")  # which may lack a library
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 100 100
+%%EndComments
+showpage
+%%EOF
+"""
+
+
+def test_no_program_is_started_for_an_image(monkeypatch, tmp_path):
+    marker = tmp_path / "marker"
+    for name in ("gs", "gswin32c", "gswin64c", "djpeg", "cjpeg"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {marker}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked for again
+    with pytest.raises(images.ImageError, match="not an image of a known format"):
+        images.decode(EPS)
+    assert not marker.exists()
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        Image.open(io.BytesIO(EPS)).load()
+    assert marker.exists()  # as Pillow would have done
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
+def test_of_many_images_in_a_file_the_first_is_decoded_and_no_other(monkeypatch, kind):
+    first, other = Image.fromarray(photograph(0)), Image.new("RGB", (96, 96), "red")
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(first, kind, save_all=True, append_images=[other] * 50, **options)
+    alone = encoded(first, "JPEG" if kind == "MPO" else kind, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames > 1
+        monkeypatch.setattr(type(image), "seek", None)
+    np.testing.assert_array_equal(images.decode(data), images.decode(alone))
+
+
+def test_texts_in_a_png_that_inflate_without_end_are_refused():
+    info = PngImagePlugin.PngInfo()
+    for number in range(80):
+        info.add_text(f"text {number}", "x" * 1_000_000, zip=True)
+    data = encoded(Image.fromarray(ramp()), "PNG", pnginfo=info)
+    assert len(data) < 1_000_000
+    with pytest.raises(images.ImageError, match="text"):
+        images.decode(data)
+
+
+@pytest.mark.parametrize("fault", [MemoryError, ImportError])
+def test_what_is_no_fault_of_the_file_is_not_told_of_it(monkeypatch, fault):
+    def fail(image):
+        raise fault
+
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    with pytest.raises(fault):
+        images.decode(encoded(Image.fromarray(ramp())))
 
 
 def test_resizing_keeps_shapes_and_takes_the_centre():

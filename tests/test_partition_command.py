@@ -4,11 +4,13 @@ import collections
 import hashlib
 import json
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
 
 from fedjax_med import audit, cli, duplicates, shelves
+from fedjax_med.commands import partition as partition_command
 from fedjax_med.config import Experiment, Spec
 from fedjax_med.errors import UserError
 from fedjax_med.partition import hold_out, partition
@@ -141,6 +143,26 @@ def test_interrupted_run_leaves_nothing_half_written(images, tmp_path, monkeypat
     assert not (tmp_path / "out" / "old").exists()
 
 
+def test_two_runs_into_one_folder_leave_each_others_work_alone(
+    images, tmp_path, monkeypatch, capsys
+):
+    copy, codes = partition_command._copy, []
+
+    def overtake(*arguments):
+        if not codes:
+            codes.append(None)
+            codes.append(run(images, tmp_path / "out", tmp_path / "cache"))
+        copy(*arguments)
+
+    monkeypatch.setattr(partition_command, "_copy", overtake)
+    assert run(images, tmp_path / "out", tmp_path / "cache") == 2
+    assert codes == [None, 0]
+    assert "cannot be written: Directory not empty." in capsys.readouterr().err
+    listed = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    assert all((tmp_path / "out" / entry["path"]).exists() for entry in listed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
+
+
 def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeypatch, capsys):
     real = shelves.build
 
@@ -157,11 +179,11 @@ def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeyp
 
 
 def test_file_that_cannot_be_read_is_named(images, tmp_path, monkeypatch, capsys):
-    def refuse(self):
+    def refuse(path, limit):
         raise PermissionError(13, "Permission denied")
 
     assert run(images, tmp_path / "first", tmp_path / "cache") == 0  # prepares the images
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("fedjax_med.commands.partition.read_regular", refuse)
     assert run(images, tmp_path / "out", tmp_path / "cache") == 2
     assert ".png cannot be read: Permission denied." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -272,9 +294,33 @@ def test_client_folders_that_differ_from_their_manifest_are_refused(divided, dam
     assert read(divided).train.num_examples > 0
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "files": []}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "\xff",
+        "[" * 100_000,
+        '{"format": 99, "files": []}',
+        '{"format": 1}',
+        '{"format": 1, "files": 3}',
+        '{"format": 1, "files": [3]}',
+        '{"format": 1, "files": [{"path": 3, "sha256": "x"}]}',
+        '{"format": 1, "files": [{"path": ["x"], "sha256": "x"}]}',
+    ],
+)
 def test_manifest_that_does_not_read_is_told(divided, text):
-    (divided / "manifest.json").write_text(text)
+    (divided / "manifest.json").write_text(text, "latin-1")
+    with pytest.raises(UserError, match=r"manifest.json cannot be read") as told:
+        read(divided)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "dangling", "huge"])
+def test_manifest_that_is_no_file_of_bounded_size_is_told(divided, kind):
+    file = divided / "manifest.json"
+    file.unlink()
+    hostile.make(file, kind)
     with pytest.raises(UserError, match=r"manifest.json cannot be read"):
         read(divided)
 

@@ -597,6 +597,7 @@ DAMAGES = {
     "a line less": lambda text: "".join(text.splitlines(keepends=True)[1:]),
     "a line changed": lambda text: text.replace("0.", "1.", 1),
     "no text": lambda text: "\udcff\0" * 100,
+    "a pipe": lambda text: None,
 }
 
 
@@ -609,7 +610,9 @@ def test_records_are_those_of_the_checkpoint_whatever_happened_to_their_file(
     before = file.read_bytes()
     text = DAMAGES[damage](before.decode())
     file.unlink()
-    if text is not None:
+    if damage == "a pipe":
+        os.mkfifo(file)
+    elif text is not None:
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
     capsys.readouterr()
     assert train(tmp_path, "--config.rounds=2", "--evaluate") == 0

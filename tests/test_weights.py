@@ -1,8 +1,10 @@
 import collections
+import contextlib
 import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import types
 import zipfile
 
@@ -230,6 +232,24 @@ def test_file_cut_anywhere_is_told_in_one_line(file):
 def test_file_of_another_kind_is_told_apart(file, changes, message):
     with pytest.raises(UserError, match=message):
         torch_file.read(write(file, {"a": tensor("0", (6,), (1,))}, **changes))
+
+
+def test_a_pickle_that_claims_to_remember_much_takes_no_memory(file):
+    """Python's own unpickler in C takes 16 bytes for each object up to the number it is given."""
+    many = (2**22).to_bytes(4, "little")
+    file.write_bytes(b"\x80\x02]r" + many + b".")
+
+    def taken(load):
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(UserError):
+                load()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert taken(lambda: torch_file.read(file)) < 2**20
+    assert taken(lambda: pickle.loads(file.read_bytes())) > 2**25
 
 
 def test_new_format_of_torch_is_told_with_what_to_do(file):

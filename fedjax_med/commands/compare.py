@@ -114,7 +114,7 @@ def _tell(plan: Plan) -> None:
         "federated": one_by_one["federated"],
         "pooled": one_by_one["pooled"],
     }
-    told = report.read_json(plan.folders("federated", plan.seeds[0])[0] / "evaluation.json")
+    told = report.read_evaluation(plan.folders("federated", plan.seeds[0])[0] / "evaluation.json")
     result: dict[str, Any] = {
         "seeds": plan.seeds,
         "names": told.get("client_names", []),  # of the hospitals, where they have some

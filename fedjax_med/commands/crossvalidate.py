@@ -61,7 +61,7 @@ def run(flags: absl_flags.FlagValues) -> int:
 
 def _tell(workdir: Path, folders: list[Path]) -> None:
     """Print and write what the folds have come to."""
-    folds = [report.read_json(folder / "evaluation.json") for folder in folders]
+    folds = [report.read_evaluation(folder / "evaluation.json") for folder in folders]
     together, names = comparison.read(folders)
     result: dict[str, Any] = evaluate.of_predictions(together, names, folds[0]["site_names"])
     told = "1 fold" if len(folds) == 1 else f"{len(folds)} folds"

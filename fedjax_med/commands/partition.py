@@ -9,6 +9,7 @@ OUT/manifest.json lists every file. Training from OUT gives the same numbers as 
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from absl import flags as absl_flags
 
-from fedjax_med import class_folders, clients, config, manifest
+from fedjax_med import class_folders, clients, config, holding, images, manifest
 from fedjax_med.errors import UserError
+from fedjax_med.files import read_regular, sync, sync_tree
 from fedjax_med.flags import define_config, define_data
 from fedjax_med.types import Dataset
 
@@ -84,31 +86,39 @@ def _check_folders(data_dir: str, out: str) -> Path:
 
 def _write(out: Path, listing: dict[str, Any], source: class_folders.Source) -> None:
     """Write everything beside `out`, then put it in place: `out` is complete or not there."""
-    paths = {(file.split, file.name): file.path for file in source.files}
-    partial = out.with_name(f".{out.name}.partial")
+    beside = out.with_name(f".{out.name}.partial")
+    holding.remove_unused(beside)  # an earlier run was killed; one that goes on holds it
     try:
-        if partial.exists():  # an earlier run was killed
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        for entry in listing["files"]:
-            path = paths.get((entry["split"], entry.pop("name")))
-            _copy(path, partial / entry["path"], entry["sha256"])
-            entry["source"] = path.relative_to(source.root).as_posix() if path else None
-        text = json.dumps(listing, indent=1) + "\n"
-        (partial / manifest.NAME).write_text(text, "utf-8")
-        if out.exists():  # and is empty; not every system renames onto a folder
-            out.rmdir()
-        partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
-        raise
+        with holding.held(beside):
+            mine = Path(tempfile.mkdtemp(dir=beside))
+            try:
+                _write_whole(mine / out.name, listing, source)
+                sync_tree(mine / out.name)
+                if out.exists():  # and is empty; not every system renames onto a folder
+                    out.rmdir()
+                (mine / out.name).rename(out)
+                sync(out.parent)
+            finally:
+                shutil.rmtree(mine, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
+    finally:
+        holding.remove_unused(beside)
+
+
+def _write_whole(folder: Path, listing: dict[str, Any], source: class_folders.Source) -> None:
+    folder.mkdir()
+    paths = {(file.split, file.name): file.path for file in source.files}
+    for entry in listing["files"]:
+        path = paths.get((entry["split"], entry.pop("name")))
+        _copy(path, folder / entry["path"], entry["sha256"])
+        entry["source"] = path.relative_to(source.root).as_posix() if path else None
+    (folder / manifest.NAME).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
 def _copy(source: Path | None, target: Path, sha256: str) -> None:
     try:
-        data = source.read_bytes() if source else b""
+        data = read_regular(source, images.LIMIT) if source else b""
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
     if hashlib.sha256(data).hexdigest() != sha256:

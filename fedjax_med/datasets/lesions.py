@@ -150,15 +150,12 @@ def _kept(
     files = [__file__, *(module.__file__ for module in (draw_lesion, dermatoscope, image_files))]
     code = [Path(file or "").read_text("utf-8") for file in files]
     folder = cache_dir.absolute() / "lesions" / prepared.digest([*of, *code])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        builder = Lesions(rows, image_size, folder)
-        if not builder.data_path.exists():
+    there = prepared.place(Lesions, folder)
+    make = functools.partial(Lesions, rows, image_size)
+    with prepared.using(folder, cache_dir):
+        if not there.exists():
             count = int(of[1]) + int(of[2])
             print(f"Drawing {count:,} images; kept in {cache_dir}.", file=sys.stderr)
             prepared.check_space(cache_dir, count, image_size)
-            prepared.write(builder)
-            builder = Lesions(rows, image_size, folder)  # knows what is there, whoever wrote it
-    except OSError as error:
-        raise prepared.cannot_write(cache_dir, error) from error
-    return prepared.read(builder, ("train", "test"), disk)[0]
+            prepared.write(make, there)
+        return prepared.read(make, there, ("train", "test"), disk)[0]

@@ -6,8 +6,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.files import read_text, unreadable
 from fedjax_med.partitions import OPTIONS, Groups, Index, by_owner
 from fedjax_med.types import Split
+
+_LIMIT = 2**30  # bytes of the table: ten million lines of a hundred
+_ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
 
 
 def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
@@ -15,9 +19,10 @@ def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
     if not path:
         raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
     sites: dict[str, str] = {}
+    file = Path(path)
     try:
         # utf-8-sig: spreadsheets begin a CSV with a byte order mark.
-        lines = Path(path).read_text("utf-8-sig").splitlines()
+        lines = read_text(file, _LIMIT, _ADVICE, "utf-8-sig").splitlines()
         first = lines[0] if lines else ""
         # European spreadsheets separate by semicolons.
         rows = csv.DictReader(lines, delimiter=";" if ";" in first and "," not in first else ",")
@@ -34,9 +39,8 @@ def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
                     fault = "is listed twice (where two classes have it, write '<class>/<file>')"
                 raise UserError(f"{path}, line {rows.line_num}: the image {key!r} {fault}.")
             sites[key] = site
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"by_column cannot read {OPTIONS}.path={path}: {reason}.") from error
+    except csv.Error as error:
+        raise unreadable(file, error, _ADVICE) from error
     return sites
 
 
