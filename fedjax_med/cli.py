@@ -16,6 +16,7 @@ from absl import logging
 
 from fedjax_med import __version__, commands, config, distributed, overrides, shelves
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.files import read_text
 from fedjax_med.flags import config_path_given, for_absl
 
 _OUT_OF_MEMORY = (
@@ -23,6 +24,7 @@ _OUT_OF_MEMORY = (
     "--config.map_clients={}, which trains one client at a time{}."
 )
 _WIDTH = 98  # of the help, indented by two
+_FLAGS_LIMIT = 2**20  # bytes of a file of flags
 _PATIENCE = 10  # seconds; what all processes meet with, they meet with at about the same time
 
 
@@ -117,6 +119,18 @@ def _plainly(message: str) -> str:
     return " ".join(message.split())
 
 
+def _check_flag_files(arguments: list[str], seen: tuple[str, ...] = ()) -> None:
+    """Refuse a file of flags that does not read; absl waits for whatever --flagfile names."""
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        flag, given, path = argument.strip().partition("=")
+        if flag not in ("--flagfile", "-flagfile"):
+            continue
+        path = path if given else following.strip()
+        if path and path not in seen:
+            lines = read_text(Path(path).expanduser(), _FLAGS_LIMIT).splitlines()
+            _check_flag_files(lines, (*seen, path))
+
+
 def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagValues]:
     """The command `name` and its flags, parsed from `arguments`.
 
@@ -126,6 +140,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     known = _commands()
     check_name(name, known, "the commands of fedjax-med")
     module = known[name]
+    _check_flag_files(arguments)
     flags = absl_flags.FlagValues()
     absl_flags.DEFINE_boolean("help", False, "show this help", flag_values=flags)
     absl_flags.DEFINE_boolean("helpshort", False, "show this help", flag_values=flags)

@@ -1,5 +1,8 @@
 """What the clients sent in each round, kept in the workdir for what is computed from it later."""
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,7 @@ from fedjax_med.errors import UserError
 from fedjax_med.files import open_regular, replacing
 
 _FOLDER = "updates"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, OverflowError)
 _LIMIT = 2**38  # bytes of a round: a thousand clients with a large model each
 
 
@@ -83,6 +87,6 @@ def load(workdir: Path, number: int, message: Any) -> Updates:
             f"{file} is not there: the updates of every round are kept by training with "
             "--config.keep_updates=True."
         ) from None
-    except Exception as error:
+    except (*_DAMAGE, OSError, ValueError, KeyError, EOFError, NotImplementedError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}): train again.") from error
     return Updates(jax.tree.unflatten(structure, stacked), client, weight, loss, group)

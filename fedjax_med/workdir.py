@@ -1,6 +1,7 @@
 """The folder that a run lives in: who may write it, and what its experiment.json says of it."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ try:
 except ImportError:  # not on Windows, where nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
 
+_NEVER_WAIT = getattr(os, "O_NONBLOCK", 0)
 _LIMIT = 2**26  # bytes of experiment.json: a million clients' names
 # Of what experiment.json must hold; and of what it may hold besides.
 _KINDS: dict[str, type] = {"experiment": dict, "data_dir": str, "data": str}
@@ -30,13 +32,17 @@ def exclusive(workdir: Path) -> Iterator[None]:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: expected a folder, or a new name.")
+    lock = workdir / ".lock"
     with writing(workdir):
         make_folder(workdir)
-        stream = (workdir / ".lock").open("w")
+        # Nothing that is there is waited for or emptied.
+        stream = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | _NEVER_WAIT, 0o666), "r+b", 0)
     with stream:
         try:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(lock.stat(), os.fstat(stream.fileno())):
+                    raise FileExistsError  # another run removed this one, and made its own
         except OSError as error:
             raise UserError(
                 f"another run is training in {workdir}: wait for it, or give another --workdir."
@@ -46,7 +52,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):  # what ended the run is what must be told
                 if [path.name for path in workdir.iterdir()] == [".lock"]:
-                    (workdir / ".lock").unlink()
+                    lock.unlink()
                     workdir.rmdir()
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib
 import json
 import tempfile
 from pathlib import Path
@@ -270,7 +271,7 @@ def test_runs_without_updates_or_with_private_ones_are_refused():
             contribution.check(config.Experiment(**{"keep_updates": True, **fields}))
 
 
-def test_updates_are_read_as_they_were_written(tmp_path):
+def test_updates_are_read_as_they_were_written(tmp_path, monkeypatch):
     message = {"a": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones((3,), jnp.bfloat16)}
     told = {
         "message": message,
@@ -291,6 +292,10 @@ def test_updates_are_read_as_they_were_written(tmp_path):
         updates.load(tmp_path, 8, one)
     with pytest.raises(UserError, match="damaged"):
         updates.load(tmp_path, 7, {**one, "a": jnp.zeros(3)})
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", lambda stream: importlib.import_module("not_there"))
+        with pytest.raises(ImportError):  # which is no damage
+            updates.load(tmp_path, 7, one)
     file = tmp_path / "updates" / "round_000007.npz"
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(UserError, match="damaged"):

@@ -49,6 +49,16 @@ def test_what_is_no_regular_file_of_bounded_size_is_told(tmp_path, name, kind):
     assert "hangs" not in str(told.value)
 
 
+@pytest.mark.parametrize("kind", hostile.KINDS)
+def test_a_file_of_flags_is_no_other_thing(tmp_path, capsys, kind):
+    hostile.make(tmp_path / "flags", kind)
+    (tmp_path / "outer").write_text(f"--flagfile={tmp_path / 'flags'}\n")
+    for given in (["--flagfile", str(tmp_path / "flags")], [f"--flagfile={tmp_path / 'outer'}"]):
+        assert cli.main(["audit", *given]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "flags cannot be read" in line
+
+
 JSONS = {
     "empty": "",
     "cut": '{"experiment": {',

@@ -102,8 +102,8 @@ def test_the_document_says_what_the_commands_found(workdir):
     for part, grey in (("Train", 200), ("Test", 100)):
         (workdir / part / "melanoma").mkdir(parents=True)
         for number in (7, 9, 30):
-            pixels = np.full((4, 4, 3), grey, np.uint8)
-            pixels[:2] += 20
+            pixels = np.full((16, 16, 3), grey, np.uint8)
+            pixels[:8] += 20
             file = workdir / part / "melanoma" / f"ISIC_{grey}{number:02d}.png"
             Image.fromarray(pixels).save(file)
     text = results.text(workdir, "2 runs at a time", workdir)

@@ -1,7 +1,9 @@
 import errno
+import os
 
 import pytest
 
+from fedjax_med import workdir
 from fedjax_med.errors import UserError
 from fedjax_med.files import writing
 from fedjax_med.workdir import exclusive, read_workdir
@@ -25,6 +27,34 @@ def test_two_runs_do_not_train_in_one_workdir(tmp_path):
             pass
     with exclusive(tmp_path / "run"):  # the first let go of it
         pass
+
+
+def test_a_lock_that_another_run_has_replaced_does_not_count(tmp_path, monkeypatch):
+    """It was opened; then the run that held it removed it, and a third one made its own."""
+    lock = tmp_path / "run" / ".lock"
+    flock = workdir.fcntl.flock
+
+    def replaced(stream, how):
+        lock.unlink()
+        lock.touch()
+        flock(stream, how)
+
+    monkeypatch.setattr(workdir.fcntl, "flock", replaced)
+    with pytest.raises(UserError, match="another run"), exclusive(tmp_path / "run"):
+        pass
+    assert lock.exists()
+
+
+def test_what_stands_where_the_lock_should_is_not_waited_for_nor_emptied(tmp_path):
+    for name in ("pipe", "link"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / ".lock")
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link" / ".lock").symlink_to(tmp_path / "precious")
+    for name in ("pipe", "link"):
+        with exclusive(tmp_path / name):
+            (tmp_path / name / "work").touch()
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
