@@ -57,4 +57,4 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/rounds.py --json=benchmarks/latest.json $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-3.* .mypy_cache .pytest_cache .ruff_cache *.egg-info
