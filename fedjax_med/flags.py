@@ -76,7 +76,7 @@ def define_begin_anew(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "begin_anew",
         False,
-        "begin at the first round if the workdir has checkpoints of which none can be read",
+        "begin at the first round where no checkpoint in the workdir can be read",
         flag_values=flags,
     )
 
