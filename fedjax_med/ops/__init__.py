@@ -37,12 +37,12 @@ def micro_batch() -> int:
 def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit` under which the lowerings are at their fastest; results stay the same.
 
-    Before jax 0.11 XLA's CPU compiler drops optimisation barriers before it fuses loops, not after,
-    and then computes again in each of a transform's many readers what the barrier was to keep.
-    Barriers that stay to the end must not come inside a kernel, whose emitter does not know them.
-    No fusion takes one in; the pass that makes one kernel of a whole loop over a few bytes would,
-    so it is left out too.
+    Before jax 0.11.1 XLA's CPU compiler drops optimisation barriers before it fuses loops, and then
+    computes again in each of a transform's many readers what the barrier was to keep; later ones do
+    so afterwards. Barriers that stay to the end must not come inside a kernel, whose emitter does
+    not know them: no fusion takes one in; the pass that makes one kernel of a whole loop over a few
+    bytes would, so it is left out too.
     """
-    if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
+    if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11, 1):
         return {}
     return {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
