@@ -12,15 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_med import retention
-from fedjax_med.checkpoint_store import Record, Restored, Store
+from fedjax_med import checksums, files, retention
+from fedjax_med.checkpoint_store import Restored, Store
 from fedjax_med.config import Checkpoint
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
 from fedjax_med.identity import refuse_other
+from fedjax_med.metrics_file import Record
 
 _METRIC = "balanced_accuracy"
 _SCHEDULED = "scheduled"  # the entry of the identity that says so
+_TRIES = 10  # to read what a run that trains keeps removing
 
 
 def _reason(error: BaseException) -> str:
@@ -63,7 +65,7 @@ class Checkpoints:
             )
             raise UserError(
                 f"cannot {action} checkpoints in {self.folder} ({_reason(error)}); {kept}. If the "
-                "disk is full or may not be written, free space or choose another --workdir, then "
+                "disk is full or may not be written, make room or choose another --workdir, then "
                 "give the same command again."
             ) from error
 
@@ -73,8 +75,6 @@ class Checkpoints:
         identity: dict[str, Any],
         validation: dict[str, Any],
         records: Sequence[Record] = (),
-        *,
-        scheduled: bool = True,
     ) -> None:
         """Start to save `state`; the write goes on in the background and is atomic.
 
@@ -83,9 +83,6 @@ class Checkpoints:
             identity: of the run.
             validation: of the round.
             records: of all rounds until then, as ``metrics.jsonl`` has them.
-            scheduled: False where a signal stopped the run between two scheduled checkpoints. Such
-                a checkpoint goes as soon as there is another, so that what is kept is the same as
-                in a run never stopped.
 
         Raises:
             UserError: This or the save before it could not be written.
@@ -96,24 +93,31 @@ class Checkpoints:
                 return
             # Copied, since what `np.asarray` gives on a CPU is the buffer itself.
             copy = jax.tree.map(np.array, state)
-            tag = identity | {_SCHEDULED: scheduled}
+            tag = identity | {_SCHEDULED: self._is_scheduled(int(state.round))}
             self._pending = self._writer.submit(self._write, copy, tag, validation, list(records))
 
+    def _is_scheduled(self, number: int) -> bool:
+        return number % self._options.every == 0
+
     def _write(self, state: FedState, *others: Any) -> None:
-        """Write a checkpoint, then remove those that need not be kept any more."""
         self._store.write(state, *others)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that need not be kept."""
         entries = {number: self._entry(number) for number in self.rounds()}
         kept = retention.kept(entries, self._options.keep_last, self._options.keep_best)
         for number in entries.keys() - kept:
             self._store.remove(number)
 
     def _entry(self, number: int) -> retention.Entry | None:
-        """What decides whether a checkpoint is kept, by its own words; None if it is damaged."""
+        """Tell what decides whether a checkpoint is kept, by its own words; None if damaged."""
         if number not in self._entries:
             with contextlib.suppress(Exception):  # `restore` says so
                 saved = self.read_identity(number)
+                scheduled = saved.get(_SCHEDULED, True) or self._is_scheduled(number)
                 score = saved["validation"].get(_METRIC)
-                self._entries[number] = retention.Entry(saved.get(_SCHEDULED, True), score)
+                self._entries[number] = retention.Entry(scheduled, score)
         return self._entries.get(number)
 
     def wait(self) -> None:
@@ -143,9 +147,18 @@ class Checkpoints:
         """The rounds that have a checkpoint, oldest first."""
         return self._store.rounds()
 
-    def best_first(self) -> list[int]:
-        """The rounds that have a checkpoint, by validation, best first; later before earlier."""
-        return retention.best_first({number: self._entry(number) for number in self.rounds()})
+    def latest_first(self) -> list[int]:
+        """List the rounds that have a checkpoint, newest first."""
+        return self.rounds()[::-1]
+
+    def best_first(self, last: int = 0) -> list[int]:
+        """List the rounds that have a checkpoint, best first by validation, later before earlier.
+
+        Args:
+            last: the last round of the run, a candidate whether it was scheduled or not.
+        """
+        entries = {number: self._entry(number) for number in self.rounds()}
+        return retention.best_first(entries, last)
 
     def read_identity(self, number: int) -> dict[str, Any]:
         """What was saved beside the state of round `number`.
@@ -156,51 +169,87 @@ class Checkpoints:
         return self._store.read_identity(number)
 
     def last_identity(self) -> dict[str, Any]:
-        """What was saved beside the last checkpoint that can be read, or {}."""
-        for number in self.rounds()[::-1]:
+        """Give what was saved beside the last checkpoint that is whole, or {}."""
+        for number in self.latest_first():
             with contextlib.suppress(Exception):  # damaged: `restore` says so
-                return self.read_identity(number)
+                if not self._store.damage(number):
+                    return self.read_identity(number)
         return {}
 
     def strategy(self) -> str:
-        """The `map_clients` that computed the last checkpoint that can be read, or ''."""
+        """Give the `map_clients` that computed the last checkpoint that is whole, or ''."""
         return str(self.last_identity().get("computed by", {}).get("map_clients", ""))
 
     def restore(
         self,
         template: Callable[[], FedState],
         given: dict[str, Any] | None,
-        order: list[int],
+        order: Callable[[], list[int]],
         say: Callable[[str], None] = print,
     ) -> Restored | None:
-        """The first sound checkpoint in `order`, or None if there is none.
+        """Give the first sound checkpoint in `order`, or None if there is none.
 
         Args:
             template: a state of the same structure, shapes and types.
             given: the `identity` of this run; None takes any experiment's state.
-            order: rounds, the wanted one first.
+            order: rounds, the wanted one first; asked again if a run that trains in the same
+                workdir has removed one meanwhile.
             say: is told of damaged checkpoints.
 
         Raises:
-            UserError: The checkpoint is of another experiment; the message names what differs.
+            UserError: The checkpoint is of another experiment (the message names what differs), or
+                it is whole and yet cannot be read.
         """
-        for number in order:
-            try:
-                saved = self.read_identity(number)
-            except Exception as error:
-                self._say_damaged(number, error, say)
-                continue
+        for _ in range(_TRIES):
+            wanted = order()
+            for number in wanted:
+                if restored := self._restore(number, template, given, say):
+                    return restored
+            if set(wanted) <= set(self.rounds()):
+                break
+        return None
+
+    def _restore(
+        self,
+        number: int,
+        template: Callable[[], FedState],
+        given: dict[str, Any] | None,
+        say: Callable[[str], None],
+    ) -> Restored | None:
+        try:
+            saved = self.read_identity(number)
             if given is not None:
                 self._refuse_other(number, saved, given, say)
-            try:
-                restored = self._store.read(number, template())
-            except Exception as error:
-                self._say_damaged(number, error, say)
-                continue
-            self.last_good = number
-            restored.identity.pop(_SCHEDULED, None)
-            return restored
-        return None
+            restored = self._store.read(number, template())
+        except UserError:
+            raise
+        except Exception as error:
+            if not self._is_damaged(number):
+                raise self._unread(number, error) from error
+            if number in self.rounds():  # else a run that trains here has removed it meanwhile
+                say(
+                    f"The checkpoint of round {number} is damaged ({_reason(error)}); trying "
+                    "another."
+                )
+            return None
+        self.last_good = number
+        restored.identity.pop(_SCHEDULED, None)
+        return restored
+
+    def _is_damaged(self, number: int) -> bool:
+        """Whether a checkpoint that cannot be read has other files than were written."""
+        with self._one_line("read"):
+            return self._store.damage(number) != ""  # what cannot be known is taken for damage
+
+    def _unread(self, number: int, error: Exception) -> Exception:
+        """What to raise where a checkpoint is whole and cannot be read: the fault is elsewhere."""
+        if isinstance(error, (MemoryError, *checksums.FAULTS)):
+            return error
+        return UserError(
+            f"the checkpoint of round {number} in {self.folder} cannot be read, though its files "
+            f"are those that were written ({_reason(error)}): try again, or use the code version "
+            "that wrote it. Nothing was removed."
+        )
 
     def _refuse_other(
         self,
@@ -220,16 +269,18 @@ class Checkpoints:
                 "differ from a run that was never stopped."
             )
 
-    def _say_damaged(self, number: int, error: Exception, say: Callable[[str], None]) -> None:
-        say(f"The checkpoint of round {number} is damaged ({_reason(error)}); trying another.")
-
     def remove_after(self, number: int) -> None:
-        """Remove the checkpoints of rounds after `number`, which a resumed run writes again.
+        """Make room for the rounds after `number`, which a resumed run writes again.
 
-        What a killed run left unfinished goes as well.
+        Their checkpoints are damaged. Where that is known they are removed, otherwise put aside.
+        What a killed run left unfinished goes as well, and what it did not come to remove.
         """
         with self._one_line("clear"):
             for later in [step for step in self.rounds() if step > number]:
-                self._store.remove(later)
+                if self._store.damage(later):
+                    self._store.remove(later)
+                else:
+                    files.put_aside(self.folder.parent, [self.folder / str(later)])
                 self._entries.pop(later, None)
             self._store.clear()
+            self._prune()

@@ -21,13 +21,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fedjax_med import files
+from fedjax_med import checksums, files
 from fedjax_med.federated import FedState
+from fedjax_med.metrics_file import Record
 
 _UNFINISHED = ".unfinished"  # what is being written or removed
 _OTHER_BYTES = "the bytes differ from those that were saved"
-
-Record = dict[str, Any]  # a round's line of ``metrics.jsonl``
 
 
 class Restored(NamedTuple):
@@ -40,7 +39,7 @@ class Restored(NamedTuple):
 
 
 def digest(state: Any) -> str:
-    """SHA-256 over the bytes of every leaf of `state`, with its place, shape and type."""
+    """Compute SHA-256 over the bytes of every leaf of `state`, with place, shape and type."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         value = np.asarray(leaf)
@@ -133,13 +132,14 @@ class Store:
         number = str(int(state.round))
         with self._unfinished() as folder:
             self._orbax.save(folder / number, args=args)
+            checksums.write(folder / number)
             files.sync_tree(folder / number)
             (folder / number).rename(self.folder / number)
             files.sync(self.folder)
 
     @contextlib.contextmanager
     def _unfinished(self) -> Iterator[Path]:
-        """A folder for what is being written or removed, gone afterwards."""
+        """Make a folder for what is being written or removed; it is gone afterwards."""
         self.clear()
         files.make_folder(self.folder / _UNFINISHED)
         try:
@@ -147,7 +147,12 @@ class Store:
         finally:
             self.clear()
 
-    def _item(self, number: int, **item: Any) -> Any:
+    def item(self, number: int, **item: Any) -> Any:
+        """Read one item of the checkpoint of round `number`, as NAME=ARGUMENTS of Orbax.
+
+        Raises:
+            Exception: It cannot be read.
+        """
         (name,) = item
         found = self._orbax.restore(self.folder / str(number), args=ocp.args.Composite(**item))
         return found[name]
@@ -158,7 +163,7 @@ class Store:
         Raises:
             Exception: It cannot be read, or is not what was saved.
         """
-        saved = dict(self._item(number, identity=ocp.args.JsonRestore()))
+        saved = dict(self.item(number, identity=ocp.args.JsonRestore()))
         checksum = saved.pop("checksum", None)  # versions before saved none
         if checksum not in (None, _json_digest(saved)):
             raise ValueError(_OTHER_BYTES)
@@ -171,7 +176,7 @@ class Store:
             Exception: It cannot be read, or is not what was saved.
         """
         extra = self.read_identity(number)
-        state = self._item(number, state=ocp.args.StandardRestore(template))
+        state = self.item(number, state=ocp.args.StandardRestore(template))
         if digest(state) != extra.pop("digest"):
             raise ValueError(_OTHER_BYTES)
         records = self._records(number, extra.pop("records", ""))
@@ -180,11 +185,26 @@ class Store:
     def _records(self, number: int, checksum: str) -> list[Record] | None:
         if not checksum:  # versions before saved none
             return None
-        told = self._item(number, records=ocp.args.JsonRestore())
+        told = self.item(number, records=ocp.args.JsonRestore())
         if _json_digest(told) != checksum:
             raise ValueError(_OTHER_BYTES)
         records: list[Record] = told["records"]
         return records
+
+    def damage(self, number: int) -> str | None:
+        """Say what differs from the files that were written: "" if nothing does.
+
+        Returns:
+            None if that cannot be known, since a version before wrote no checksums.
+
+        Raises:
+            OSError: The files cannot be read.
+        """
+        try:
+            known = checksums.check(self.folder / str(number), thorough=True)
+        except checksums.DamagedError as error:
+            return error.what
+        return "" if known else None
 
     def remove(self, number: int) -> None:
         """Remove a checkpoint; an end in the midst of it leaves none that is half there.

@@ -14,7 +14,7 @@ _SMALL = 2**20  # bytes; of files up to this size the content is checked each ti
 _LIMIT = 2**26  # bytes of checksums.json itself: those of 500,000 files
 
 # What bytes on a disk do not bring about.
-_FAULTS = (
+FAULTS = (
     ImportError,
     AttributeError,
     TypeError,
@@ -29,10 +29,8 @@ class DamagedError(UserError):
     """Files are missing, or have other bytes than were written."""
 
     def __init__(self, folder: Path, what: str) -> None:
-        """Tell that the prepared images in `folder` are damaged, and `what` is."""
-        super().__init__(
-            f"the prepared images in {folder} are damaged ({what}): run again to prepare them anew."
-        )
+        """Tell that `folder` is damaged, and `what` is."""
+        super().__init__(f"the files in {folder} are damaged ({what}): make them anew.")
         self.what = what
 
 
@@ -130,7 +128,7 @@ def explain(folder: Path, error: Exception) -> UserError | None:
         `DamagedError` if the files are damaged; another line if they are not, or that cannot be
         known; None if it is a fault of the program.
     """
-    if isinstance(error, _FAULTS):
+    if isinstance(error, FAULTS):
         return None
     try:
         if check(folder, thorough=True) and not isinstance(error, OSError):

@@ -2,16 +2,25 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from fedjax_med.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+# The names that `replacing` writes under.
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 # What a folder's file system may answer where it cannot sync folders (some network mounts).
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _KINDS = {
@@ -41,7 +50,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}). What was saved before is intact: "
-            "free space or choose another --workdir, then give the same command again."
+            "make room there or make it writable, then give the same command again."
         ) from error
 
 
@@ -66,10 +75,11 @@ def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator
     try:
         make_folder(path.parent)
         temporary.touch(mode, exist_ok=False)
-        yield temporary
-        sync(temporary)
-        _give_name(temporary, path, stays)
-        sync(path.parent)
+        with _locked(temporary):
+            yield temporary
+            sync(temporary)
+            _give_name(temporary, path, stays)
+            sync(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
@@ -91,6 +101,54 @@ def _give_name(temporary: Path, path: Path, stays: bool) -> None:
         else:
             return
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(temporary: Path) -> Iterator[None]:
+    """Let others see that `temporary` is being written."""
+    with temporary.open("rb") as stream:
+        _lock(stream.fileno())
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file unless another process has; whether it is locked now."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:  # held, or a file system without locks
+        pass
+    return False
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove the temporary files in `folder` and below that killed processes have left.
+
+    Those that are being written are locked, and stay.
+    """
+    for path in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if _TEMPORARY.fullmatch(path.name):
+                with open_regular(path, 2**62) as stream:
+                    if _lock(stream.fileno()):
+                        path.unlink()
+
+
+def put_aside(folder: Path, paths: Iterable[Path]) -> Path:
+    """Move `paths` into a new folder ``damaged-NUMBER`` of `folder`; its name.
+
+    Raises:
+        OSError: They cannot be moved.
+    """
+    names = (folder / f"damaged-{number}" for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    make_folder(aside)
+    for path in paths:
+        path.rename(aside / path.name)
+    sync(aside)
+    sync(folder)
+    return aside
 
 
 def make_folder(path: Path) -> None:

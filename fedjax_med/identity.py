@@ -93,7 +93,7 @@ def _is_free(field: str, constant: bool) -> bool:
 
 
 def decisive(tag: dict[str, Any]) -> dict[str, str]:
-    """What makes two runs the same one: equal values have equal texts, and others have others.
+    """List what makes two runs the same one: equal values have equal texts, others have others.
 
     `differences` and `run_digest` both follow from it, so that what is another run to the one is
     another run to the other.
@@ -119,7 +119,7 @@ def decisive(tag: dict[str, Any]) -> dict[str, str]:
 
 
 def run_digest(tag: dict[str, Any], weights: str = "") -> str:
-    """SHA-256 of what makes this run the one that it is, in hexadecimal: its noise follows from it.
+    """Compute SHA-256 of what makes this run the one that it is: its noise follows from it.
 
     All fields are in it, those with their default, too: a later version may have other defaults,
     and is another run then. It may also have one field more, and another digest for the same run;

@@ -104,9 +104,7 @@ def run_rounds(
         signal = distributed.first_signal(stop)
         with profile.part("checkpoint"):
             if due or signal:
-                # The best is chosen among the scheduled ones, as in a run never stopped.
-                saved = distributed.gather(state), scores if due else {}, due
-                distributed.on_main(_save, run, progress, *saved)
+                distributed.on_main(_save, run, progress, distributed.gather(state), scores)
         profile.end(number)
         done = number
         if signal:
@@ -115,11 +113,11 @@ def run_rounds(
     return done, signal
 
 
-def _save(run: Run, progress: Progress, state: FedState, scores: dict[str, Any], due: bool) -> None:
+def _save(run: Run, progress: Progress, state: FedState, scores: dict[str, Any]) -> None:
     """Save the state after a round, with the records of all rounds until then."""
     progress.settle()
     tag = run.tag | private.tag(run.promise, int(state.round))
-    run.checkpoints.save(state, tag, scores, progress.records, scheduled=due)
+    run.checkpoints.save(state, tag, scores, progress.records)
 
 
 def last_round(experiment: config.Experiment, promise: private.Promise | None) -> int:

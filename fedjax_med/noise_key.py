@@ -27,7 +27,7 @@ _LIMIT = 4096  # bytes of the file, which has 65
 
 
 def secret(workdir: Path, started: bool) -> str:
-    """The workdir's secret, 64 hexadecimal digits; made once, and on the disk before it is used.
+    """Give the workdir's secret, 64 hexadecimal digits; on the disk before it is used.
 
     Args:
         workdir: of the run; the file in it is for its owner alone.
@@ -57,7 +57,7 @@ def secret(workdir: Path, started: bool) -> str:
 def _read(file: Path) -> str:
     try:
         with open_regular(file, _LIMIT) as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            found = os.fstat(stream.fileno())
             text = stream.read(_LIMIT).decode("ascii", "replace").strip()
     except FileNotFoundError:
         raise
@@ -68,11 +68,12 @@ def _read(file: Path) -> str:
             f"{file} is damaged: expected {2 * _BYTES} hexadecimal digits. Restore it, or "
             "choose another --workdir."
         )
-    if mode & 0o077 and _has_modes(file.parent):
+    if _is_open(found) and _has_modes(file.parent):
         raise UserError(
-            f"expected {file}, the secret of a private run, to be for its owner alone, got the "
-            f"mode {mode:o}. If nobody has read it, give chmod 600 {file}; else its noise is known "
-            "and protects nothing: begin anew in another --workdir."
+            f"expected {file}, the secret of a private run, to be this user's and for its owner "
+            f"alone, got user {found.st_uid} and the mode {stat.S_IMODE(found.st_mode):o}. If "
+            f"nobody has read it, give chmod 600 {file}; else its noise is known and protects "
+            "nothing: begin anew in another --workdir."
         )
     return text
 
@@ -84,17 +85,23 @@ def _unreadable(file: Path, error: OSError) -> str:
     )
 
 
+def _is_open(found: os.stat_result) -> bool:
+    """Whether others than this user can read a file."""
+    mine = os.geteuid() if hasattr(os, "geteuid") else found.st_uid
+    return bool(found.st_mode & 0o077) or found.st_uid != mine
+
+
 def _has_modes(folder: Path) -> bool:
-    """Whether files in `folder` can be for their owner alone: not on Windows, nor FAT or such."""
+    """Try whether files in `folder` can be for this user alone: not on Windows, nor on FAT."""
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{NAME}.") as made:  # of mode 600
-            return not os.fstat(made.fileno()).st_mode & 0o077
+        with tempfile.TemporaryFile(dir=folder) as made:  # of mode 600, and without a name
+            return not _is_open(os.fstat(made.fileno()))
     except OSError:
         return True
 
 
 def derive(text: str, run: str) -> str:
-    """The secret of one run, 64 hexadecimal digits, from that of its workdir (HMAC-SHA256).
+    """Derive the secret of one run, 64 hexadecimal digits, from its workdir's (HMAC-SHA256).
 
     Args:
         text: from `secret`.
@@ -104,7 +111,7 @@ def derive(text: str, run: str) -> str:
 
 
 def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple[str, str]:
-    """The secret of the run, and the digest of what makes it the run that it is.
+    """Give the secret of the run, and the digest of what makes it the run that it is.
 
     A run that goes on keeps the digest that it began with, which another version of the package
     may tell otherwise; whoever restores the checkpoint sees to it that it is of this run.

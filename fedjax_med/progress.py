@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,85 +14,10 @@ from tensorboardX import SummaryWriter
 from fedjax_med import conditions, federated
 from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
-from fedjax_med.files import read_regular, replacing, sync, unreadable, writing
-
-_LIMIT = 2**32  # bytes of metrics.jsonl: of ten thousand rounds of a few thousand clients
+from fedjax_med.files import replacing, sync, writing
+from fedjax_med.metrics_file import Record, as_text, read_text, reconcile
 
 ClientMetrics = dict[str, np.ndarray[Any, Any]]
-Record = dict[str, Any]  # a round's line of ``metrics.jsonl``
-
-
-def read_records(file: Path, until: int) -> list[Record]:
-    """Read the records of ``metrics.jsonl`` for the rounds up to `until`, by round.
-
-    Lines that are torn or no records are left out; of several lines of a round the last counts.
-
-    Raises:
-        UserError: There is something that is no file of records.
-    """
-    try:
-        return _parsed(_text(file), until)
-    except OSError as error:
-        raise unreadable(file, error, "Remove it and give the `train` command again.") from error
-
-
-def _text(file: Path) -> str:
-    try:
-        return read_regular(file, _LIMIT).decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _parsed(text: str, until: int) -> list[Record]:
-    records: dict[int, Record] = {}
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            record = json.loads(line)
-            if 1 <= int(record["round"]) <= until:
-                records[int(record["round"])] = record
-    return [records[number] for number in sorted(records)]
-
-
-def _as_text(records: Iterable[Record]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def reconcile(
-    file: Path, start: int, saved: list[Record] | None, say: Callable[[str], None] = print
-) -> list[Record]:
-    """Settle what ``metrics.jsonl`` has to say of the rounds before a run goes on.
-
-    Args:
-        file: as a stopped run, a full disk or somebody's editor left it.
-        start: the rounds that are done.
-        saved: their records as the checkpoint has them; None if it has none (an older version's).
-        say: is told what was wrong with the file.
-
-    Returns:
-        The records of the rounds up to `start`.
-    """
-    try:
-        text = _text(file)
-    except OSError:  # a pipe or the like, which is replaced
-        text = ""
-    found = _parsed(text, start)
-    if saved is None:
-        lost = sorted({*range(1, start + 1)} - {record["round"] for record in found})
-        if lost:
-            say(f"{file} lacks {_in_words(lost)}, and so do the sums of bytes and seconds.")
-        return found
-    if not text.startswith(_as_text(saved)):
-        lines = {json.dumps(record) for record in found}
-        lost = [record["round"] for record in saved if json.dumps(record) not in lines]
-        told = f"lacked {_in_words(lost)}" if lost else "had lines that are not a run's"
-        say(f"{file} {told}: written anew from the checkpoint.")
-    return saved
-
-
-def _in_words(rounds: list[int]) -> str:
-    """Some rounds, as "rounds 3, 4 and 12 more"."""
-    more = f" and {len(rounds) - 5} more" if len(rounds) > 5 else ""
-    return f"round{'s' * (len(rounds) > 1)} {', '.join(map(str, rounds[:5]))}{more}"
 
 
 _is_finite = jax.jit(conditions.is_finite)
@@ -212,7 +136,7 @@ class Progress:
     def _rewrite(self) -> None:
         """Write the file whole, so that a kill here loses nothing, and go on at its end."""
         with replacing(self._file) as temporary:
-            temporary.write_text(_as_text(self.records), "utf-8")
+            temporary.write_text(as_text(self.records), "utf-8")
         self._stream = self._file.open("a", encoding="utf-8")
 
     def add(self, record: Record) -> None:
@@ -241,7 +165,7 @@ class Progress:
         """
         with writing(self._file):
             try:
-                intact = _text(self._file) == _as_text(self.records)
+                intact = read_text(self._file) == as_text(self.records)
             except OSError:
                 intact = False
             if intact:

@@ -1,15 +1,16 @@
 """Where a run goes on: the last sound checkpoint of its workdir, if it is of this experiment."""
 
-import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_med import files
 from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.checkpoint_store import Record
+from fedjax_med.config import Checkpoint
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
 from fedjax_med.identity import refuse_other
+from fedjax_med.metrics_file import Record
+from fedjax_med.noise_key import NAME as NOISE_KEY
 from fedjax_med.workdir import read_workdir
 
 
@@ -44,11 +45,12 @@ def find_start(
     if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
         refuse_other(workdir, read_workdir(workdir), tag)
         print(f"{workdir} has records of rounds and no checkpoint of any: beginning anew.")
-    restored = checkpoints.restore(lambda: template, tag, saved[::-1])
+    restored = checkpoints.restore(lambda: template, tag, checkpoints.latest_first)
     if restored is None and saved:
         if not begin_anew:
             raise UserError(_none_can_be_read(workdir, saved))
-        print(f"What could not be read is in {_put_aside(checkpoints)}; beginning anew.")
+        refuse_other(workdir, read_workdir(workdir), tag)
+        print(f"What was there is in {_put_aside(workdir)}; beginning anew.")
     if restored is None:
         return Start(template, None)
     done, wanted = int(restored.state.round), tag["experiment"]["rounds"]
@@ -69,17 +71,32 @@ def _none_can_be_read(workdir: Path, saved: list[int]) -> str:
     )
 
 
-def _put_aside(checkpoints: Checkpoints) -> Path:
-    """Rename the folder of checkpoints; its new name."""
-    folder = checkpoints.folder
-    names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
-    with files.writing(folder):
-        folder.rename(aside)
-        files.sync(folder.parent)
-    return aside
+def _put_aside(workdir: Path) -> Path:
+    """Move what a run wrote into a folder of its own; all but its secret and what it is of."""
+    stays = (".lock", NOISE_KEY, "experiment.json")
+    paths = (path for path in workdir.iterdir() if path.name not in stays)
+    with files.writing(workdir):
+        return files.put_aside(
+            workdir, [path for path in paths if not path.name.startswith("damaged-")]
+        )
 
 
 def _has_records(workdir: Path) -> bool:
     file = workdir / "metrics.jsonl"
     return file.exists() and file.stat().st_size > 0
+
+
+def no_checkpoint(workdir: Path, done: int) -> str:
+    """Say why there is no model to load; `done` is the latest round that has a checkpoint, or 0."""
+    if done:
+        return f"no checkpoint in {workdir} can be read: what is damaged is said above."
+    return f"{workdir} has no checkpoint: run `fedjax-med train` first."
+
+
+def rounds_done(workdir: Path) -> int:
+    """The latest round of the run in `workdir` that has a checkpoint, or 0."""
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return max(checkpoints.rounds(), default=0)
+    finally:
+        checkpoints.close()

@@ -12,36 +12,45 @@ from typing import NamedTuple
 class Entry(NamedTuple):
     """What a checkpoint says of itself."""
 
-    scheduled: bool  # False: it was saved because a signal stopped the run
+    scheduled: bool  # False: it was saved only because a signal or the last round ended the run
     score: float | None  # by validation, the more the better; None without validation
 
 
-def _score(entry: Entry | None) -> float:
-    """The score of a candidate for the best; minus infinity of what is none."""
-    score = entry.score if entry is not None and entry.scheduled else None
-    return -math.inf if score is None or math.isnan(score) else score
+def _score(number: int, entry: Entry | None, last: int) -> float:
+    """Give the score of a candidate for the best; minus infinity of a round that is none."""
+    if entry is None or entry.score is None or math.isnan(entry.score):
+        return -math.inf
+    return entry.score if entry.scheduled or number == last else -math.inf
 
 
-def best_first(entries: Mapping[int, Entry | None]) -> list[int]:
+def best_first(entries: Mapping[int, Entry | None], last: int = 0) -> list[int]:
     """Order rounds by their score, best first, later before earlier; those without come last.
 
     Args:
         entries: by round; None for a checkpoint that cannot be read.
+        last: the last round of the run, which is a candidate whether it was scheduled or not.
     """
-    return sorted(entries, key=lambda number: (_score(entries[number]), number), reverse=True)
+    rank = {number: (_score(number, entry, last), number) for number, entry in entries.items()}
+    return sorted(rank, key=lambda number: rank[number], reverse=True)
 
 
 def kept(entries: Mapping[int, Entry | None], keep_last: int, keep_best: int) -> set[int]:
-    """Choose the rounds whose checkpoints stay; the latest is always among them.
+    """Choose the rounds whose checkpoints stay.
+
+    What was not scheduled stays only as long as it is the latest. So whatever stopped a run
+    meanwhile, and also where more rounds were asked for later, the same ones are kept.
 
     Args:
         entries: by round; None for a checkpoint that cannot be read, which stays: what cannot be
             read now is not known to be worthless.
-        keep_last: how many of the scheduled ones stay because they are the latest; at least one.
+        keep_last: how many stay because they are the latest; at least one.
         keep_best: how many of the scheduled ones stay because of their score.
     """
     unknown = {number for number, entry in entries.items() if entry is None}
+    latest = max(entries, default=0)
     scheduled = sorted(number for number, entry in entries.items() if entry and entry.scheduled)
-    last = {*scheduled[-max(1, keep_last) :], *sorted(entries)[-1:]}
-    scored = [number for number in best_first(entries) if _score(entries[number]) > -math.inf]
-    return unknown | last | set(scored[: max(0, keep_best)])
+    before = [number for number in scheduled if number != latest]
+    last = {latest, *before[max(0, len(before) - max(0, keep_last - 1)) :]} & entries.keys()
+    ranked = best_first({number: entries[number] for number in scheduled})
+    best = [number for number in ranked if _score(number, entries[number], 0) > -math.inf]
+    return unknown | last | set(best[: max(0, keep_best)])

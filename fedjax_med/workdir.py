@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import make_folder, read_object, unreadable, writing
+from fedjax_med.files import clear_temporary, make_folder, read_object, unreadable, writing
 
 try:
     import fcntl
@@ -47,6 +47,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
             raise UserError(
                 f"another run is training in {workdir}: wait for it, or give another --workdir."
             ) from error
+        clear_temporary(workdir)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 LAYERS = [
     {"errors", "types", "messages", "interrupt", "__init__"},
     {"files", "retention"},
-    {"checksums", "holding"},
+    {"checksums", "holding", "metrics_file"},
     {
         "config",
         "distributed",

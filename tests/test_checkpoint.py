@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -38,8 +39,8 @@ def scores(value):
     return {"balanced_accuracy": value, "accuracy": 0.5, "clients": {"n": [3, 2]}}
 
 
-def opened(folder, **options):
-    return Checkpoints(folder, Checkpoint(**options))
+def opened(folder, every=1, read_only=False, **options):
+    return Checkpoints(folder, Checkpoint(every=every, **options), read_only=read_only)
 
 
 @pytest.fixture
@@ -56,9 +57,9 @@ def five(tmp_path):
 def restore(folder, order=None, tag=TAG, said=None):
     checkpoints = opened(folder)
     try:
-        order = checkpoints.rounds()[::-1] if order is None else order
         say = (said if said is not None else []).append
-        return checkpoints.restore(state, tag, order, say)
+        wanted = checkpoints.latest_first if order is None else lambda: order
+        return checkpoints.restore(state, tag, wanted, say)
     finally:
         checkpoints.close()
 
@@ -88,20 +89,86 @@ def test_a_reopened_folder_knows_the_best_that_was_saved_before(five):
         checkpoints.close()
 
 
-def test_what_a_signal_had_saved_goes_when_there_is_another(tmp_path):
-    checkpoints = opened(tmp_path, keep_last=2, keep_best=1)
-    for number, score, scheduled in (
-        (2, 0.9, True),
-        (4, 0.2, True),
-        (5, 1.0, False),
-        (6, 0.1, True),
-        (7, 1.0, False),
-    ):
-        checkpoints.save(state(number), TAG, scores(score), scheduled=scheduled)
+def test_what_was_not_scheduled_goes_when_there_is_another(tmp_path):
+    checkpoints = opened(tmp_path, every=2, keep_last=2, keep_best=1)
+    for number, score in ((2, 0.9), (4, 0.2), (5, 1.0), (6, 0.1), (7, 1.0)):
+        checkpoints.save(state(number), TAG, scores(score))
     checkpoints.wait()
-    assert checkpoints.rounds() == [2, 4, 6, 7]
+    assert checkpoints.rounds() == [2, 6, 7]
     assert checkpoints.best_first()[0] == 2
+    assert checkpoints.best_first(last=7)[0] == 7  # of a run of seven rounds
     checkpoints.close()
+
+
+def test_what_a_killed_run_did_not_come_to_remove_goes_at_the_next_start(tmp_path, monkeypatch):
+    checkpoints = opened(tmp_path, keep_last=1, keep_best=0)
+    monkeypatch.setattr(Checkpoints, "_prune", lambda self: None)
+    for number in (1, 2):
+        checkpoints.save(state(number), TAG, scores(0.5))
+    checkpoints.close()
+    monkeypatch.undo()
+    again = opened(tmp_path, keep_last=1, keep_best=0)
+    assert again.rounds() == [1, 2]
+    again.remove_after(2)
+    assert again.rounds() == [2]
+    again.close()
+
+
+FAULTS = [
+    MemoryError(),
+    ImportError("no module"),
+    OSError(5, "Input/output error"),
+    OSError(24, "Too many open files"),
+    ValueError("another structure"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_that_is_no_damage_ends_the_run_and_removes_nothing(five, monkeypatch, fault):
+    checkpoints, said = opened(five), []
+
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(checkpoints._store, "read", fail)
+    with pytest.raises((type(fault), UserError)) as raised:
+        checkpoints.restore(state, TAG, checkpoints.latest_first, said.append)
+    if isinstance(raised.value, UserError):
+        assert "round 5" in str(raised.value)
+        assert "Nothing was removed" in str(raised.value)
+    assert not said
+    assert checkpoints.rounds() == [2, 4, 5]
+    checkpoints.close()
+
+
+def test_damage_that_cannot_be_known_is_put_aside(five):
+    for number in (4, 5):
+        (five / "checkpoints" / str(number) / "checksums.json").unlink()  # of a version before
+    largest(five / "checkpoints" / "5" / "state").write_bytes(b"")
+    largest(five / "checkpoints" / "2" / "state").write_bytes(b"")
+    checkpoints = opened(five)
+    assert int(checkpoints.restore(state, TAG, checkpoints.latest_first).state.round) == 4
+    checkpoints.remove_after(4)
+    assert checkpoints.rounds() == [2, 4]
+    assert [path.name for path in (five / "damaged-1").iterdir()] == ["5"]
+    checkpoints.close()
+
+
+def test_who_reads_while_a_run_removes_what_it_read_looks_again(five):
+    writer, reader, said = opened(five, keep_last=1), opened(five, read_only=True), []
+    orders = iter([[5], [6]])
+
+    def order():
+        wanted = next(orders)
+        if wanted == [5]:
+            writer.save(state(6, 6.0), TAG, scores(0.0))
+            writer.wait()
+        return wanted
+
+    toy.assert_same_bits(reader.restore(state, TAG, order, said.append).state, state(6, 6.0))
+    assert not said
+    writer.close()
+    reader.close()
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_before_another_goes(
@@ -120,6 +187,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_before_another_g
         for call, path in file_calls[named[0] : named[1]]
         if call == "sync" and path.startswith(str(folder / ".unfinished" / "2"))
     }
+    # What becomes checksums.json has a name of its own until it is on the disk.
+    synced = {re.sub(r"^\.(.*)\.\d+\.\w{8}\.tmp$", r"\1", name) for name in synced}
     assert synced == there | {"."}
     assert named[1] < file_calls.index(("sync", str(folder)), named[1]) < removed
     assert checkpoints.rounds() == [2]
@@ -130,11 +199,11 @@ def test_records_are_saved_with_the_state(tmp_path):
     checkpoints.save(state(1), TAG, scores(0.5), records)
     records.append({"round": 2})
     checkpoints.wait()
-    assert checkpoints.restore(state, TAG, [1]).records == records[:1]
+    assert checkpoints.restore(state, TAG, lambda: [1]).records == records[:1]
     file = tmp_path / "checkpoints" / "1" / "records" / "metadata"
     file.write_text(file.read_text().replace("0.1", "0.2"))
     said = []
-    assert checkpoints.restore(state, TAG, [1], said.append) is None
+    assert checkpoints.restore(state, TAG, lambda: [1], said.append) is None
     assert "differ from those that were saved" in said[0]
     checkpoints.close()
 
@@ -154,7 +223,7 @@ def test_a_save_does_not_see_what_becomes_of_the_state_afterwards(tmp_path):
     for leaf in jax.tree.leaves(given.server.params):
         leaf[...] = 9.0
     checkpoints.wait()
-    toy.assert_same_bits(checkpoints.restore(state, TAG, [1]).state, state(1, 3.0))
+    toy.assert_same_bits(checkpoints.restore(state, TAG, lambda: [1]).state, state(1, 3.0))
     checkpoints.close()
 
 
@@ -220,7 +289,7 @@ def test_swapped_bytes_are_noticed(five):
     saved["digest"] = "0" * 64
     file.write_text(json.dumps(saved))
     said = []
-    assert int(checkpoints.restore(state, TAG, [5, 4], said.append).state.round) == 4
+    assert int(checkpoints.restore(state, TAG, lambda: [5, 4], said.append).state.round) == 4
     assert "differ from those that were saved" in said[0]
     checkpoints.close()
 
@@ -267,9 +336,9 @@ def test_rounds_may_change_unless_the_schedule_depends_on_them(tmp_path, schedul
     checkpoints.wait()
     if refused:
         with pytest.raises(UserError, match="rounds: the checkpoint has 20, this run 30"):
-            checkpoints.restore(state, new, [1])
+            checkpoints.restore(state, new, lambda: [1])
     else:
-        assert checkpoints.restore(state, new, [1]) is not None
+        assert checkpoints.restore(state, new, lambda: [1]) is not None
     checkpoints.close()
 
 
@@ -288,7 +357,7 @@ def test_who_only_reads_is_not_told_of_last_bits(five):
     said = []
     reader = Checkpoints(five, Checkpoint(), read_only=True)
     moved = TAG | {"computed by": TAG["computed by"] | {"platform": "another"}}
-    assert reader.restore(state, moved, [5], said.append) is not None
+    assert reader.restore(state, moved, lambda: [5], said.append) is not None
     reader.close()
     assert said == []
 
@@ -324,7 +393,7 @@ def test_remove_after_makes_room_for_a_resumed_run(five):
     assert checkpoints.rounds() == [2]
     checkpoints.save(state(4, 7.0), TAG, scores(0.0))
     checkpoints.wait()
-    toy.assert_same_bits(checkpoints.restore(state, TAG, [4]).state, state(4, 7.0))
+    toy.assert_same_bits(checkpoints.restore(state, TAG, lambda: [4]).state, state(4, 7.0))
     checkpoints.close()
 
 

@@ -82,8 +82,7 @@ def params(workdir, number):
     """The arrays of a checkpoint, whatever they belong to."""
     checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
     try:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore())
-        state = checkpoints._manager.restore(number, args=args)["state"]
+        state = checkpoints._store.item(number, state=ocp.args.StandardRestore())
         return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     finally:
         checkpoints.close()

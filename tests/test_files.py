@@ -91,6 +91,30 @@ def test_of_two_that_write_a_new_file_the_first_one_wins_if_it_is_to_stay(
     assert file.stat().st_nlink == 1
 
 
+def test_what_killed_processes_left_is_removed_and_what_is_being_written_stays(tmp_path):
+    left = tmp_path / "deep" / ".evaluation.json.4711.0123abcd.tmp"
+    others = [tmp_path / ".hidden.tmp", tmp_path / "evaluation.json.4711.0123abcd.tmp"]
+    for file in (left, *others):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    with files.replacing(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+        files.clear_temporary(tmp_path)
+        assert temporary.exists()
+    assert not left.exists()
+    assert all(file.exists() for file in others)
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_what_is_put_aside_keeps_its_names_and_takes_no_other_s_place(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "file").write_text(str(number))
+        aside = files.put_aside(tmp_path, [tmp_path / "file"])
+        assert aside == tmp_path / f"damaged-{number}"
+        assert (aside / "file").read_text() == str(number)
+        assert not (tmp_path / "file").exists()
+
+
 def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, file_calls):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_text("x")

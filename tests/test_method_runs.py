@@ -52,7 +52,7 @@ def state_of(workdir):
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
     restored = checkpoints.restore(
-        lambda: assembly.init(data.train.shapes()), tag, checkpoints.rounds()[::-1]
+        lambda: assembly.init(data.train.shapes()), tag, checkpoints.latest_first
     )
     checkpoints.close()
     return assembly, data, restored.state

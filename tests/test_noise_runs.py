@@ -81,7 +81,7 @@ def train_again(workdir, *arguments):
 def read(workdir, number, item, args):
     checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
     try:
-        return checkpoints._manager.restore(number, args=ocp.args.Composite(**{item: args}))[item]
+        return checkpoints._store.item(number, **{item: args})
     finally:
         checkpoints.close()
 

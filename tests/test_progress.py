@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from fedjax_med import progress
+from fedjax_med import metrics_file, progress
 from fedjax_med.communication import Traffic
 from fedjax_med.errors import UserError
 from fedjax_med.federated import FedState
@@ -83,7 +83,7 @@ def test_resumed_run_cuts_later_rounds_and_a_broken_last_line(tmp_path):
     assert [one["round"] for one in again.records] == [1, 2]
     again.add(record(3, seconds=7.0))
     again.close()
-    assert [one["round"] for one in progress.read_records(tmp_path / "metrics.jsonl", 9)] == [
+    assert [one["round"] for one in metrics_file.read_records(tmp_path / "metrics.jsonl", 9)] == [
         1,
         2,
         3,

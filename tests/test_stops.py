@@ -17,9 +17,11 @@ ROUNDS, BEST = 8, 2
 # What differs between two runs of one command, and why.
 NOT_COMPARED = {
     "seconds": "an entry of the records: the time that a round took",
-    "tensorboard/": "scalars with dates, and a file for each start",
-    "profile/": "traces of times",
-    "checkpoints/": "Orbax names files at random: what they hold is compared",
+    "tensorboard": "a folder: scalars with dates, and a file for each start",
+    "profile": "a folder: traces of times",
+    # Of a checkpoint the content is compared, by round; Orbax names its files at random.
+    "records": "a checksum in a checkpoint, of records with seconds",
+    "checksum": "a checksum in a checkpoint, of what has that one",
 }
 METHODS = {
     "fed_avg": ["--config.calibrate=True"],
@@ -33,6 +35,7 @@ METHODS = {
     "private": ["--config.privacy.unit=client", "--config.privacy.noise_from=seed"],
     "cohort": ["--config.cohort.name=uniform", "--config.server_optimizer.name=adam"],
     "on_disk": ["--config.images=disk", "--config.average=0.5"],
+    "without_validation": ["--config.validation_fraction=0", "--config.checkpoint.every=3"],
 }
 # Trains as often as the first argument says; each time stops itself after a round, by a signal. The
 # best round, by validation, is an early one, so that each stop comes after it.
@@ -57,10 +60,10 @@ for arguments, stop, number in json.loads(sys.argv[1]):
 """
 
 
-def run(*starts):
+def run(*starts, before=""):
     """Start one process that trains once for each of (arguments, "FOLDER ROUND", signal)."""
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(starts)],
+        [sys.executable, "-c", before + SCRIPT, json.dumps(starts)],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,
@@ -88,17 +91,17 @@ def command(workdir, arguments, name="train", evaluate="--evaluate"):
     return [name, *options, f"--workdir={workdir}", *evaluate.split(), *arguments]
 
 
-def without_seconds(records):
-    return [{key: record[key] for key in record if key != "seconds"} for record in records]
+def compared(values):
+    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
 
 def saved_in(folder):
     """What each checkpoint in `folder` holds, by round; the state as its digest."""
     checkpoints, found = Checkpoints(folder.parent, Checkpoint(), read_only=True), {}
     for number in checkpoints.rounds():
-        found[str(number)] = identity = checkpoints.read_identity(number)
+        saved = compared(checkpoints.read_identity(number))  # with a digest of the state
         records = json.loads((folder / str(number) / "records" / "metadata").read_text())
-        identity["records"] = without_seconds(records["records"])
+        found[str(number)] = saved, list(map(compared, records["records"]))
     checkpoints.close()
     assert found.keys() == {path.name for path in folder.iterdir()}
     return found
@@ -110,10 +113,10 @@ def content(workdir):
     for path in workdir.rglob("*"):
         name = path.relative_to(workdir).as_posix()
         if path.name == "metrics.jsonl":
-            found[name] = without_seconds(map(json.loads, path.read_text().splitlines()))
+            found[name] = [compared(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.name == "checkpoints":
             found[name] = saved_in(path)
-        elif path.is_file() and not any(f"{part}/" in NOT_COMPARED for part in name.split("/")):
+        elif path.is_file() and not {"checkpoints", *NOT_COMPARED} & set(name.split("/")):
             found[name] = path.read_bytes()
     return found
 
@@ -143,11 +146,79 @@ def test_stopped_three_times_a_run_leaves_the_files_of_one_never_stopped(tmp_pat
     last = run((again, "", 0))
     assert ends(last) == [0], last.stderr
     found = assert_same_files(stopped, whole)
-    assert json.loads(found["evaluation.json"])["round"] == BEST
-    assert found["checkpoints"].keys() == {str(BEST), str(ROUNDS)}
+    if method != "without_validation":
+        assert json.loads(found["evaluation.json"])["round"] == BEST
+        assert found["checkpoints"].keys() == {str(BEST), str(ROUNDS)}
     assert {"predictions.csv", "learning_curves.png", "experiment.json"} < found.keys()
     if method == "top_k":
         assert f"updates/round_{ROUNDS:06d}.npz" in found
+
+
+# Kills the process in the midst of what it writes: at the first call of a function on whose
+# arguments `a` a condition holds, before it or when it is done.
+KILLED = """
+import os, pkgutil, signal
+
+def kill_in(place, name, condition, done):
+    owner = pkgutil.resolve_name(place)
+    function = getattr(owner, name)
+    def call(*a, **options):
+        hit = eval(condition)
+        result = function(*a, **options) if done or not hit else None
+        if hit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, call)
+
+kill_in(*{!r})
+"""
+STORE, FILES = "fedjax_med.checkpoint_store:Store", "fedjax_med.files"
+PLACES = {
+    "a checkpoint that has no name yet": (FILES, "sync_tree", "a[0].name == '6'", True),
+    "before an older one is removed": (STORE, "remove", "True", False),
+    "when an older one has lost its name": (
+        STORE,
+        "clear",
+        "any(p.name.isdigit() for p in (a[0].folder / '.unfinished').glob('*'))",
+        False,
+    ),
+    "the records": (FILES, "_give_name", "a[1].name == 'metrics.jsonl'", False),
+    "a report": (FILES, "_give_name", "a[1].name == 'evaluation.json'", False),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    process = run((command(workdir, []), "", 0))
+    assert ends(process) == [0], process.stderr
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_while_it_writes_a_run_leaves_the_files_of_one_never_stopped(whole, tmp_path, place):
+    again = command(tmp_path / "run", [])
+    first = run((again, "", 0), before=KILLED.format(PLACES[place]))
+    assert first.returncode == -signal.SIGKILL, (first.stdout, first.stderr)
+    last = run((again, "", 0))
+    assert ends(last) == [0], last.stderr
+    assert_same_files(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_for_more_rounds_leaves_the_files_of_a_longer_one(whole, tmp_path):
+    """It was complete between two scheduled checkpoints."""
+    constant = ["--config.client.schedule=constant", "--config.checkpoint.keep_last=2"]
+    longer, first = tmp_path / "longer", tmp_path / "first"
+    process = run(
+        (command(longer, constant), "", 0),
+        (command(first, [*constant, "--config.rounds=5"]), "", 0),
+        (command(first, constant), "", 0),
+    )
+    assert ends(process) == [0, 0, 0], process.stderr
+    assert_same_files(first, longer)
 
 
 @pytest.mark.slow

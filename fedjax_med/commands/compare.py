@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from absl import flags as absl_flags
 
-from fedjax_med import comparison, config, metrics, progress, report
+from fedjax_med import comparison, config, metrics, metrics_file, report, resume
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.comparison import Together
 from fedjax_med.errors import UserError
-from fedjax_med.files import writing
+from fedjax_med.files import clear_temporary, writing
 from fedjax_med.flags import define_runs
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
@@ -63,6 +63,7 @@ def run(flags: absl_flags.FlagValues) -> int:
                     one = dataclasses.replace(one, folds=plan.folds, fold=fold)
                 order = Order(one, flags.data_dir, flags.cache_dir, folder, which)
                 orders.append(order._replace(begin_anew=flags.begin_anew))
+    clear_temporary(plan.workdir)
     if code := train_all(orders):
         return code
     _tell(plan)
@@ -92,7 +93,7 @@ def _steps(plan: Plan, setting: str) -> float:
     total = 0.0
     for seed in plan.seeds:
         for folder in plan.folders(setting, seed):
-            records = progress.read_records(folder / "metrics.jsonl", 2**31)
+            records = metrics_file.all_records(folder, resume.rounds_done(folder))
             total += sum(sum(one["clients"]["steps"]) for one in records)
     return total / len(plan.seeds)
 

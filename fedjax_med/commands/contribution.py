@@ -32,6 +32,7 @@ from fedjax_med.evaluate import pool
 from fedjax_med.files import writing
 from fedjax_med.flags import define_data
 from fedjax_med.identity import identity
+from fedjax_med.resume import no_checkpoint
 from fedjax_med.workdir import read_workdir
 
 _NEAR = 1e-3  # of the way that the model went: what rounding may come to
@@ -134,11 +135,11 @@ def _kept(workdir: Path, experiment: config.Experiment, data: clients.Federation
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     try:
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
-        restored = checkpoints.restore(lambda: start, tag, checkpoints.rounds()[::-1])
+        restored = checkpoints.restore(lambda: start, tag, checkpoints.latest_first)
     finally:
         checkpoints.close()
     if restored is None:
-        raise UserError(f"{workdir} has no checkpoint: run `fedjax-med train` first.")
+        raise UserError(no_checkpoint(workdir, max(checkpoints.rounds(), default=0)))
     message = federated.message_of(
         method.algorithm, *method.algorithm.init(start.server.params), data.train.shapes()
     )

@@ -15,7 +15,7 @@ from fedjax_med import comparison, config, predicted, report
 from fedjax_med.commands import evaluate
 from fedjax_med.commands.train import Order, train_all
 from fedjax_med.errors import UserError
-from fedjax_med.files import writing
+from fedjax_med.files import clear_temporary, writing
 from fedjax_med.flags import define_runs
 
 
@@ -53,6 +53,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         )
         for fold in map(int, wanted)
     ]
+    clear_temporary(workdir)
     if code := train_all(orders):
         return code
     _tell(workdir, [order.workdir for order in orders])

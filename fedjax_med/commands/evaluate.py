@@ -5,6 +5,7 @@ table; of several workdirs (one experiment under several seeds, say) also the me
 deviation.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from fedjax_med.evaluate import Models, pool, predict_test, predict_validation
 from fedjax_med.files import writing
 from fedjax_med.flags import define_checkpoint, define_data
 from fedjax_med.identity import identity
+from fedjax_med.loop import last_round
 from fedjax_med.predicted import Predictions
+from fedjax_med.resume import no_checkpoint
 from fedjax_med.types import Model
 from fedjax_med.workdir import read_workdir
 
@@ -147,18 +150,22 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     which = which_checkpoint(which, experiment)
     check_test(data)
     counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    noise = saved.get("privacy", {}).get("noise_multiplier")
+    promise = private.promise(experiment, data.train.sizes, noise)
+    last = last_round(experiment, promise)
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     try:
         before = checkpoints.strategy()
         assembly = assemble.assemble(experiment, len(data.class_names), counts, before)
-        order = checkpoints.best_first() if which == "best" else checkpoints.rounds()[::-1]
         tag = identity(config.to_dict(experiment), data.digest, assembly.map_clients.name)
+        best = functools.partial(checkpoints.best_first, last)
+        order = best if which == "best" else checkpoints.latest_first
         restored = checkpoints.restore(lambda: assembly.init(data.train.shapes()), tag, order)
         done = max(checkpoints.rounds(), default=0)
     finally:
         checkpoints.close()
     if restored is None:
-        raise UserError(f"{workdir} has no checkpoint to evaluate: run `fedjax-med train` first.")
+        raise UserError(no_checkpoint(workdir, done))
     evaluation, predictions = _evaluate(assembly, restored.state, data, experiment)
     evaluation = {
         "round": int(restored.state.round),
@@ -169,9 +176,6 @@ def evaluate_workdir(workdir: Path, data: clients.Federation, which: str) -> dic
     }
     chosen = "the best of those kept, by validation" if which == "best" else "the last one kept"
     print(f"{workdir}: the model of round {evaluation['round']}, {chosen}.")
-    noise = saved.get("privacy", {}).get("noise_multiplier")
-    promise = private.promise(experiment, data.train.sizes, noise)
-    last = promise.rounds if promise else experiment.rounds
     if done < last:
         print(f"The run is not complete: {done} of {last} rounds are saved.")
     # All rounds that are done count, whichever of them the model is of.
