@@ -46,8 +46,8 @@ from fedjax_med import cli, loop, progress
 validate, add = loop._validate, progress.Progress.add
 
 def scored(assembly, models, validation, number):
-    score = 1 / (1 + abs(number - {BEST}))
-    return validate(assembly, models, validation, number) | {{"balanced_accuracy": score}}
+    score, found = 1 / (1 + abs(number - {BEST})), validate(assembly, models, validation, number)
+    return found and found | {{"balanced_accuracy": score}}
 
 loop._validate = scored
 for arguments, stop, number in json.loads(sys.argv[1]):
@@ -100,6 +100,7 @@ def saved_in(folder):
     checkpoints, found = Checkpoints(folder.parent, Checkpoint(), read_only=True), {}
     for number in checkpoints.rounds():
         saved = compared(checkpoints.read_identity(number))  # with a digest of the state
+        del saved["experiment"]["rounds"]  # which may be raised later, and is in experiment.json
         records = json.loads((folder / str(number) / "records" / "metadata").read_text())
         found[str(number)] = saved, list(map(compared, records["records"]))
     checkpoints.close()
