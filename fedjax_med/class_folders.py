@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, some
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
@@ -64,7 +64,7 @@ def scan(data_dir: str) -> Source:
         if name not in classes:
             raise UserError(
                 f"the test class {name!r} is not among the train classes "
-                f"({', '.join(sorted(classes))}): rename or remove {_text(str(class_folder))}."
+                f"({some(sorted(classes))}): rename or remove {_text(str(class_folder))}."
             )
         classes[name] += [("test", -1, path) for path in _image_files(class_folder)]
     class_names = tuple(sorted(classes))

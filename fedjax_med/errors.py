@@ -3,12 +3,37 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2_000  # characters of a message
+_SHOWN = 20  # names in a message
+_COMPARED = 5_000  # names that are looked at for the nearest; each takes some microseconds
+
 
 class UserError(Exception):
     """A mistake in the input; the command line prints its one line and ends with exit code 2.
 
-    The message says what was expected, what was given and what to do.
+    The message says what was expected, what was given and what to do. What a stranger's file put
+    into it changes neither the terminal nor the number of lines, and does not make it long.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message.replace("\n", " "), _LONGEST))
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """Give `text` in at most about `limit` characters, with those escaped that do not print."""
+    if len(text) > limit:
+        text = f"{text[: limit * 3 // 4]} [...] {text[-limit // 4 :]}"
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def some(names: Iterable[str]) -> str:
+    """Give the first names of a list, printable, and how many there are beyond them."""
+    known = list(names)
+    more = len(known) - _SHOWN
+    shown = ", ".join(map(printable, known[:_SHOWN]))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def check_name(name: str, names: Iterable[str], where: str) -> None:
@@ -16,7 +41,7 @@ def check_name(name: str, names: Iterable[str], where: str) -> None:
 
     Args:
         name: What the user wrote.
-        names: What there is.
+        names: What there is. Of more than 20, the 20 nearest are named.
         where: The place searched, as it reads after "in" (``"fedjax_med/algorithms/"``).
 
     Raises:
@@ -25,8 +50,16 @@ def check_name(name: str, names: Iterable[str], where: str) -> None:
     known = sorted(names)
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    near = _nearest(name, known)
+    hint = f" Did you mean {printable(repr(near[0]))}?" if near else ""
+    if len(known) > _SHOWN:
+        known = list(dict.fromkeys(near + known))
     raise UserError(
-        f"There is no {name!r} in {where}.{hint} There are: {', '.join(known) or 'none'}."
+        f"There is no {printable(repr(name))} in {where}.{hint} There are: {some(known) or 'none'}."
     )
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    # What is much longer is not near, and takes long to compare.
+    compared = [one for one in known if len(one) <= 3 * len(name)][:_COMPARED]
+    return difflib.get_close_matches(name, compared, n=_SHOWN, cutoff=0.5) if compared else []

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import logging
+import re
 import threading
 import warnings
 
@@ -22,8 +24,14 @@ _LARGE = 2**24  # pixels; of images above this only one at a time is decoded, to
 _ROWS = 64  # of grey levels, which are scaled as float64, at a time
 
 _large_lock = threading.Lock()
-# Pillow tells of huge images by a warning; what to do with it is a setting of the whole process.
+# What Pillow says of a file by warnings and logs, tags by tags; what stops it is raised as well.
+_SILENT = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _warnings_lock = threading.Lock()
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# How TIFF packs photographs. libtiff tells of each bad line of a fax on the stderr of the process.
+_PACKED = {"raw", "tiff_lzw", "tiff_jpeg", "jpeg", "tiff_adobe_deflate", "tiff_deflate"} | {
+    *("packbits", "lzma", "zstd", "webp"),
+}
 
 
 class ImageError(ValueError):
@@ -66,10 +74,22 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     return rgb
 
 
+def _hush() -> None:
+    """Let no warning of Pillow's modules through, in this process and until filters are reset.
+
+    Filters belong to the whole process: one that is set around each image would be taken away by
+    the next thread that is done.
+    """
+    with _warnings_lock:
+        if warnings.filters[:1] != [_SILENT]:
+            warnings.filterwarnings("ignore", module=_SILENT[3].pattern)
+
+
 def _open(data: bytes) -> Image.Image:
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _hush()
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.format == "TIFF" and image.info.get("compression") not in _PACKED:
+        raise ImageError("packed as no photograph is (a fax, or of a rare kind): save it anew")
     # Not by the warning, which another thread's filters may let pass.
     if image.width * image.height > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
         raise Image.DecompressionBombError

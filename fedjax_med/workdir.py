@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fedjax_med.errors import UserError
 from fedjax_med.files import clear_temporary, make_folder, read_object, unreadable, writing
@@ -15,6 +15,7 @@ except ImportError:  # not on Windows, where nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
 
 _NEVER_WAIT = getattr(os, "O_NONBLOCK", 0)
+_TRIES = 100  # to lock a file that others keep removing
 _LIMIT = 2**26  # bytes of experiment.json: a million clients' names
 # Of what experiment.json must hold; and of what it may hold besides.
 _KINDS: dict[str, type] = {"experiment": dict, "data_dir": str, "data": str}
@@ -33,20 +34,7 @@ def exclusive(workdir: Path) -> Iterator[None]:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: expected a folder, or a new name.")
     lock = workdir / ".lock"
-    with writing(workdir):
-        make_folder(workdir)
-        # Nothing that is there is waited for or emptied.
-        stream = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | _NEVER_WAIT, 0o666), "r+b", 0)
-    with stream:
-        try:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(lock.stat(), os.fstat(stream.fileno())):
-                    raise FileExistsError  # another run removed this one, and made its own
-        except OSError as error:
-            raise UserError(
-                f"another run is training in {workdir}: wait for it, or give another --workdir."
-            ) from error
+    with _locked(lock):
         clear_temporary(workdir)
         try:
             yield
@@ -55,6 +43,43 @@ def exclusive(workdir: Path) -> Iterator[None]:
                 if [path.name for path in workdir.iterdir()] == [".lock"]:
                     lock.unlink()
                     workdir.rmdir()
+
+
+def _locked(lock: Path) -> IO[bytes]:
+    """`lock`, open and locked; a run that ends removes the file, and even its folder.
+
+    Raises:
+        UserError: as `exclusive` does.
+    """
+    for _ in range(_TRIES):
+        with writing(lock.parent):
+            make_folder(lock.parent)
+            try:
+                # Nothing that is there is waited for or emptied.
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NEVER_WAIT, 0o666)
+            except FileNotFoundError:
+                if lock.parent.is_dir():  # a link to nowhere
+                    raise
+                continue
+        stream = os.fdopen(descriptor, "r+b", 0)
+        try:
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(lock.stat(), os.fstat(descriptor)):
+                return stream
+        except FileNotFoundError:
+            pass  # the run that held it removed it before it let go
+        except OSError as error:
+            stream.close()
+            raise _held(lock.parent) from error
+        stream.close()
+    raise _held(lock.parent)
+
+
+def _held(workdir: Path) -> UserError:
+    return UserError(
+        f"another run is training in {workdir}: wait for it, or give another --workdir."
+    )
 
 
 def read_workdir(workdir: Path) -> dict[str, Any]:

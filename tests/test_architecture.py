@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 # A room imports only from lower layers. Inside a shelf (a folder), files may import each other.
 LAYERS = [
     {"errors", "types", "messages", "interrupt", "__init__"},
-    {"files", "retention"},
+    {"files", "retention", "plain_pickle"},
     {"checksums", "holding", "metrics_file"},
     {
         "config",

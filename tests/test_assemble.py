@@ -102,6 +102,7 @@ def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
     picked = strategies.pick("gpu", devices, strategies.Work(0, True))
     monkeypatch.setattr(strategies, "pick", lambda *sizes: picked)
     monkeypatch.setattr(strategies, "bytes_free", lambda: memory)
+    monkeypatch.setattr(strategies, "_WITHOUT_LIBRARY", None)  # as on accelerators
     assembly, state, data = assembled("auto", 8)
     pooled = jax.tree.map(lambda leaf: np.asarray(leaf[data.mask]), data)
     none = np.zeros(sum(SIZES))

@@ -1,6 +1,9 @@
 import io
+import logging
 import os
+import struct
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -290,3 +293,48 @@ def test_the_hash_hardly_changes_with_encoding_and_scale_and_much_with_content()
     copy = images.decode(encoded(Image.fromarray(image).resize((80, 80)), "JPEG", quality=80))
     assert distance(image, copy) <= 10
     assert distance(image, photograph(2)) > 60
+
+
+def tiff(packing: int, data: bytes, side: int = 64, bits: int = 8, **faults: int) -> bytes:
+    """One strip, and tags of 1,000 numbers that lie beyond the end of the file."""
+    tags = [(256, side), (257, side), (258, bits), (259, packing), (262, 1), (273, 0)]
+    tags += [(277, faults.get("samples", 1)), (278, side), (279, len(data))]
+    strange = range(60_000, 60_000 + faults.get("tags", 0))
+    start = 8 + 2 + 12 * (len(tags) + len(strange)) + 4
+    rows = [struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in tags]
+    rows += [struct.pack("<HHII", tag, 4, 1_000, 2**30) for tag in strange]
+    return struct.pack("<2sHIH", b"II", 42, 8, len(rows)) + b"".join(rows) + bytes(4) + data
+
+
+def test_warnings_of_pillow_are_not_printed_whatever_the_filters_and_others_are(capfd, monkeypatch):
+    """Under each filter the same image comes out: what is told of it is no part of the result."""
+    data = tiff(1, bytes(64 * 64), tags=50)
+    for kind in ("always", "error"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(kind)
+            with ThreadPoolExecutor(8) as pool:
+                decoded = list(pool.map(images.decode, [data] * 50))
+            assert not np.any(decoded)
+            with pytest.warns(UserWarning, match="mine"):
+                warnings.warn("mine", stacklevel=1)
+    assert capfd.readouterr().err == ""
+
+
+def test_logs_of_pillow_are_not_printed(caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(images.ImageError):
+        images.decode(tiff(1, bytes(64 * 64), samples=60))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("packing", [2, 3, 4, 32771, 32809])
+def test_a_fax_is_refused_before_its_bad_lines_flood_the_terminal(capfd, packing):
+    data = np.random.default_rng(0).bytes(100_000)
+    with pytest.raises(images.ImageError, match="no photograph"):
+        images.decode(tiff(packing, data, side=5_000, bits=1))
+    assert len(capfd.readouterr().err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("packing", ["tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits"])
+def test_tiff_as_photographs_are_packed_is_decoded(packing):
+    data = encoded(Image.fromarray(ramp()), "TIFF", compression=packing)
+    assert images.decode(data).shape == ramp().shape

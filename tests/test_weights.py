@@ -1,5 +1,6 @@
 import collections
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -270,6 +271,66 @@ def test_safetensors_are_read(tmp_path):
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(UserError, match="does not read as safetensors"):
         weights.read(str(file))
+
+
+def safetensors_of(kind, shape, data):
+    header = {"a": {"dtype": kind, "shape": shape, "data_offsets": [0, len(data)]}}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "data", "message"),
+    [
+        *(
+            (kind, [2], b"\1\1", "F16, BF16, F32, F64")
+            for kind in ("F8_E4M3", "F8_E5M2", "F8_E8M0")
+        ),
+        ("F4", [2], b"\1", "F16, BF16, F32, F64"),
+        ("F32", [0, 2**62], b"", "does not read as safetensors"),
+        ("F32", [1] * 100, b"\0" * 4, "does not read as safetensors"),
+        ("F\n\x1b[2J" * 1000, [2], b"\0" * 4, "does not read as safetensors"),
+        ("C64", [1], b"\0" * 8, "expected real numbers, got complex64 in 'a'"),
+        ("BOOL", [1], b"\1", "expected real numbers, got bool in 'a'"),
+        ("F32", [2], struct.pack("<2f", 1, float("nan")), "'a' holds what is no finite float32"),
+        ("F32", [2], struct.pack("<2f", 1, float("-inf")), "'a' holds what is no finite float32"),
+        ("F64", [2], struct.pack("<2d", 1, 1e39), "'a' holds what is no finite float32"),
+        ("BF16", [1], b"\x80\x7f", "'a' holds what is no finite float32"),
+    ],
+)
+def test_safetensors_of_other_things_than_finite_numbers_are_told(
+    tmp_path, kind, shape, data, message
+):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(safetensors_of(kind, shape, data))
+    with pytest.raises(UserError, match=message) as told:
+        weights.read(str(file))
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 600
+
+
+def test_safetensors_of_bfloat16_are_read(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(safetensors_of("BF16", [1], b"\x80\x3f"))
+    assert weights.read(str(tmp_path / "a.safetensors"))["a"].astype(float).tolist() == [1]
+
+
+def test_torch_files_of_other_things_than_finite_numbers_are_told(file):
+    for numbers, kind in (([True], "BoolStorage"), ([float("nan")], "HalfStorage")):
+        numbers = np.array(numbers, torch_file._TYPES[kind])
+        write(file, {"a": tensor("0", (1,), (1,), size=1, kind=kind)}, storages=[numbers])
+        with pytest.raises(UserError, match=r"weights\.pth: .*'a'"):
+            weights.read(str(file))
+
+
+@pytest.mark.parametrize("fault", [ImportError, MemoryError])
+def test_what_is_no_fault_of_safetensors_is_not_told_of_them(tmp_path, monkeypatch, fault):
+    def fail(file):
+        raise fault
+
+    monkeypatch.setattr("safetensors.numpy.load_file", fail)
+    (tmp_path / "a.safetensors").touch()
+    with pytest.raises(fault):
+        weights.read(str(tmp_path / "a.safetensors"))
 
 
 def test_file_that_is_not_there_is_named(tmp_path):

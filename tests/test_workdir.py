@@ -1,5 +1,8 @@
+import contextlib
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +46,55 @@ def test_a_lock_that_another_run_has_replaced_does_not_count(tmp_path, monkeypat
     with pytest.raises(UserError, match="another run"), exclusive(tmp_path / "run"):
         pass
     assert lock.exists()
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "before it is locked"])
+def test_a_lock_whose_run_ends_meanwhile_is_taken_anew(tmp_path, monkeypatch, when):
+    """The run that held it removed it, and the folder, in which nothing else was written."""
+    lock = tmp_path / "run" / ".lock"
+    flock, folder, ended = workdir.fcntl.flock, workdir.make_folder, []
+
+    def end():
+        if not ended:
+            ended.append(when)
+            lock.unlink(missing_ok=True)
+            lock.parent.rmdir()
+
+    def made(path):
+        folder(path)
+        if when == "before it is opened":
+            end()
+
+    def locked(stream, how):
+        if when == "before it is locked":
+            end()
+        flock(stream, how)
+
+    monkeypatch.setattr(workdir, "make_folder", made)
+    monkeypatch.setattr(workdir.fcntl, "flock", locked)
+    with exclusive(tmp_path / "run"):
+        assert ended
+        assert lock.exists()
+        with pytest.raises(UserError, match="another run"), exclusive(tmp_path / "run"):
+            pass
+
+
+def test_runs_that_begin_and_end_at_once_never_hold_the_workdir_together(tmp_path):
+    inside, most, held = [], [], []
+
+    def run(_):
+        for _ in range(100):
+            with contextlib.suppress(UserError), exclusive(tmp_path / "run"):
+                inside.append(0)
+                most.append(len(inside))
+                time.sleep(0.0002)
+                inside.pop()
+                held.append(0)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert max(most) == 1
+    assert held
 
 
 def test_what_stands_where_the_lock_should_is_not_waited_for_nor_emptied(tmp_path):

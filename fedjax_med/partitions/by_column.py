@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError, check_name, printable, some
 from fedjax_med.files import read_text, unreadable
 from fedjax_med.partitions import OPTIONS, Groups, Index, by_owner
 from fedjax_med.types import Split
@@ -37,7 +37,9 @@ def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
                 fault = "lacks its name or its site"
                 if key in sites:
                     fault = "is listed twice (where two classes have it, write '<class>/<file>')"
-                raise UserError(f"{path}, line {rows.line_num}: the image {key!r} {fault}.")
+                raise UserError(
+                    f"{path}, line {rows.line_num}: the image {printable(repr(key))} {fault}."
+                )
             sites[key] = site
     except csv.Error as error:
         raise unreadable(file, error, _ADVICE) from error
@@ -72,10 +74,6 @@ def client_names(
     return sorted(set(_sites(split, path, column, image)[0]))
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-
-
 def build(
     split: Split,
     groups: Groups,
@@ -108,7 +106,7 @@ def build(
     names = sorted(set(site))
     if len(names) != num_clients:
         raise UserError(
-            f"{path} has {len(names)} sites in column {column!r} ({_some(names)}), but "
+            f"{path} has {len(names)} sites in column {column!r} ({some(names)}), but "
             f"num_clients is {num_clients}: set --config.num_clients={len(names)}."
         )
     place = {name: number for number, name in enumerate(names)}
