@@ -86,7 +86,10 @@ class Store:
         alone = ocp.options.MultiprocessingOptions()
         if jax.process_count() > 1:  # the first process alone keeps them; the others only compute
             alone = ocp.options.MultiprocessingOptions(0, {0}, "main")
-        return ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone)
+        items = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+        )
+        return ocp.Checkpointer(items, multiprocessing_options=alone)
 
     def close(self) -> None:
         """Let go of what Orbax holds."""
