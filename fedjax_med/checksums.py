@@ -29,8 +29,10 @@ class DamagedError(UserError):
     """Files are missing, or have other bytes than were written."""
 
     def __init__(self, folder: Path, what: str) -> None:
-        """Tell that `folder` is damaged, and `what` is."""
-        super().__init__(f"the files in {folder} are damaged ({what}): make them anew.")
+        """Tell that the prepared images in `folder` are damaged, and `what` is."""
+        super().__init__(
+            f"the prepared images in {folder} are damaged ({what}): run again to prepare them anew."
+        )
         self.what = what
 
 
