@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_med import cli, comparison, metrics_file, report
+from fedjax_med import cli, comparison, report
 from fedjax_med.commands import compare
 from fedjax_med.files import read_regular, replacing
 from fedjax_med.identity import code_version
 from fedjax_med.images import LIMIT, decode
-from fedjax_med.resume import rounds_done
+from fedjax_med.metrics_file import read_records
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -135,7 +135,7 @@ def read(file: Path) -> dict[str, Any]:
 def minutes(workdirs: list[Path]) -> str:
     """How long the rounds of these runs took, one by one."""
     taken = [
-        sum(one["seconds"] for one in metrics_file.all_records(folder, rounds_done(folder))) / 60
+        sum(one["seconds"] for one in read_records(folder / "metrics.jsonl", 2**31)) / 60
         for folder in workdirs
     ]
     return f"{min(taken):.1f} to {max(taken):.1f} minutes"
