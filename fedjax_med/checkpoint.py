@@ -139,8 +139,6 @@ class Checkpoints:
         with contextlib.suppress(UserError):
             self.wait()
         self._writer.shutdown()
-        if not self._read_only:
-            self._store.clear()
         self._store.close()
 
     def rounds(self) -> list[int]:

@@ -100,6 +100,14 @@ def test_what_was_not_scheduled_goes_when_there_is_another(tmp_path):
     checkpoints.close()
 
 
+def test_who_closes_the_folder_leaves_what_another_process_is_writing(tmp_path):
+    """All processes of a run open it, and only the first one writes."""
+    written = tmp_path / "checkpoints" / ".unfinished" / "4" / "state"
+    written.mkdir(parents=True)
+    opened(tmp_path).close()
+    assert written.exists()
+
+
 def test_what_a_killed_run_did_not_come_to_remove_goes_at_the_next_start(tmp_path, monkeypatch):
     checkpoints = opened(tmp_path, keep_last=1, keep_best=0)
     monkeypatch.setattr(Checkpoints, "_prune", lambda self: None)
