@@ -67,11 +67,11 @@ def experiment(point: Point, rounds: int) -> Any:
     """The small network on small images; one client after the other, or dealt over devices."""
     import workloads
 
-    from fedjax_med import overrides
-    from fedjax_med.config import Client, Experiment, Spec
+    from fedjax_med.experiment import resolve
+    from fedjax_med.experiment.config import Client, Experiment, Spec
 
     sample = Spec("uniform", {"size": point.cohort})
-    return overrides.complete(
+    return resolve.complete(
         Experiment(
             rounds=rounds,
             num_clients=point.clients,
@@ -95,9 +95,9 @@ def federation(point: Point, file: Path) -> Any:
     import numpy as np
     import workloads
 
-    from fedjax_med import stack
-    from fedjax_med.disk_images import DiskImages
-    from fedjax_med.types import Split
+    from fedjax_med.core.types import Split
+    from fedjax_med.data import client_data
+    from fedjax_med.data.images.lazy import DiskImages
 
     number, size = point.clients * IMAGES, SIDE * SIDE * 3
     rng = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def federation(point: Point, file: Path) -> Any:
     image: Any = DiskImages(Reader(), places, bright, (SIDE, SIDE, 3), file)
     label = rng.integers(0, workloads.CLASSES, number).astype(np.int32)
     split = Split(image, label, *[places] * 4)
-    return stack.Held(split, list(places.reshape(point.clients, IMAGES)))
+    return client_data.Held(split, list(places.reshape(point.clients, IMAGES)))
 
 
 def measure(point: Point, rounds: int) -> dict[str, Any]:
@@ -129,16 +129,17 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     import numpy as np
     import workloads
 
-    from fedjax_med import assemble, cli
+    from fedjax_med.cli import main as cli
+    from fedjax_med.experiment import build
 
     cli.repeat_bits()  # as every command does
     rounds *= 10 if point.cohort * point.epochs < 100 else 1  # those of milliseconds
     one = experiment(point, rounds + 1)
-    assembly = assemble.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
+    assembly = build.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(
-            assemble.feed(assembly, one, held := federation(point, Path(folder) / "images"))
+            build.feed(assembly, one, held := federation(point, Path(folder) / "images"))
         ) as feed,
     ):
         state = jax.device_put(assembly.init(held.shapes()), assembly.placement.state)

@@ -36,8 +36,12 @@ import workloads
 from as_markdown import TARGETS
 from jax.interpreters import partial_eval
 
-from fedjax_med import assemble, augment, cli, ops, stack
-from fedjax_med.config import Augment
+from fedjax_med import ops
+from fedjax_med.cli import main as cli
+from fedjax_med.client import augmentation
+from fedjax_med.data import client_data
+from fedjax_med.experiment import build
+from fedjax_med.experiment.config import Augment
 from fedjax_med.ops import convolution, patches
 
 FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
@@ -133,14 +137,14 @@ def alone(found: list[tuple[int, Product]]) -> tuple[float, float]:
 def parts(name: str) -> dict[str, float]:
     """Seconds of what else a client's step does: its batch's images, an optimizer's update."""
     work, one = workloads.WORKLOADS[name], workloads.experiment(name)
-    model = assemble.build_model(one, workloads.CLASSES)
+    model = build.build_model(one, workloads.CLASSES)
     shape = (work.image_size, work.image_size, 3)
     params = model.init(jax.random.key(0), shape)
     images = jnp.ones((FLAGS.images or work.images, *shape), jnp.uint8)
     index = jnp.arange(work.batch_size)[::-1]
     found = {"the batch's images taken": seconds(lambda all_, at: all_[at], images, index)}
     for said, changes in (("normalised", one.augment), ("augmented as by default", Augment())):
-        prepare = augment.build(changes, model.mean, model.std)
+        prepare = augmentation.build(changes, model.mean, model.std)
         found[said] = seconds(prepare, images[index], jax.random.key(0))
     for said, optimizer in (("SGD's update", optax.sgd(0.1)), ("AdamW's update", optax.adamw(0.1))):
 
@@ -152,7 +156,7 @@ def parts(name: str) -> dict[str, float]:
     return found
 
 
-def timed_rounds(name: str, held: stack.Held) -> float:
+def timed_rounds(name: str, held: client_data.Held) -> float:
     """The median seconds of a round."""
     taken = []
     with contextlib.closing(stream.rounds(name, held)) as rounds:
@@ -164,7 +168,7 @@ def timed_rounds(name: str, held: stack.Held) -> float:
     return statistics.median(taken)
 
 
-def without_windows(name: str, held: stack.Held) -> float | None:
+def without_windows(name: str, held: client_data.Held) -> float | None:
     """Seconds of a round whose depthwise kernels are 1x1; None if the network has none."""
     met = []
 
@@ -186,8 +190,8 @@ def measure(name: str) -> dict[str, Any]:
     data = workloads.examples(work.clients, per_client, work.image_size)
     held = run_ours.held({"pixels": np.asarray(data.image), "label": np.asarray(data.label)})
     with mock.patch.object(ops, "compiler_options", return_value={}):  # no part may have its own
-        assembly = assemble.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
-    with contextlib.closing(assemble.feed(assembly, one, held)) as feed:
+        assembly = build.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
+    with contextlib.closing(build.feed(assembly, one, held)) as feed:
         shapes = jax.eval_shape(assembly.init, held.shapes()), *feed.largest()
     program = jax.make_jaxpr(assembly.run_round)(*shapes).jaxpr
     used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))

@@ -27,7 +27,9 @@ import numpy as np
 import run_ours
 import workloads
 
-from fedjax_med import assemble, cli, stack
+from fedjax_med.cli import main as cli
+from fedjax_med.data import client_data
+from fedjax_med.experiment import build
 
 flags.DEFINE_list("workload", ["cnn", "efficientnet_lite0"], "what to train")
 flags.DEFINE_string("map_clients", "auto", "how the five clients are mapped")
@@ -36,13 +38,13 @@ flags.DEFINE_integer("images", 0, "images a client; 0: those of the tables", low
 FLAGS = flags.FLAGS
 
 
-def rounds(name: str, data: stack.Held, **changes: Any) -> Iterator[str]:
+def rounds(name: str, data: client_data.Held, **changes: Any) -> Iterator[str]:
     """Train a round whenever the next item is asked for; items say how clients are mapped."""
     experiment = dataclasses.replace(workloads.experiment(name), rounds=10**6, **changes)
-    assembly = assemble.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    assembly = assemble.fitted(assembly, experiment, data)
+    assembly = build.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
+    assembly = build.fitted(assembly, experiment, data)
     state = jax.device_put(assembly.init(data.shapes()), assembly.placement.state)
-    with contextlib.closing(assemble.feed(assembly, experiment, data)) as feed:
+    with contextlib.closing(build.feed(assembly, experiment, data)) as feed:
         for number in range(1, experiment.rounds + 1):
             turn = feed.get(number)
             state, _ = jax.block_until_ready(assembly.run_round(state, turn.data, turn.places))

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import machine
 import numpy as np
 
-from fedjax_med import assemble, augment, local, overrides
-from fedjax_med.config import Augment, Client, Experiment, Spec
-from fedjax_med.types import Examples, Model, Params
+from fedjax_med.client import augmentation, local_training
+from fedjax_med.core.types import Examples, Model, Params
+from fedjax_med.experiment import build, resolve
+from fedjax_med.experiment.config import Augment, Client, Experiment, Spec
 
 NO_AUGMENTATION = Augment(
     flip=False,
@@ -63,7 +64,7 @@ def experiment(name: str) -> Experiment:
     work = WORKLOADS[name]
     everyone = work.cohort == work.clients
     sgd = Spec("sgd", {"learning_rate": work.learning_rate})
-    return overrides.complete(
+    return resolve.complete(
         Experiment(
             rounds=1,
             num_clients=work.clients,
@@ -101,7 +102,7 @@ def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
     def batches(client: jax.Array) -> jax.Array:
         key = jax.random.fold_in(clients_key, client)
         mask = jnp.ones(per_client, bool)
-        index, _, _ = local._batches(mask, one.client.batch_size, one.client.epochs, key)
+        index, _, _ = local_training._batches(mask, one.client.batch_size, one.client.epochs, key)
         return index
 
     return np.asarray(jax.vmap(batches)(jnp.arange(one.num_clients)))
@@ -109,7 +110,7 @@ def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
 
 def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
     """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S]."""
-    choose = assemble.assemble(one, CLASSES, np.ones(CLASSES)).choose
+    choose = build.assemble(one, CLASSES, np.ones(CLASSES)).choose
     if choose is None:
         return np.tile(np.arange(one.num_clients, dtype=np.int32), (rounds, 1))
     sizes = jnp.ones(one.num_clients, jnp.int32)
@@ -151,7 +152,7 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, Any]:
     one, work = experiment(name), WORKLOADS[name]
     per_client = per_client or work.images
     data = examples(work.clients, per_client, work.image_size)
-    assembly = assemble.assemble(one, CLASSES, np.ones(CLASSES))
+    assembly = build.assemble(one, CLASSES, np.ones(CLASSES))
     model, params = assembly.model, assembly.init(data).server.params
     leaves = {
         "params/" + "/".join(str(key.key) for key in path): np.asarray(leaf)
@@ -167,7 +168,7 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, Any]:
         file,
         about=json.dumps(about),
         pixels=data.image,
-        image=np.asarray(augment.normalise(jnp.asarray(data.image), model.mean, model.std)),
+        image=np.asarray(augmentation.normalise(jnp.asarray(data.image), model.mean, model.std)),
         label=data.label,
         order=first_order(one, per_client),
         cohorts=cohorts(one, 1 + turns * work.rounds),

@@ -9,7 +9,7 @@ Change:  --config.transforms[0].options.quantile=0.9 to clip only the longest me
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

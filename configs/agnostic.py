@@ -10,7 +10,7 @@ Change:  --config.reducer.options.step_size=...: how fast the weights move to cl
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

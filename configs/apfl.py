@@ -11,7 +11,7 @@ Change:  --config.algorithm.options.alpha=... (0: the global model; 1: each clie
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -13,7 +13,7 @@ Change:  --config.reducer.name=mean for a server without defence; share and size
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

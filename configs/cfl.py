@@ -11,7 +11,7 @@ Change:  --config.algorithm.options.clusters=1 for FedAvg on the same clients; a
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -10,7 +10,7 @@ Change:  --config.transforms[0].options.norm=...; configs/adaptive_clip.py finds
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -14,7 +14,7 @@ Change:  --config.privacy.target_epsilon=2 for more noise; with 0 it is that of
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Privacy, Spec, Turnout, read
+from fedjax_med.experiment.config import Experiment, Privacy, Spec, Turnout, read
 
 
 def get_config() -> Experiment:

@@ -13,7 +13,7 @@ Change:  --config.privacy.target_epsilon=2 for more noise; --config.privacy.clip
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Privacy, Spec, read
+from fedjax_med.experiment.config import Experiment, Privacy, Spec, read
 
 
 def get_config() -> Experiment:

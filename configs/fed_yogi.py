@@ -10,7 +10,7 @@ Change:  --config.server_optimizer.options.learning_rate=...;
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

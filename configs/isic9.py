@@ -9,7 +9,7 @@ Change:  --config.policy=keep to train on the set as published, with its wrong l
          --config.seed=1 for another seed.
 """
 
-from fedjax_med.config import Client, Experiment, Loss, Spec
+from fedjax_med.experiment.config import Client, Experiment, Loss, Spec
 
 
 def get_config() -> Experiment:

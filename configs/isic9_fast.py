@@ -11,7 +11,7 @@ Change:  as in configs/isic9_pretrained.py.
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, read
+from fedjax_med.experiment.config import Experiment, read
 
 
 def get_config() -> Experiment:

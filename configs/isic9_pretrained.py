@@ -12,7 +12,7 @@ Change:  --config.model.options.frozen_blocks=8 to train more of the network, at
          --config.seed=1 for another seed.
 """
 
-from fedjax_med.config import Augment, Checkpoint, Client, Experiment, Loss, Spec
+from fedjax_med.experiment.config import Augment, Checkpoint, Client, Experiment, Loss, Spec
 
 
 def get_config() -> Experiment:

@@ -8,7 +8,7 @@ Change:  any of what docs/methods.md compares: --config.algorithm.name=...,
          --config.privacy.unit=...; --config.fold=1 for another fifth.
 """
 
-from fedjax_med.config import Checkpoint, Client, Experiment, Spec
+from fedjax_med.experiment.config import Checkpoint, Client, Experiment, Spec
 
 
 def get_config() -> Experiment:

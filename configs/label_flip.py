@@ -10,7 +10,7 @@ Change:  --config.reducer.name=median for a reducer that bears it.
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

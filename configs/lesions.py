@@ -6,7 +6,7 @@ Change:  --config.partition.name=dirichlet for clients that differ in their mix 
          --config.seed=1 for another seed; configs/fed_adam.py for another server optimizer.
 """
 
-from fedjax_med.config import Client, Experiment, Spec
+from fedjax_med.experiment.config import Client, Experiment, Spec
 
 
 def get_config() -> Experiment:

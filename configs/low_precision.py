@@ -10,7 +10,7 @@ Change:  --config.transforms[0].options.kind=float16 for more digits and a small
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -9,7 +9,7 @@ Change:  --config.cohort.options.size=200 for more of them in a round;
          --config.partition.name=quantity for clients of unequal size.
 """
 
-from fedjax_med.config import Checkpoint, Client, Experiment, Spec
+from fedjax_med.experiment.config import Checkpoint, Client, Experiment, Spec
 
 
 def get_config() -> Experiment:

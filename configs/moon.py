@@ -10,7 +10,7 @@ Change:  --config.algorithm.options.mu=0 for FedAvg on the same clients; 5 or 10
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -12,7 +12,7 @@ Change:  --config.reducer.options.q=...; 0 is the uniform mean, and 5 is about a
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

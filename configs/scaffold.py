@@ -12,7 +12,7 @@ Change:  --config.algorithm.name=fed_avg for the same without control variates;
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

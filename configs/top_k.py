@@ -11,7 +11,7 @@ Change:  --config.transforms[0].options.share=0.01;
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -11,7 +11,7 @@ Change:  --config.reducer.name=mean to see what the hostile client does without 
 
 from pathlib import Path
 
-from fedjax_med.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:

@@ -3,14 +3,14 @@
 import signal
 import sys
 
-from fedjax_med.interrupt import end_at_once
+from fedjax_med.run.signals import end_at_once
 
 
 def main() -> int:
     """Run the command line; the exit code."""
     # Before the program is loaded, which takes seconds; training has its own way to stop.
     signal.signal(signal.SIGINT, end_at_once)
-    from fedjax_med import cli
+    from fedjax_med.cli import main as cli
 
     return cli.main()
 

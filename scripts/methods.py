@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_med.types import Examples, Split
+from fedjax_med.core.types import Examples, Split
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/isic9_small.py"
@@ -186,7 +186,7 @@ def runs(tables: Sequence[str], seeds: Sequence[int]) -> list[Run]:
 
 def folder_of(run: Run, workdir: Path) -> Path:
     """Where the run lives: runs with the same flags are one, and those of other code are others."""
-    from fedjax_med.identity import code_version
+    from fedjax_med.run.provenance import code_version
 
     text = json.dumps([code_version(), (ROOT / CONFIG).read_text(), run.seed, sorted(run.changes)])
     return workdir / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -199,12 +199,13 @@ def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
         return run, ""
     import jax  # here: the processes choose their core before JAX starts
 
-    from fedjax_med import cli, stack
+    from fedjax_med.cli import main as cli
+    from fedjax_med.data import client_data
 
     def roomy(split: Split, parts: Any, room: int = 0) -> Examples:
         return stacked(split, parts, max(room, ROOM))
 
-    stacked = stack.stack
+    stacked = client_data.stack
     command = [
         "train",
         "--evaluate",
@@ -220,7 +221,7 @@ def train(job: tuple[Path, Run, list[str]]) -> tuple[Run, str]:
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
         # Padding changes no bit of a result, and with the same shapes a method compiles once.
-        unittest.mock.patch.object(stack, "stack", roomy),
+        unittest.mock.patch.object(client_data, "stack", roomy),
     ):
         code = cli.main(command)
     jax.clear_caches()  # hundreds of programs come to the system's limit of memory maps
@@ -404,7 +405,7 @@ def document(every: Sequence[Run], workdir: Path) -> str:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import machine
 
-    from fedjax_med.config import read
+    from fedjax_med.experiment.config import read
 
     host = machine.describe()
     experiment = read(str(ROOT / CONFIG))
@@ -448,12 +449,12 @@ def num_parameters() -> int:
     """Of the network that all runs train."""
     import jax
 
-    from fedjax_med import assemble, overrides
-    from fedjax_med.config import read
+    from fedjax_med.experiment import build, resolve
+    from fedjax_med.experiment.config import read
 
-    experiment = overrides.complete(read(str(ROOT / CONFIG)))
+    experiment = resolve.complete(read(str(ROOT / CONFIG)))
     side = experiment.image_size
-    model = assemble.build_model(experiment, 9)
+    model = build.build_model(experiment, 9)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), (side, side, 3)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 

@@ -29,12 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_med import cli, comparison, report
-from fedjax_med.commands import compare
+from fedjax_med.cli import main as cli
+from fedjax_med.cli.commands import compare
+from fedjax_med.data.images.decode import LIMIT, decode
+from fedjax_med.evaluation import comparison, tables
 from fedjax_med.files import read_regular, replacing
-from fedjax_med.identity import code_version
-from fedjax_med.images import LIMIT, decode
-from fedjax_med.metrics_file import read_records
+from fedjax_med.run.metrics_file import read_records
+from fedjax_med.run.provenance import code_version
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -49,7 +50,7 @@ PINNED = """
 import json, os, sys
 if cores := json.loads(sys.argv[1]):
     os.sched_setaffinity(0, cores)
-from fedjax_med import cli
+from fedjax_med.cli import main as cli
 sys.exit(cli.main(sys.argv[2:]))
 """
 MELANOMA = "melanoma"
@@ -168,7 +169,7 @@ def policies(workdir: Path) -> list[str]:
         f"| Test | {' | '.join(f'`{policy}`' for policy in POLICIES)} |",
         "|---|" + "---|" * len(POLICIES),
     ]
-    for key, name in report.HEADLINES.items():
+    for key, name in tables.HEADLINES.items():
         cells = [comparison.spread([one[key] for one in runs]) for runs in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -258,15 +259,15 @@ def text(workdir: Path, how: str, data_dir: Path) -> str:
         "",
         "## Cross-validation inside Train",
         "",
-        report.markdown(cross["folds"], "folds"),
+        tables.markdown(cross["folds"], "folds"),
         "",
         "Together:",
         "",
-        f"```\n{report.table(cross)}\n```",
+        f"```\n{tables.table(cross)}\n```",
         "",
         "The short recipe:",
         "",
-        report.markdown(short["folds"], "folds"),
+        tables.markdown(short["folds"], "folds"),
         "",
         "## Melanoma",
         "",
@@ -291,7 +292,7 @@ def text(workdir: Path, how: str, data_dir: Path) -> str:
         "## Each seed on Test",
     ]
     for seed, one in zip(SEEDS, tested, strict=True):
-        lines += ["", f"### Seed {seed}", "", f"```\n{report.table(one)}\n```"]
+        lines += ["", f"### Seed {seed}", "", f"```\n{tables.table(one)}\n```"]
     return "\n".join(lines) + "\n"
 
 

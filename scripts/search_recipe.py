@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from fedjax_med import cli, comparison
+from fedjax_med.cli import main as cli
+from fedjax_med.evaluation import comparison
 
 # The name of each variant, and the flags that make it.
 FAMILIES: dict[str, dict[str, list[str]]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedjax_med.config import Experiment
+from fedjax_med.experiment.config import Experiment
 
 # Four virtual devices for the sharded strategy; must be set before JAX starts its backend.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")

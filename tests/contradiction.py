@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import toy
 
-from fedjax_med import augment, federated, losses
-from fedjax_med.conditions import Conditions
-from fedjax_med.reducers import mean
-from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, Model
+from fedjax_med.aggregators import mean
+from fedjax_med.client import augmentation, losses
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Conditions
+from fedjax_med.core.types import IMAGENET_MEAN, IMAGENET_STD, Model
 
 KEY = jax.random.key(5)
 
@@ -47,7 +48,7 @@ def params():
 
 
 def grad_fn():
-    return losses.cross_entropy(model(), augment.build(toy.STILL), jnp.ones(toy.CLASSES))
+    return losses.cross_entropy(model(), augmentation.build(toy.STILL), jnp.ones(toy.CLASSES))
 
 
 def rounds(algorithm, data, number=3, start=None, conditions=None, **options):

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_med import federated
-from fedjax_med.reducers import mean
-from fedjax_med.types import Examples
+from fedjax_med.aggregators import mean
+from fedjax_med.core import round as federated
+from fedjax_med.core.types import Examples
 
 KEY = jax.random.key(6)
 UNIT = 100  # images hold integers: the curvature is the pixel's hundredth

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import aggregate
-from fedjax_med.aggregate import MessageTransform, Reducer
+from fedjax_med.aggregators import mean, trimmed_mean
+from fedjax_med.core import aggregation
+from fedjax_med.core.aggregation import MessageTransform, Reducer
 from fedjax_med.errors import UserError
-from fedjax_med.reducers import mean, trimmed_mean
 from fedjax_med.transforms import clip
 
 KEY = jax.random.key(0)
@@ -17,7 +17,7 @@ WEIGHTS = jnp.array([1.0, 2.0, 1.0])
 
 def reduce(reducer, messages=MESSAGES, weights=WEIGHTS):
     one = jax.tree.map(lambda leaf: leaf[0], messages)
-    return reducer.update(messages, aggregate.senders(weights), reducer.init(one, 3, 3), KEY)[0]
+    return reducer.update(messages, aggregation.senders(weights), reducer.init(one, 3, 3), KEY)[0]
 
 
 def test_mean_weighs_by_examples():
@@ -48,7 +48,7 @@ def test_unknown_weighting_is_refused():
 
 
 def test_clipped_message_has_bounded_norm_and_its_direction():
-    clipped, _ = clip.build(norm=2.0).update(MESSAGES, aggregate.senders(WEIGHTS), (), KEY)
+    clipped, _ = clip.build(norm=2.0).update(MESSAGES, aggregation.senders(WEIGHTS), (), KEY)
     for client in range(3):
         before = np.concatenate([MESSAGES["a"][client], MESSAGES["b"][client][None]])
         after = np.concatenate([clipped["a"][client], clipped["b"][client][None]])
@@ -59,7 +59,7 @@ def test_clipped_message_has_bounded_norm_and_its_direction():
 def test_short_message_and_zero_message_pass_unchanged():
     zeros = jax.tree.map(jnp.zeros_like, MESSAGES)
     for messages in (MESSAGES, zeros):
-        clipped, _ = clip.build(norm=100.0).update(messages, aggregate.senders(WEIGHTS), (), KEY)
+        clipped, _ = clip.build(norm=100.0).update(messages, aggregation.senders(WEIGHTS), (), KEY)
         toy.assert_same_bits(clipped, messages)
 
 
@@ -81,9 +81,9 @@ def counting(step):
 
 
 def test_chain_applies_transforms_in_order_and_keeps_their_state():
-    chained = aggregate.chain(counting(1.0), counting(2.0), reducer=mean.build())
+    chained = aggregation.chain(counting(1.0), counting(2.0), reducer=mean.build())
     state = chained.init(jax.tree.map(lambda leaf: leaf[0], MESSAGES), 3, 3)
-    senders = aggregate.senders(WEIGHTS)
+    senders = aggregation.senders(WEIGHTS)
     for calls in (1, 2):
         message, state = chained.update(MESSAGES, senders, state, KEY)
         assert [int(part) for part in state[:-1]] == [calls, calls]
@@ -93,9 +93,11 @@ def test_chain_applies_transforms_in_order_and_keeps_their_state():
 
 def test_chain_is_closed_and_empty_chain_is_the_reducer():
     reducer = mean.build()
-    assert aggregate.chain(reducer=reducer) is reducer
-    once = aggregate.chain(counting(1.0), counting(2.0), reducer=reducer)
-    nested = aggregate.chain(counting(1.0), reducer=aggregate.chain(counting(2.0), reducer=reducer))
+    assert aggregation.chain(reducer=reducer) is reducer
+    once = aggregation.chain(counting(1.0), counting(2.0), reducer=reducer)
+    nested = aggregation.chain(
+        counting(1.0), reducer=aggregation.chain(counting(2.0), reducer=reducer)
+    )
     assert isinstance(nested, Reducer)
     toy.assert_close(reduce(nested), reduce(once))
 
@@ -108,7 +110,7 @@ def test_every_part_of_a_chain_gets_a_key_of_its_own():
         return messages, state
 
     part = MessageTransform(lambda message, num_clients: (), spy)
-    reduce(aggregate.chain(part, part, part, reducer=mean.build()))
+    reduce(aggregation.chain(part, part, part, reducer=mean.build()))
     assert len(set(keys)) == 3
 
 
@@ -145,10 +147,10 @@ def remembering():
 
 
 def grouped_round(reducer, messages, weights, state=None, group=GROUP, groups=2):
-    reducer = aggregate.grouped(reducer, groups)
+    reducer = aggregation.grouped(reducer, groups)
     if state is None:
         state = reducer.init(jax.tree.map(lambda leaf: leaf[0], messages), 5, 5)
-    senders = aggregate.senders(weights)._replace(group=group)
+    senders = aggregation.senders(weights)._replace(group=group)
     return reducer.update(messages, senders, state, KEY)
 
 
@@ -165,7 +167,7 @@ def test_two_groups_are_two_reductions(build):
             if alone[group] is None:
                 # Five: before the first round a reducer knows how many send, not to which group.
                 alone[group] = build().init(jax.tree.map(lambda leaf: leaf[0], own), 5, 5)
-            senders = aggregate.senders(weights[members])
+            senders = aggregation.senders(weights[members])
             expected, alone[group] = build().update(own, senders, alone[group], KEY)
             toy.assert_close(jax.tree.map(lambda leaf, g=group: leaf[g], message), expected)
 
@@ -186,7 +188,7 @@ def test_group_without_a_client_that_counts_gives_zero_and_keeps_its_state():
 
 def test_no_groups_are_the_reducer_itself():
     reducer = mean.build()
-    assert aggregate.grouped(reducer, 0) is reducer
+    assert aggregation.grouped(reducer, 0) is reducer
 
 
 def test_hostile_client_of_one_group_does_not_reach_another():

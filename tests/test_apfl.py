@@ -9,10 +9,10 @@ import pytest
 import toy
 from contradiction import client, personal, rounds
 
-from fedjax_med import local
 from fedjax_med.algorithms import apfl, fed_avg
+from fedjax_med.client import local_training
+from fedjax_med.client.local_training import LocalTraining
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
 
 SIZES = (6, 3, 4)
 DATA = toy.federation(SIZES)
@@ -92,7 +92,10 @@ def test_alpha_grows_where_the_global_model_does_not_suit():
 
 def test_backbone_rate_applies_to_both_models():
     training = LocalTraining(
-        contradiction.grad_fn(), local.slower_backbone(optax.sgd(0.1), 0.0, "classifier"), 1, 4
+        contradiction.grad_fn(),
+        local_training.slower_backbone(optax.sgd(0.1), 0.0, "classifier"),
+        1,
+        4,
     )
     start = contradiction.params()
     algorithm = apfl.build(training, optax.sgd(1.0))

@@ -8,27 +8,20 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import (
-    aggregate,
-    assemble,
-    augment,
-    averaging,
-    evaluate,
-    federated,
-    local,
-    losses,
-    mapping,
-    shelves,
-    stack,
-    strategies,
-)
-from fedjax_med.algorithms import fed_avg
-from fedjax_med.config import Augment, Client, Experiment, Loss, Spec
-from fedjax_med.local import LocalTraining
-from fedjax_med.overrides import complete
-from fedjax_med.reducers import mean
+from fedjax_med.aggregators import mean
+from fedjax_med.algorithms import _ema, fed_avg
+from fedjax_med.client import augmentation, local_training, losses
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation, client_map
+from fedjax_med.core import round as federated
+from fedjax_med.core.types import IMAGENET_MEAN, IMAGENET_STD, Split
+from fedjax_med.data import client_data
+from fedjax_med.evaluation import predict
+from fedjax_med.execution import backend
+from fedjax_med.experiment import build, components
+from fedjax_med.experiment.config import Augment, Client, Experiment, Loss, Spec
+from fedjax_med.experiment.resolve import complete
 from fedjax_med.transforms import clip
-from fedjax_med.types import IMAGENET_MEAN, IMAGENET_STD, Split
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -53,14 +46,14 @@ def network(strategy, num_clients):
 
 def assembled(strategy, num_clients):
     experiment = network(strategy, num_clients)
-    assembly = assemble.assemble(experiment, toy.CLASSES, [1] * toy.CLASSES)
+    assembly = build.assemble(experiment, toy.CLASSES, [1] * toy.CLASSES)
     data = toy.federation(SIZES[:num_clients])
-    filled = stack.fill_clients(data, assembly.placement.rows)
+    filled = client_data.fill_clients(data, assembly.placement.rows)
     state = jax.device_put(assembly.init(data), assembly.placement.state)
     return assembly, state, jax.device_put(filled, assembly.placement.data)
 
 
-@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
+@pytest.mark.parametrize("strategy", client_map.STRATEGIES)
 @pytest.mark.parametrize("num_clients", [5, 8])  # four devices: uneven, even
 def test_many_rounds_compile_once_and_stay_in_place(strategy, num_clients):
     assembly, state, data = assembled(strategy, num_clients)
@@ -85,7 +78,7 @@ def test_sharded_clients_lie_on_their_devices():
     assert [shard.data.shape[0] for shard in uneven.image.addressable_shards] == [2] * 4
 
 
-@pytest.mark.parametrize("strategy", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("strategy", sorted(client_map.STRATEGIES.keys() - {"vmap"}))
 def test_a_real_network_learns_the_same_under_every_strategy(strategy):
     results = []
     for name in ("vmap", strategy):
@@ -99,26 +92,26 @@ def test_a_real_network_learns_the_same_under_every_strategy(strategy):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("memory", [float("inf"), 1e4])
 def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
-    picked = strategies.pick("gpu", devices, strategies.Work(0, True))
-    monkeypatch.setattr(strategies, "pick", lambda *sizes: picked)
-    monkeypatch.setattr(strategies, "bytes_free", lambda: memory)
-    monkeypatch.setattr(strategies, "_WITHOUT_LIBRARY", None)  # as on accelerators
+    picked = backend.pick("gpu", devices, backend.Work(0, True))
+    monkeypatch.setattr(backend, "pick", lambda *sizes: picked)
+    monkeypatch.setattr(backend, "bytes_free", lambda: memory)
+    monkeypatch.setattr(backend, "_WITHOUT_LIBRARY", None)  # as on accelerators
     assembly, state, data = assembled("auto", 8)
     pooled = jax.tree.map(lambda leaf: np.asarray(leaf[data.mask]), data)
     none = np.zeros(sum(SIZES))
     split = Split(pooled.image, pooled.label, none, none, none, none)
-    held = stack.Held(split, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
+    held = client_data.Held(split, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
     experiment = network("auto", 8)
     jax.block_until_ready((state, data))
     COMPILED.clear()
-    assembly = assemble.fitted(assembly, experiment, held)
-    with contextlib.closing(assemble.feed(assembly, experiment, held)) as feed:
+    assembly = build.fitted(assembly, experiment, held)
+    with contextlib.closing(build.feed(assembly, experiment, held)) as feed:
         for number in (1, 2):
             turn = feed.get(number)
             state, metrics = assembly.run_round(state, turn.data, turn.places)
             jax.block_until_ready(metrics)
     fits = memory > 1e4
-    assert assembly.map_clients.name == (picked.name if fits else strategies.smaller(picked.name))
+    assert assembly.map_clients.name == (picked.name if fits else backend.smaller(picked.name))
     assert len(COMPILED) == (1 if fits else 2)  # where it doesn't fit, the larger one in vain
 
 
@@ -136,17 +129,17 @@ def with_other_normalisation(model):
 def test_images_are_normalised_as_the_model_says_in_training_and_evaluation(monkeypatch):
     data = toy.federation((5, 3, 6))
     plain = two_rounds_as_assembled()
-    model = assemble.build_model(network("vmap", 3), toy.CLASSES)
+    model = build.build_model(network("vmap", 3), toy.CLASSES)
     other = with_other_normalisation(model)
     np.testing.assert_allclose(
-        evaluate.probabilities(other, plain, data.image),
-        evaluate.probabilities(model, plain, data.image),
+        predict.probabilities(other, plain, data.image),
+        predict.probabilities(model, plain, data.image),
         rtol=1e-4,
         atol=1e-5,
     )
-    build_model = assemble.build_model
+    build_model = build.build_model
     monkeypatch.setattr(
-        assemble, "build_model", lambda *what: with_other_normalisation(build_model(*what))
+        build, "build_model", lambda *what: with_other_normalisation(build_model(*what))
     )
     toy.assert_close(two_rounds_as_assembled(), plain, rtol=1e-4, atol=1e-5)
 
@@ -167,7 +160,7 @@ def client(**changes):
 
 def two_rounds_as_assembled(**changes):
     experiment = complete(Experiment(rounds=4, num_clients=3, **(PLAIN | changes)))
-    assembly = assemble.assemble(experiment, toy.CLASSES, COUNTS)
+    assembly = build.assemble(experiment, toy.CLASSES, COUNTS)
     data = toy.federation((5, 3, 6))
     state = assembly.init(data)
     for _ in range(2):
@@ -189,14 +182,19 @@ def two_rounds_by_hand(
     average=0,
 ):
     """The same without any configuration; in parts of four images, as on every CPU."""
-    model = shelves.build("models", CNN, toy.CLASSES)
+    model = components.build("models", CNN, toy.CLASSES)
     grad_fn = losses.cross_entropy(
-        model, augment.build(changes), jnp.array(weights, jnp.float32), smoothing, 4, adjustment
+        model,
+        augmentation.build(changes),
+        jnp.array(weights, jnp.float32),
+        smoothing,
+        4,
+        adjustment,
     )
     training = LocalTraining(grad_fn, optimizer or optax.sgd(0.1), epochs, batch_size)
     training = training._replace(schedule=schedule or training.schedule)
     algorithm, reducer = fed_avg.build(training, server or optax.sgd(1.0)), reducer or mean.build()
-    algorithm = averaging.wrap(algorithm, average) if average else algorithm
+    algorithm = _ema.wrap(algorithm, average) if average else algorithm
     init_key, rounds_key = jax.random.split(jax.random.key(0))
     data = toy.federation((5, 3, 6))
     state = federated.init(algorithm, reducer, model.init(init_key, toy.IMAGE), data)
@@ -219,7 +217,7 @@ def balanced(beta):
         ({"augment": Augment()}, {"changes": Augment()}),
         (
             {"transforms": [Spec("clip", {"norm": 0.01})]},
-            {"reducer": aggregate.chain(clip.build(norm=0.01), reducer=mean.build())},
+            {"reducer": aggregation.chain(clip.build(norm=0.01), reducer=mean.build())},
         ),
         (
             {"reducer": Spec("mean", {"weighting": "uniform"})},
@@ -235,7 +233,7 @@ def balanced(beta):
         ),
         (
             {"client": client(backbone_rate=0.1)},
-            {"optimizer": local.slower_backbone(optax.sgd(0.1), 0.1, "classifier")},
+            {"optimizer": local_training.slower_backbone(optax.sgd(0.1), 0.1, "classifier")},
         ),
         ({"average": 0.9}, {"average": 0.9}),
         ({"client": client(epochs=2)}, {"epochs": 2}),

@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, conditions, federated, overrides, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.attacks import (
     backdoor,
@@ -19,12 +19,14 @@ from fedjax_med.attacks import (
     scaled_update,
     sign_flip,
 )
-from fedjax_med.conditions import Attack, Conditions
-from fedjax_med.config import Spec, read
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation, faults
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Attack, Conditions
+from fedjax_med.core.types import Examples
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
-from fedjax_med.types import Examples
+from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment.config import Spec, read
 
 KEY = jax.random.key(5)
 MESSAGES = {
@@ -63,7 +65,7 @@ def test_scaled_update_replaces_the_model_where_the_others_cancel():
     attack = scaled_update.build(3, scale=4.0)
     hostile = jnp.array([False, True, False, False])
     sent = attack.messages(messages, hostile, jnp.ones(4), KEY)
-    reduced = mean.build().update(sent, aggregate.senders(jnp.ones(4)), (), KEY)[0]
+    reduced = mean.build().update(sent, aggregation.senders(jnp.ones(4)), (), KEY)[0]
     toy.assert_close(reduced, {"a": jnp.array([7.0, -3.0])})
 
 
@@ -86,7 +88,7 @@ def test_mean_points_back_if_epsilon_is_above_honest_by_hostile(epsilon, back):
     # Xie et al. (2019): with q of C hostile the border is (C - q) / q, which is 1 here.
     sent = send(inner_product.build(3, epsilon=epsilon))
     honest = jax.tree.map(lambda leaf: (leaf[0] + leaf[2]) / 2, MESSAGES)
-    reduced = mean.build().update(sent, aggregate.senders(jnp.ones(4)), (), KEY)[0]
+    reduced = mean.build().update(sent, aggregation.senders(jnp.ones(4)), (), KEY)[0]
     assert (float(optax.tree.vdot(reduced, honest)) < 0) == back
 
 
@@ -293,7 +295,7 @@ REDUCERS = [
 
 def under_attack(spec):
     """The accuracy with a reducer under each of the attacks on seven clients (Bulyan's least)."""
-    reducer, data = shelves.build("reducers", spec), toy.federation(SEVEN, seed=4)
+    reducer, data = components.build("reducers", spec), toy.federation(SEVEN, seed=4)
 
     @jax.jit  # one program for all attacks
     def run(which, state):
@@ -322,12 +324,12 @@ def test_robust_reducer_bears_one_hostile_client_of_seven(spec):
 
 
 def test_config_of_the_backdoor_has_one_hostile_client_of_five():
-    experiment = overrides.complete(read("configs/backdoor.py"))
+    experiment = resolve.complete(read("configs/backdoor.py"))
     (spec,) = experiment.attacks
-    attack = shelves.build("attacks", spec, 9)
+    attack = components.build("attacks", spec, 9)
     assert len(attack.clients) == 1
     assert attack.clients[0] < experiment.num_clients == 5
     image = jnp.zeros((1, experiment.image_size, experiment.image_size, 3), jnp.uint8)
-    assert conditions.is_hostile(attack, jnp.arange(5)).sum() == 1
+    assert faults.is_hostile(attack, jnp.arange(5)).sum() == 1
     assert attack.trigger(image).sum() > 0
-    shelves.build("reducers", experiment.reducer)
+    components.build("reducers", experiment.reducer)

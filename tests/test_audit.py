@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import audit, audit_report, cli, duplicates, shelves
-from fedjax_med.config import Spec
-from fedjax_med.datasets import image_folder, isic9
+from fedjax_med.cli import main as cli
+from fedjax_med.core.types import Dataset, Split, Unreadable
+from fedjax_med.data.audit import duplicates, report
+from fedjax_med.data.audit import findings as audit
+from fedjax_med.data.datasets import image_folder, isic9
 from fedjax_med.errors import UserError
-from fedjax_med.types import Dataset, Split, Unreadable
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 
 
 def photograph(seed: int) -> Image.Image:
@@ -52,7 +55,7 @@ def images_of(findings) -> list[tuple]:
 
 
 def test_nearly_black_images_are_found(tmp_path):
-    dataset = shelves.build(
+    dataset = components.build(
         "datasets", Spec("lesions", {"train_size": 9, "test_size": 9}), "", str(tmp_path), 16
     )
     assert audit.find(dataset).dark == ()
@@ -60,7 +63,7 @@ def test_nearly_black_images_are_found(tmp_path):
     dataset.test.image[2] = 0
     found = audit.find(dataset)
     assert found.dark == (str(dataset.train.name[4]), str(dataset.test.name[2]))
-    assert "    2  nearly black" in audit_report.table(found)
+    assert "    2  nearly black" in report.table(found)
 
 
 def test_every_planted_fault_is_found_and_nothing_else(planted):
@@ -277,11 +280,9 @@ def test_small_and_absent_classes_are_flagged(planted):
     for path in (planted / "test/rare").iterdir():
         path.unlink()
     found = audit.find(build(planted))
-    rare = next(
-        line for line in audit_report.table(found).splitlines() if line.startswith("  rare")
-    )
+    rare = next(line for line in report.table(found).splitlines() if line.startswith("  rare"))
     assert "few train images, no test images" in rare
-    assert audit_report.to_json(found)["classes"][2]["remark"] == "few train images, no test images"
+    assert report.to_json(found)["classes"][2]["remark"] == "few train images, no test images"
 
 
 def test_the_json_holds_everything_and_the_table_ten_examples():
@@ -289,11 +290,11 @@ def test_the_json_holds_everything_and_the_table_ten_examples():
     nothing = split_of(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32), np.uint8), [])
     empty = audit.find(Dataset("toy", ("a", "b"), nothing, nothing))
     found = empty._replace(train_contradictions=tuple(same))
-    content = json.loads(json.dumps(audit_report.to_json(found)))
+    content = json.loads(json.dumps(report.to_json(found)))
     finding = content["findings"]["train_contradictions"]
     assert finding["count"] == len(finding["images"]) == 62
     assert finding["by_classes"] == [{"classes": ["a", "b"], "count": 62}]
-    lines = audit_report.table(found, more="x.json").splitlines()
+    lines = report.table(found, more="x.json").splitlines()
     assert sum(" = " in line for line in lines) == 10
     assert any(line.endswith("... and 52 more, see x.json") for line in lines)
 
@@ -327,7 +328,7 @@ def test_the_real_set_has_the_known_faults(isic9_dir, tmp_path):
     found = audit.find(dataset)
     by_classes = {
         key: {tuple(pair["classes"]): pair["count"] for pair in finding["by_classes"]}
-        for key, finding in audit_report.to_json(found)["findings"].items()
+        for key, finding in report.to_json(found)["findings"].items()
     }
     keratosis_nevus = ("actinic keratosis", "nevus")
     melanoma_keratosis = ("melanoma", "seborrheic keratosis")

@@ -9,11 +9,12 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import averaging, federated, shelves
-from fedjax_med.algorithms import fed_avg
-from fedjax_med.config import Spec
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.aggregators import mean
+from fedjax_med.algorithms import _ema, fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 
 DATA = toy.federation((6, 3, 4))
 
@@ -37,7 +38,7 @@ def algorithm():
 @pytest.mark.parametrize("decay", [0.0, 0.7])
 def test_average_is_that_of_the_models_of_an_unaveraged_run(decay):
     plain = history(algorithm())
-    averaged = history(averaging.wrap(algorithm(), decay))
+    averaged = history(_ema.wrap(algorithm(), decay))
     toy.assert_same_bits([state.inner for state in averaged], plain)
     total, weight = np.zeros_like(plain[0].params["w"]), 0.0
     for state, model in zip(averaged, plain, strict=True):
@@ -46,12 +47,12 @@ def test_average_is_that_of_the_models_of_an_unaveraged_run(decay):
         np.testing.assert_allclose(state.params["w"], total / weight, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(shelves.names("algorithms")) - {"cfl"}))
+@pytest.mark.parametrize("name", sorted(set(components.names("algorithms")) - {"cfl"}))
 def test_any_algorithm_keeps_the_shapes_of_its_state_under_the_average(name):
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), features=toy.features())
     options = {"local": ("b",)} if name in ("fed_bn", "fed_per", "fed_rep") else {}
-    plain = shelves.build("algorithms", Spec(name, options), training, optax.sgd(1.0))
-    averaged, reducer = averaging.wrap(plain, 0.5), mean.build()
+    plain = components.build("algorithms", Spec(name, options), training, optax.sgd(1.0))
+    averaged, reducer = _ema.wrap(plain, 0.5), mean.build()
     before = federated.init(averaged, reducer, toy.params(), DATA)
     step = functools.partial(federated.run_round, averaged, reducer)
     after, _ = jax.eval_shape(step, before, DATA, jax.random.key(2))

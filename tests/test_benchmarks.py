@@ -19,8 +19,10 @@ import startup
 import stream
 import workloads
 
-from fedjax_med import assemble, cli, ops
-from fedjax_med.config import Spec
+from fedjax_med import ops
+from fedjax_med.cli import main as cli
+from fedjax_med.experiment import build
+from fedjax_med.experiment.config import Spec
 
 
 @pytest.fixture
@@ -36,10 +38,10 @@ def small(tmp_path, monkeypatch):
 def rounds_of(work, count):
     """The global weights and who took part, after each of fedjax_med's own rounds."""
     experiment = dataclasses.replace(workloads.experiment("small"), rounds=count)
-    assembly = assemble.assemble(experiment, 9, np.ones(9))
+    assembly = build.assemble(experiment, 9, np.ones(9))
     data = run_ours.held(work)
     state = assembly.init(data.shapes())
-    with contextlib.closing(assemble.feed(assembly, experiment, data)) as feed:
+    with contextlib.closing(build.feed(assembly, experiment, data)) as feed:
         for number in range(1, count + 1):
             turn = feed.get(number)
             state, metrics = assembly.run_round(state, turn.data, turn.places)
@@ -82,7 +84,7 @@ def test_operations_of_a_round_are_those_of_its_products(small):
 
 
 def test_operations_do_not_depend_on_the_lowering_of_the_convolutions():
-    model = assemble.build_model(workloads.experiment("cnn"), 9)
+    model = build.build_model(workloads.experiment("cnn"), 9)
     flops = workloads.training_flops(model, (16, 16, 3))
     products = sum(
         # Of 9 x 9 products with the window's pixels those with the padding do not count.
@@ -97,7 +99,7 @@ def test_operations_do_not_depend_on_the_lowering_of_the_convolutions():
 )
 def test_peers_network_in_plain_jax_is_ours(name):
     side = 32 if name == "efficientnet_lite0" else 16
-    model = assemble.build_model(workloads.experiment(name), 9)
+    model = build.build_model(workloads.experiment(name), 9)
     params = model.init(jax.random.key(0), (side, side, 3))
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedjax_med import calibration, metrics
+from fedjax_med.evaluation import calibration, metrics
 
 
 def test_scaled_probabilities_are_the_softmax_of_the_logits_over_the_temperature():

@@ -9,13 +9,14 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, shelves
+from fedjax_med.aggregators import mean, median
 from fedjax_med.algorithms import cfl
-from fedjax_med.config import Spec
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
+from fedjax_med.core.round import ClientResult
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean, median
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 
 KEY = jax.random.key(4)
 TRAINING = LocalTraining(toy.grad_fn(), optax.sgd(0.2), 2, 8)
@@ -37,7 +38,7 @@ def planted():
 @functools.cache
 def rounds(number, name="cfl", data=planted, reducer=mean.build, **options):
     """All states and the last metrics."""
-    algorithm = shelves.build("algorithms", Spec(name, options), TRAINING, optax.sgd(1.0))
+    algorithm = components.build("algorithms", Spec(name, options), TRAINING, optax.sgd(1.0))
     reducer, data = reducer(), data()
     states = [federated.init(algorithm, reducer, toy.params(), data)]
     step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))

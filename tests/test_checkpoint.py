@@ -9,22 +9,24 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import checkpoint_store as checkpoint
-from fedjax_med import config, federated, identity, overrides
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.config import Checkpoint, Experiment
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import config, resolve
+from fedjax_med.experiment.config import Checkpoint, Experiment
+from fedjax_med.run import checkpoint_store as checkpoint
+from fedjax_med.run import provenance
+from fedjax_med.run.checkpoint import Checkpoints
 
 
 def experiment(**changes):
-    values = config.to_dict(overrides.complete(Experiment()))
+    values = config.to_dict(resolve.complete(Experiment()))
     return values | changes
 
 
-TAG = identity.identity(experiment(), "data", "vmap")
+TAG = provenance.identity(experiment(), "data", "vmap")
 
 
 def state(number=0, scale=1.0):
@@ -313,7 +315,7 @@ def test_every_checkpoint_damaged_restores_nothing(five):
 def test_another_experiment_is_refused_and_its_fields_are_named(five):
     other = experiment(seed=3, algorithm={"name": "scaffold", "options": {}})
     with pytest.raises(UserError) as caught:
-        restore(five, tag=identity.identity(other, "data", "vmap"))
+        restore(five, tag=provenance.identity(other, "data", "vmap"))
     message = str(caught.value)
     assert "seed: the checkpoint has 0, this run 3" in message
     assert "algorithm.name: the checkpoint has 'fed_avg', this run 'scaffold'" in message
@@ -322,21 +324,21 @@ def test_another_experiment_is_refused_and_its_fields_are_named(five):
 
 def test_other_data_is_refused(five):
     with pytest.raises(UserError, match="images"):
-        restore(five, tag=identity.identity(experiment(), "other data", "vmap"))
+        restore(five, tag=provenance.identity(experiment(), "other data", "vmap"))
 
 
 def test_what_does_not_touch_the_numbers_may_change(five):
     free = experiment(
         name="x", map_clients="vmap", checkpoint={"every": 1, "keep_last": 9, "keep_best": 0}
     )
-    assert restore(five, tag=identity.identity(free, "data", "vmap")) is not None
+    assert restore(five, tag=provenance.identity(free, "data", "vmap")) is not None
 
 
 @pytest.mark.parametrize(("schedule", "refused"), [("constant", False), ("cosine", True)])
 def test_rounds_may_change_unless_the_schedule_depends_on_them(tmp_path, schedule, refused):
     client = experiment()["client"] | {"schedule": schedule}
     old, new = (
-        identity.identity(experiment(client=client, rounds=rounds), "data", "vmap")
+        provenance.identity(experiment(client=client, rounds=rounds), "data", "vmap")
         for rounds in (20, 30)
     )
     checkpoints = opened(tmp_path)
@@ -373,26 +375,26 @@ def test_who_only_reads_is_not_told_of_last_bits(five):
 def test_long_lists_of_differences_are_cut(five):
     other = experiment(seed=3, rounds=7, num_clients=2, image_size=9, policy="keep")
     with pytest.raises(UserError, match=r"choose another --workdir.*; and 2 more\.$"):
-        restore(five, tag=identity.identity(other, "data", "vmap"))
+        restore(five, tag=provenance.identity(other, "data", "vmap"))
 
 
 def test_a_field_newer_than_the_checkpoint_had_its_default(tmp_path):
     values = experiment()
     old = {key: value for key, value in values.items() if key != "policy"} | {"gone": 1}
     for given in (values, experiment(policy="keep")):
-        tags = [identity.identity(one, "data", "vmap") for one in (old, given)]
+        tags = [provenance.identity(one, "data", "vmap") for one in (old, given)]
         expected = (
             [] if given is values else ["policy: the checkpoint has 'rarest', this run 'keep'"]
         )
-        assert identity.differences(*tags) == expected
+        assert provenance.differences(*tags) == expected
 
 
 def test_where_a_table_of_sites_lies_may_change():
     tags = []
     for path in ("/here/sites.csv", "/there/sites.csv"):
         partition = {"name": "by_column", "options": {"path": path}}
-        tags.append(identity.identity(experiment(partition=partition), "data", "vmap"))
-    assert not any("path" in line for line in identity.differences(*tags))
+        tags.append(provenance.identity(experiment(partition=partition), "data", "vmap"))
+    assert not any("path" in line for line in provenance.differences(*tags))
 
 
 def test_remove_after_makes_room_for_a_resumed_run(five):

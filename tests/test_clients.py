@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import clients
-from fedjax_med.config import Experiment, Spec
 from fedjax_med.errors import UserError
+from fedjax_med.experiment import load_data
+from fedjax_med.experiment.config import Experiment, Spec
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 def load(folder, **changes):
     experiment = Experiment(num_clients=2, image_size=16, **changes)
-    return clients.load(experiment, str(folder), str(folder.parent / "cache"))
+    return load_data.load(experiment, str(folder), str(folder.parent / "cache"))
 
 
 def test_digests_follow_labels_images_division_and_the_test_set(folder):
@@ -43,7 +43,7 @@ def test_labels_alone_change_the_digest(folder):
     split = load(folder).test
     wrong = split._replace(label=1 - split.label)
     part = [np.arange(split.num_examples)]
-    assert clients._digest(split, part, "") != clients._digest(wrong, part, "")
+    assert load_data._digest(split, part, "") != load_data._digest(wrong, part, "")
 
 
 def test_sites_of_a_table_name_the_clients(folder):

@@ -7,12 +7,13 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, mapping
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
+from fedjax_med.client.local_training import LocalTraining
 from fedjax_med.cohorts import everyone, fixed, uniform, weighted
+from fedjax_med.core import client_map
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
 
 KEY = jax.random.key(2)
 SIZES = (5, 9, 2, 7, 6)
@@ -68,10 +69,10 @@ def test_a_fixed_cohort_is_a_federation_of_its_clients():
     toy.assert_close(state.server, expected.server)
 
 
-@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
+@pytest.mark.parametrize("strategy", client_map.STRATEGIES)
 def test_only_who_takes_part_moves_on(strategy):
     cohort = uniform.build(5, size=2)
-    state, seen, _ = run(cohort, 6, mapping.STRATEGIES[strategy], counting())
+    state, seen, _ = run(cohort, 6, client_map.STRATEGIES[strategy], counting())
     times = np.bincount(np.concatenate(seen), minlength=5)
     assert state.clients.tolist() == times.tolist()
     assert len({tuple(one) for one in seen}) > 1  # each round draws anew

@@ -9,11 +9,11 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, averaging, communication
-from fedjax_med.aggregate import Wire
-from fedjax_med.algorithms import fed_avg
-from fedjax_med.communication import Traffic
-from fedjax_med.local import LocalTraining
+from fedjax_med.algorithms import _ema, fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation, communication
+from fedjax_med.core.aggregation import Wire
+from fedjax_med.core.communication import Traffic
 from fedjax_med.transforms import (
     adaptive_clip,
     clip,
@@ -92,7 +92,7 @@ def send_twice(transforms, message):
         new = []
         for transform, state in zip(transforms, states, strict=True):
             messages, state = transform.update(
-                messages, aggregate.senders(jnp.ones(3)), state, keys[len(new)]
+                messages, aggregation.senders(jnp.ones(3)), state, keys[len(new)]
             )
             new.append(state)
         return new, messages
@@ -118,7 +118,7 @@ def send_twice(transforms, message):
 def test_what_is_sent_has_no_more_values_than_its_bits_can_tell(transforms):
     message = {"a": jnp.zeros(147)}
     wire = functools.reduce(
-        lambda before, one: one.wire(message, before), transforms, aggregate.plain(message)
+        lambda before, one: one.wire(message, before), transforms, aggregation.plain(message)
     )
     for sent in np.asarray(send_twice(transforms, message)["a"]).reshape(6, 147):
         values = sent[sent != 0]
@@ -129,9 +129,9 @@ def test_what_is_sent_has_no_more_values_than_its_bits_can_tell(transforms):
 
 def test_types_of_a_message_count():
     message = {"a": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
-    assert aggregate.plain(message).num_bytes == 3 * 2 + 4
+    assert aggregation.plain(message).num_bytes == 3 * 2 + 4
     halves = {"a": jax.ShapeDtypeStruct((6,), jnp.bfloat16)}
-    assert aggregate.plain(halves) == Wire(6, 16)
+    assert aggregation.plain(halves) == Wire(6, 16)
     assert quantize.build(bits=8).wire(halves, Wire(6, 16)) == Wire(6, 8, 64)
 
 
@@ -143,7 +143,7 @@ def test_what_the_algorithm_sends_its_clients_is_counted_down():
 
 def test_average_of_the_model_is_not_sent():
     algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
-    assert traffic(algorithm=averaging.wrap(algorithm, 0.9)) == Traffic(PLAIN, PLAIN, PLAIN)
+    assert traffic(algorithm=_ema.wrap(algorithm, 0.9)) == Traffic(PLAIN, PLAIN, PLAIN)
 
 
 def test_counting_computes_nothing():

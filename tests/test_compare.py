@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import cli, predicted
+from fedjax_med.cli import main as cli
+from fedjax_med.evaluation import predictions
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 SHORT = ["--config.rounds=2", "--config.client.epochs=1", "--config.checkpoint.every=1"]
@@ -67,7 +68,7 @@ def test_compare_and_crossvalidate_agree_on_the_folds(tmp_path, capsys):
     one = read(tmp_path / "cv" / "crossvalidation.json")
     assert one["accuracy"] == pytest.approx(result["folds"][1]["accuracy"])
     assert call("crossvalidate", tmp_path / "cv", tmp_path, *options) == 0
-    table, names = predicted.read(tmp_path / "cv" / predicted.NAME)
+    table, names = predictions.read(tmp_path / "cv" / predictions.NAME)
     assert len(names) == 9
     accuracy = np.mean(table.probabilities.argmax(axis=1) == table.label)
     assert accuracy == pytest.approx(result["accuracy"])

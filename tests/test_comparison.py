@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from fedjax_med import comparison, metrics, predicted
 from fedjax_med.errors import UserError
-from fedjax_med.predicted import Predictions
+from fedjax_med.evaluation import comparison, metrics
+from fedjax_med.evaluation import predictions as predicted
+from fedjax_med.evaluation.predictions import Predictions
 
 CLASSES = ("a, with a comma", "b")
 

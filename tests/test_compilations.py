@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from fedjax_med import cli, strategies
+from fedjax_med.cli import main as cli
+from fedjax_med.execution import backend
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 EVERYONE = "--config.cohort.name=everyone"
@@ -35,7 +36,7 @@ def test_a_run_of_equal_clients_compiles_its_round_once(tmp_path, who, how):
 def test_where_all_at_once_do_not_fit_the_memory_that_program_is_compiled_too(
     tmp_path, monkeypatch
 ):
-    picked = strategies.pick("gpu", 1, strategies.Work(0, True))
-    monkeypatch.setattr(strategies, "pick", lambda *sizes: picked)
-    monkeypatch.setattr(strategies, "bytes_free", lambda: 1e4)
+    picked = backend.pick("gpu", 1, backend.Work(0, True))
+    monkeypatch.setattr(backend, "pick", lambda *sizes: picked)
+    monkeypatch.setattr(backend, "bytes_free", lambda: 1e4)
     assert rounds_compiled(tmp_path, EVERYONE, "--config.map_clients=auto") == 2

@@ -8,10 +8,11 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, methods, overrides, shelves
-from fedjax_med.config import Experiment, Spec
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
+from fedjax_med.experiment import components, methods, resolve
+from fedjax_med.experiment.config import Experiment, Spec
 
 KEY = jax.random.key(5)
 DATA = toy.federation((6, 5, 4, 6, 3))
@@ -27,15 +28,14 @@ OPTIONS = {
     "top_k": {"share": 0.3},
     "random_k": {"share": 0.3},
 }
-TRANSFORMS = (*shelves.names("transforms"), "")
+TRANSFORMS = (*components.names("transforms"), "")
 OPTIMIZERS = (
     Spec("sgd", {"learning_rate": 1.0}),
     Spec("adam", {"learning_rate": 0.01}),
     Spec("sgd", {"learning_rate": 0.5, "momentum": 0.5}),
 )
-# `dp_mean` is chosen by --config.privacy.unit: tests/test_private.py has what it refuses.
-REDUCERS = tuple(name for name in shelves.names("reducers") if name != "dp_mean")
-ALGORITHMS = shelves.names("algorithms")
+REDUCERS = components.names("reducers")
+ALGORITHMS = components.names("algorithms")
 # Every algorithm with every reducer; transforms and optimizers go round, so that each algorithm and
 # each reducer meets each of them.
 ROWS = [
@@ -69,7 +69,7 @@ def method_of(algorithm, reducer, transform, optimizer):
         transforms=[named(transform)] if transform else [],
         server_optimizer=optimizer,
     )
-    return methods.build(overrides.complete(experiment), TRAINING, toy.CLASSES, KEY)
+    return methods.build(resolve.complete(experiment), TRAINING, toy.CLASSES, KEY)
 
 
 @pytest.mark.slow

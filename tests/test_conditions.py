@@ -9,12 +9,14 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import conditions, federated, mapping, stack
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.attacks import gaussian_noise, label_flip, sign_flip
-from fedjax_med.conditions import Attack, Conditions, Turnout
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import client_map, faults
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Attack, Conditions, Turnout
+from fedjax_med.data import client_data
 
 KEY = jax.random.key(21)
 SIZES = (5, 9, 2, 7, 6, 4)
@@ -210,10 +212,10 @@ def test_model_stays_if_nobody_counts(options):
 
 def test_probabilities_are_what_they_say_for_every_client_by_itself():
     keys = jax.random.split(KEY, 4000)
-    there = jax.vmap(lambda key: conditions.present(Turnout(rate=0.3), key))(keys)
+    there = jax.vmap(lambda key: faults.present(Turnout(rate=0.3), key))(keys)
     messages, weight = {"a": jnp.ones((4000, 2))}, jnp.ones(4000)
     given, nobody = turnout(late=0.2, garbage=0.6), jnp.arange(4000)
-    sent, timely = conditions.sent(given, messages, weight, nobody, keys, KEY)
+    sent, timely = faults.sent(given, messages, weight, nobody, keys, KEY)
     garbage = jnp.isnan(sent["a"]).any(1)
     assert jnp.isnan(sent["a"]).all(1).tolist() == garbage.tolist()
     draws = np.stack([there, ~timely, garbage]).astype(float)
@@ -242,7 +244,7 @@ def test_garbage_is_named_where_it_is_not_skipped():
         assert here == [bad[client]] * 2
     _, (other,) = run(turnout(garbage=0.5, skip_bad=True))
     np.testing.assert_array_equal(other["counted"], ~bad)
-    assert not conditions.is_finite(state.server)
+    assert not faults.is_finite(state.server)
 
 
 def test_garbage_of_who_is_late_or_away_ends_no_run():
@@ -301,8 +303,8 @@ def test_message_that_is_no_number_is_not_left_out_as_absurd():
     assert metrics["finite"].tolist() == [True, False, True, True, True, True]
     assert metrics["counted"].all()
     infinite = {"a": jnp.array([1.0, jnp.inf])}
-    assert not conditions.is_bearable(Turnout(largest=1e6), infinite)
-    assert conditions.is_bearable(Turnout(), infinite)
+    assert not faults.is_bearable(Turnout(largest=1e6), infinite)
+    assert faults.is_bearable(Turnout(), infinite)
 
 
 def test_client_without_examples_does_not_count():
@@ -359,7 +361,7 @@ def test_every_attack_draws_anew_for_every_client_and_round():
         return examples
 
     attacks = (Attack((0, 1), examples=examples), Attack((2,), examples=examples))
-    run(Conditions(attacks=attacks), 2, map_clients=mapping.sequential)
+    run(Conditions(attacks=attacks), 2, map_clients=client_map.sequential)
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 2 * 2 * 6
 
@@ -372,10 +374,10 @@ ALL = Conditions(
 )
 
 
-@pytest.mark.parametrize("name", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("name", sorted(client_map.STRATEGIES.keys() - {"vmap"}))
 def test_every_strategy_draws_the_same(name):
     expected = run(ALL, 3, map_clients=jax.vmap)
-    actual = run(ALL, 3, map_clients=mapping.STRATEGIES[name])
+    actual = run(ALL, 3, map_clients=client_map.STRATEGIES[name])
     counted = np.stack([metrics["counted"] for metrics in expected[1]])
     assert 0 < counted.sum() < counted.size
     for one, other in zip(expected[1], actual[1], strict=True):
@@ -384,7 +386,7 @@ def test_every_strategy_draws_the_same(name):
 
 
 def test_buckets_draw_the_same():
-    groups = stack.buckets(np.array(SIZES), 4)
+    groups = client_data.buckets(np.array(SIZES), 4)
     assert len(groups) > 1
     places = tuple(jnp.asarray(group, jnp.int32) for group in groups)
     cut = tuple(

@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_med import cli, config, overrides, shelves
-from fedjax_med.config import Experiment, Spec
+from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
+from fedjax_med.experiment import components, config, resolve
+from fedjax_med.experiment.config import Experiment, Spec
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
-_EXPERIMENT = "from fedjax_med.config import *\ndef get_config():\n    return Experiment({})\n"
+_EXPERIMENT = (
+    "from fedjax_med.experiment.config import *\ndef get_config():\n    return Experiment({})\n"
+)
 
 
 def parsed(*arguments):
@@ -23,7 +26,7 @@ def parsed(*arguments):
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_config_is_an_experiment_that_says_how_to_run_it(file):
-    experiment = overrides.complete(config.read(str(file)))
+    experiment = resolve.complete(config.read(str(file)))
     assert experiment.name == file.stem
     text = file.read_text()
     for word in ("Run:", "Expect:", "Change:", f"--config=configs/{file.name}"):
@@ -33,7 +36,7 @@ def test_every_config_is_an_experiment_that_says_how_to_run_it(file):
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_experiment_survives_its_form_in_json(file):
-    experiment = overrides.complete(config.read(str(file)))
+    experiment = resolve.complete(config.read(str(file)))
     again = config.from_dict(config.to_dict(experiment))
     assert config.to_dict(again) == config.to_dict(experiment)
     assert type(again.client.optimizer) is Spec
@@ -83,7 +86,7 @@ def test_option_whose_default_is_none_can_be_given():
 def test_entries_of_a_list_can_be_overridden(tmp_path):
     file = tmp_path / "clipped.py"
     file.write_text(
-        "from fedjax_med.config import Experiment, Spec\n"
+        "from fedjax_med.experiment.config import Experiment, Spec\n"
         "def get_config():\n"
         "    return Experiment(transforms=[Spec('clip', {'norm': 3.0})])\n"
     )
@@ -122,13 +125,13 @@ def test_lists_are_given_by_name():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
-    assert len(shelves.names("optax")) > 20
-    for name in shelves.names("optax"):
-        defaults = shelves.default_options("optax", name)
+    assert len(components.names("optax")) > 20
+    for name in components.names("optax"):
+        defaults = components.default_options("optax", name)
         rate = (
             {"learning_rate": 0.1} if defaults["learning_rate"] is inspect.Parameter.empty else {}
         )
-        optimizer = shelves.build("optax", Spec(name, rate))
+        optimizer = components.build("optax", Spec(name, rate))
         state = optimizer.init(params)
         _, after = optimizer.update(params, state, params)
         assert jax.tree.structure(state) == jax.tree.structure(after), name
@@ -236,7 +239,7 @@ def test_option_that_json_cannot_hold_is_told_in_one_line(tmp_path, capsys):
     file = tmp_path / "scheduled.py"
     file.write_text(
         "import optax\n"
-        "from fedjax_med.config import Experiment, Spec\n"
+        "from fedjax_med.experiment.config import Experiment, Spec\n"
         "def get_config():\n"
         "    rate = {'learning_rate': optax.constant_schedule(0.1)}\n"
         "    return Experiment(server_optimizer=Spec('sgd', rate))\n"
@@ -250,24 +253,24 @@ def test_option_that_json_cannot_hold_is_told_in_one_line(tmp_path, capsys):
 def test_files_that_options_name_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = Spec("by_column", {"path": "sites.csv"})
-    complete = overrides.complete(dataclasses.replace(Experiment(), partition=spec))
+    complete = resolve.complete(dataclasses.replace(Experiment(), partition=spec))
     assert complete.partition.options["path"] == str(tmp_path / "sites.csv")
     given = ("--config.partition.name=by_column", "--config.partition.options.path=sites.csv")
     assert parsed(*given).partition == complete.partition
-    unset = overrides.complete(dataclasses.replace(Experiment(), partition=Spec("by_column")))
+    unset = resolve.complete(dataclasses.replace(Experiment(), partition=Spec("by_column")))
     assert unset.partition.options["path"] == ""
 
 
 def test_option_without_default_has_to_be_given():
     experiment = dataclasses.replace(Experiment(), server_optimizer=Spec("sgd"))
     with pytest.raises(UserError, match="needs the option 'learning_rate'"):
-        overrides.complete(experiment)
+        resolve.complete(experiment)
 
 
 def test_option_that_does_not_exist_is_refused_in_a_config_file_too():
     experiment = dataclasses.replace(Experiment(), model=Spec("cnn", {"width": 3}))
     with pytest.raises(UserError, match="Did you mean 'widths'"):
-        overrides.complete(experiment)
+        resolve.complete(experiment)
 
 
 @pytest.mark.parametrize(
@@ -287,17 +290,17 @@ def test_option_that_does_not_exist_is_refused_in_a_config_file_too():
 )
 def test_option_of_another_type_than_its_default_is_refused(field, name, option, value, kind):
     spec = Spec(name, {option: value})
-    many = field in overrides.LISTS
+    many = field in resolve.LISTS
     experiment = dataclasses.replace(Experiment(), **{field: [spec] if many else spec})
     path = f"--config.{field}{'[0]' * many}.options.{option}"
     with pytest.raises(UserError) as caught:
-        overrides.complete(experiment)
+        resolve.complete(experiment)
     assert str(caught.value) == f"expected {path} to be of type {kind}, got {value!r}."
 
 
 def test_option_may_be_an_int_for_a_float_a_list_for_a_tuple_and_a_tree_for_a_mask():
     mask = {"learning_rate": 1, "weight_decay_mask": {"classifier": True}}
-    experiment = overrides.complete(
+    experiment = resolve.complete(
         dataclasses.replace(
             Experiment(),
             reducer=Spec("trimmed_mean", {"share": 0}),
@@ -322,9 +325,9 @@ def test_names_with_commas_are_several(given):
 
 
 def test_shelves_hold_what_their_folders_hold():
-    assert "fed_avg" in shelves.names("algorithms")
-    assert {"adam", "sgd", "yogi"} <= set(shelves.names("optax"))
-    assert not any(name.startswith("_") for name in shelves.names("optax"))
+    assert "fed_avg" in components.names("algorithms")
+    assert {"adam", "sgd", "yogi"} <= set(components.names("optax"))
+    assert not any(name.startswith("_") for name in components.names("optax"))
 
 
 def test_unknown_command_names_the_nearest(capsys):

@@ -1,6 +1,7 @@
 """What holds for every file of every shelf. A file without a row here fails: add its row."""
 
 import ast
+import dataclasses
 import re
 import tokenize
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 import toy
 from PIL import Image
 
-from fedjax_med import aggregate, conditions, federated, mapping, shelves
-from fedjax_med.config import Spec, read
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
-from fedjax_med.types import Dataset, Split
+from fedjax_med.aggregators import mean
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation, client_map, faults
+from fedjax_med.core import round as federated
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Dataset, Split
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Experiment, Spec, read
+from fedjax_med.privacy import dp_mean
 
 PACKAGE = Path(__file__).parent.parent / "fedjax_med"
 KEY = jax.random.key(11)
@@ -70,8 +74,6 @@ ROWS = {
     "reducers": {
         "agnostic": {},
         "bulyan": {"hostile": 0},
-        # With noise nothing is equal, and nobody is not zero: tests/test_dp_mean.py.
-        "dp_mean": {"clip_norm": 1e3, "noise_multiplier": 0.0},
         "geometric_median": {},
         "krum": {},
         "mean": {},
@@ -116,9 +118,19 @@ def rows(shelf):
     return [pytest.param(Spec(name, options), id=name) for name, options in ROWS[shelf].items()]
 
 
+def reducers():
+    """All of the shelf, and the private mean, which the unit of privacy chooses."""
+    found = {
+        name: components.build("reducers", Spec(name, of)) for name, of in ROWS["reducers"].items()
+    }
+    # With noise nothing is equal, and nobody is not zero: tests/test_dp_mean.py.
+    found["dp_mean"] = dp_mean.build(clip_norm=1e3, noise_multiplier=0.0)
+    return [pytest.param(reducer, id=name) for name, reducer in found.items()]
+
+
 @pytest.mark.parametrize("shelf", ROWS)
 def test_every_file_has_a_row_and_every_row_a_file(shelf):
-    files, known = set(shelves.names(shelf)), set(ROWS[shelf])
+    files, known = set(components.names(shelf)), set(ROWS[shelf])
     missing = ", ".join(f'"{name}": {{}}' for name in sorted(files - known))
     assert not missing, f"add {missing} to ROWS[{shelf!r}] in {Path(__file__).name}"
     assert known - files == set(), f"these rows of {shelf} have no file"
@@ -135,8 +147,6 @@ def test_every_file_is_used_by_a_config(shelf):
         used |= {
             spec.name for spec in (one_or_more if isinstance(one_or_more, list) else [one_or_more])
         }
-        if experiment.privacy.unit == "client":
-            used |= {"dp_mean"} if shelf == "reducers" else set()
     assert set(ROWS[shelf]) <= used
 
 
@@ -148,14 +158,14 @@ def test_every_config_says_what_it_gives():
 
 
 def test_every_shelf_is_walked():
-    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    # Commands are tested one by one, and operations are a room in several files.
-    assert folders - {"commands", "ops"} == set(ROWS)
+    fields = dataclasses.fields(Experiment)
+    shelves = {field.metadata["shelf"] for field in fields if "shelf" in field.metadata}
+    assert shelves - {"optax"} == set(ROWS)
 
 
 @pytest.mark.parametrize(("shelf", "name"), [(s, n) for s in ROWS for n in ROWS[s]])
 def test_file_is_short_and_documented(shelf, name):
-    file = PACKAGE / shelf / f"{name}.py"
+    file = Path(components.module(shelf, name).__file__)
     tree = ast.parse(file.read_text())
     document = ast.get_docstring(tree)
     assert document
@@ -175,7 +185,7 @@ def test_file_is_short_and_documented(shelf, name):
 
 def algorithm_of(spec):
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
-    algorithm = shelves.build("algorithms", spec, training, optax.sgd(1.0))
+    algorithm = components.build("algorithms", spec, training, optax.sgd(1.0))
     assert isinstance(algorithm, FedAlgorithm)
     return algorithm
 
@@ -197,7 +207,7 @@ def three_rounds(algorithm, data, map_clients=toy.MAP_CLIENTS):
 def test_algorithm_learns_and_gives_the_same_under_every_map(spec):
     algorithm, data = algorithm_of(spec), toy.federation((12, 8, 10))
     state, metrics = three_rounds(algorithm, data)
-    other, _ = three_rounds(algorithm, data, mapping.sequential)
+    other, _ = three_rounds(algorithm, data, client_map.sequential)
     toy.assert_close(state, other, rtol=1e-4)
     assert not np.array_equal(state.server.params["w"], toy.params()["w"])
     assert metrics["weight"].tolist() == [12, 8, 10]
@@ -228,7 +238,7 @@ def test_algorithm_client_update_is_a_pure_function(spec):
 
 @pytest.mark.parametrize("spec", rows("cohorts"))
 def test_cohort_is_different_clients_in_order_and_follows_the_key_alone(spec):
-    cohort = jax.jit(shelves.build("cohorts", spec, 6))
+    cohort = jax.jit(components.build("cohorts", spec, 6))
     sizes = jnp.array([5, 1, 9, 3, 2, 4])
     for seed in range(5):
         chosen = cohort(jax.random.key(seed), sizes)
@@ -243,7 +253,7 @@ def test_cohort_is_different_clients_in_order_and_follows_the_key_alone(spec):
 
 @pytest.mark.parametrize("spec", rows("models"))
 def test_model_gives_finite_logits_and_gradients_and_is_still_without_key(spec):
-    model = shelves.build("models", spec, 5)
+    model = components.build("models", spec, 5)
     params = model.init(KEY, (32, 32, 3))
     images = jax.random.normal(KEY, (3, 32, 32, 3))
     still = jax.jit(lambda p, x: model.apply(p, x, None))
@@ -271,12 +281,11 @@ def one_of(stacked, client=0):
     return jax.tree.map(lambda leaf: leaf[client], stacked)
 
 
-@pytest.mark.parametrize("spec", rows("reducers"))
-def test_reducer_gives_one_message_and_does_not_mind_the_order(spec):
-    reducer = shelves.build("reducers", spec)
+@pytest.mark.parametrize("reducer", reducers())
+def test_reducer_gives_one_message_and_does_not_mind_the_order(reducer):
     stacked, weights = messages(), jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
     state = reducer.init(one_of(stacked), 5, 5)
-    senders = aggregate.senders(weights)
+    senders = aggregation.senders(weights)
     message, new = reducer.update(stacked, senders, state, KEY)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (message, new))
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (one_of(stacked), state))
@@ -286,31 +295,28 @@ def test_reducer_gives_one_message_and_does_not_mind_the_order(spec):
     toy.assert_close(reducer.update(shuffled, moved, state, KEY)[0], message)
 
 
-@pytest.mark.parametrize("spec", rows("reducers"))
-def test_reducer_of_equal_messages_is_that_message(spec):
-    reducer = shelves.build("reducers", spec)
+@pytest.mark.parametrize("reducer", reducers())
+def test_reducer_of_equal_messages_is_that_message(reducer):
     one = one_of(messages())
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), one)
-    senders = aggregate.senders(jnp.ones(5))
+    senders = aggregation.senders(jnp.ones(5))
     toy.assert_close(reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)[0], one)
 
 
-@pytest.mark.parametrize("spec", rows("reducers"))
-def test_reducer_without_a_client_that_counts_gives_zero(spec):
-    reducer = shelves.build("reducers", spec)
+@pytest.mark.parametrize("reducer", reducers())
+def test_reducer_without_a_client_that_counts_gives_zero(reducer):
     one, stacked = one_of(messages()), jax.tree.map(lambda leaf: leaf * jnp.nan, messages())
-    senders = aggregate.senders(jnp.zeros(5))
+    senders = aggregation.senders(jnp.zeros(5))
     message, _ = reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)
     toy.assert_same_bits(message, jax.tree.map(jnp.zeros_like, one))
 
 
-@pytest.mark.parametrize("spec", rows("reducers"))
-def test_reducer_leaves_out_a_client_of_weight_zero_whatever_it_sent(spec):
-    reducer = shelves.build("reducers", spec)
+@pytest.mark.parametrize("reducer", reducers())
+def test_reducer_leaves_out_a_client_of_weight_zero_whatever_it_sent(reducer):
     one, stacked = one_of(messages()), messages(7)
     bad = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(jnp.nan), stacked)
     other = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(9.0), stacked)
-    senders = aggregate.senders(jnp.array([3.0, 0.0, 1.0, 4.0, 0.0, 1.0, 5.0]))
+    senders = aggregation.senders(jnp.array([3.0, 0.0, 1.0, 4.0, 0.0, 1.0, 5.0]))
     state = reducer.init(one, 7, 7)
     expected = reducer.update(other, senders, state, KEY)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
@@ -319,10 +325,10 @@ def test_reducer_leaves_out_a_client_of_weight_zero_whatever_it_sent(spec):
 
 @pytest.mark.parametrize("spec", rows("transforms"))
 def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
-    transform = shelves.build("transforms", spec)
+    transform = components.build("transforms", spec)
     stacked = messages()
     state = transform.init(one_of(stacked), 5)
-    senders = aggregate.senders(jnp.array([3.0, 1.0, 4.0, 1.0, 5.0]))
+    senders = aggregation.senders(jnp.array([3.0, 1.0, 4.0, 1.0, 5.0]))
     changed, new = jax.jit(transform.update)(stacked, senders, state, KEY)
     for before, after in ((stacked, changed), (state, new)):
         assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -338,16 +344,16 @@ def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
 
 @pytest.mark.parametrize("spec", rows("attacks"))
 def test_attack_changes_what_hostile_clients_train_on_or_send_and_nothing_else(spec):
-    attack = shelves.build("attacks", spec, toy.CLASSES)
+    attack = components.build("attacks", spec, toy.CLASSES)
     assert attack.clients == (1,)
     assert attack.examples or attack.messages
-    here = conditions.Conditions(attacks=(attack,))
+    here = faults.Conditions(attacks=(attack,))
     data = toy.pad(toy.federation((9, 7, 8)), 4)
     ids = jnp.arange(3, dtype=jnp.int32)
     keys = jax.random.split(KEY, 3)
-    poison = jax.jit(jax.vmap(lambda *one: conditions.poisoned(here, *one)))
+    poison = jax.jit(jax.vmap(lambda *one: faults.poisoned(here, *one)))
     seen, stacked = poison(data, ids, keys), messages(3)
-    send = jax.jit(lambda stacked: conditions.sent(here, stacked, jnp.ones(3), ids, keys, KEY)[0])
+    send = jax.jit(lambda stacked: faults.sent(here, stacked, jnp.ones(3), ids, keys, KEY)[0])
     sent = send(stacked)
     for before, after in ((data, seen), (stacked, sent)):
         kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (before, after))
@@ -395,7 +401,7 @@ def folder(tmp_path_factory):
 def test_dataset_is_sorted_consistent_and_the_same_twice(spec, folder, tmp_path):
     data_dir = "" if spec.name == "lesions" else str(folder)
     first, second = (
-        shelves.build("datasets", spec, data_dir, str(tmp_path / "cache"), 16) for _ in range(2)
+        components.build("datasets", spec, data_dir, str(tmp_path / "cache"), 16) for _ in range(2)
     )
     assert isinstance(first, Dataset)
     assert len(first.class_names) == 9
@@ -438,7 +444,7 @@ def test_partition_deals_every_example_once_and_never_separates_duplicates(spec,
         lines = [f"{name[i]},{sites[int(groups[i])]}" for i in range(120)]
         table.write_text("\n".join(["image,site", *lines]))
         spec = Spec(spec.name, {"path": str(table)})
-    parts = shelves.build("partitions", spec, split, groups, 3, 0)
+    parts = components.build("partitions", spec, split, groups, 3, 0)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(120))
     owner = np.empty(120, np.int64)
     for client, part in enumerate(parts):
@@ -446,5 +452,5 @@ def test_partition_deals_every_example_once_and_never_separates_duplicates(spec,
         owner[part] = client
     for group in np.unique(groups):
         assert len(set(owner[groups == group])) == 1
-    again = shelves.build("partitions", spec, split, groups, 3, 0)
+    again = components.build("partitions", spec, split, groups, 3, 0)
     assert all(np.array_equal(*pair) for pair in zip(parts, again, strict=True))

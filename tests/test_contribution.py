@@ -14,15 +14,19 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, config, contribution, federated, replay, shapley, updates
-from fedjax_med.aggregate import chain
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.conditions import Conditions
+from fedjax_med.cli import main as cli
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.contribution import replay, shapley, valuation
+from fedjax_med.core import round as federated
+from fedjax_med.core.aggregation import chain
+from fedjax_med.core.faults import Conditions
 from fedjax_med.errors import UserError
-from fedjax_med.evaluate import Validation, predict
-from fedjax_med.local import LocalTraining
-from fedjax_med.methods import Method
-from fedjax_med.reducers import mean
+from fedjax_med.evaluation.predict import Validation, predict
+from fedjax_med.experiment import config
+from fedjax_med.experiment.methods import Method
+from fedjax_med.run import message_log
 from fedjax_med.transforms import clip, random_k
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
@@ -59,7 +63,7 @@ def toy_run(server="sgd", sparse=False, cohort=False, absent=-1):
         state, told = one_more(state, part, KEY, places=(there,))
         told = jax.device_get(told)
         zeros = np.zeros_like(told["weight"])
-        kept[number] = updates.Updates(
+        kept[number] = message_log.Updates(
             told["message"], told["client"], told["weight"], zeros, told["group"]
         )
     method = Method(algorithm, transforms, reducer, None, Conditions(), True, KEY)
@@ -94,7 +98,7 @@ def test_predictions_of_a_coalition_are_those_of_a_round_without_the_others():
 
 def value_of(run, params, metric):
     predicted = predict(run.model, params, run.validation.image).astype(np.float64)
-    return float(contribution.METRICS[metric](predicted, run.validation.label))
+    return float(valuation.METRICS[metric](predicted, run.validation.label))
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "loss"])
@@ -102,7 +106,7 @@ def value_of(run, params, metric):
 @pytest.mark.parametrize("server", ["sgd", "momentum"])
 def test_contributions_and_the_server_sum_to_what_the_model_has_gained(method, metric, server):
     run, state = toy_run(server)
-    found = contribution.METHODS[method](run, contribution.Measure(metric))
+    found = valuation.METHODS[method](run, valuation.Measure(metric))
     assert found.start == pytest.approx(value_of(run, run.start.server.params, metric))
     assert found.end == pytest.approx(value_of(run, state.server.params, metric), abs=1e-6)
     total = found.shapley.sum() + found.server
@@ -115,8 +119,8 @@ def test_contributions_and_the_server_sum_to_what_the_model_has_gained(method, m
 
 def test_contributions_to_rounds_are_those_of_each_round_by_itself():
     run, _ = toy_run()
-    measure = contribution.Measure("loss")
-    whole = contribution.multi_round(run, measure)
+    measure = valuation.Measure("loss")
+    whole = valuation.multi_round(run, measure)
     state, alone = run.start, np.zeros(3)
     for number in range(1, ROUNDS + 1):
         params = state.server.params
@@ -163,15 +167,15 @@ def test_contributions_to_the_last_model_add_up_the_updates_of_all_rounds():
             found.append(value_of(run, params, "loss"))
         return np.array(found)
 
-    found = contribution.one_round(run, contribution.Measure("loss"))
+    found = valuation.one_round(run, valuation.Measure("loss"))
     np.testing.assert_allclose(found.shapley, shapley.exact(value, 3).value, atol=1e-5)
     np.testing.assert_allclose(found.leave_one_out, shapley.leave_one_out(value, 3), atol=1e-5)
 
 
 def test_of_one_round_both_methods_tell_the_same():
     run = toy_run("adam")[0]._replace(rounds=1)
-    measure = contribution.Measure("loss")
-    one, other = contribution.multi_round(run, measure), contribution.one_round(run, measure)
+    measure = valuation.Measure("loss")
+    one, other = valuation.multi_round(run, measure), valuation.one_round(run, measure)
     np.testing.assert_allclose(one.shapley, other.shapley, atol=1e-6)
     np.testing.assert_allclose(one.leave_one_out, other.leave_one_out, atol=1e-6)
     assert np.abs(one.shapley).max() > 1e-3
@@ -180,23 +184,21 @@ def test_of_one_round_both_methods_tell_the_same():
 @pytest.mark.parametrize("method", ["multi_round", "one_round"])
 def test_who_never_counts_contributes_nothing(method):
     run, _ = toy_run(absent=1)
-    found = contribution.METHODS[method](run, contribution.Measure("loss"))
+    found = valuation.METHODS[method](run, valuation.Measure("loss"))
     assert found.shapley[1] == found.leave_one_out[1] == 0
     assert np.abs(found.shapley[[0, 2]]).min() > 1e-3
 
 
 def test_in_a_round_only_its_cohort_contributes():
-    found = contribution.multi_round(
-        toy_run(cohort=True, sparse=True)[0], contribution.Measure("loss")
-    )
+    found = valuation.multi_round(toy_run(cohort=True, sparse=True)[0], valuation.Measure("loss"))
     away = np.array([[True, False, False], [False, True, False], [False, False, True]])
     np.testing.assert_array_equal(found.by_round == 0, away)
 
 
 def test_sampled_contributions_are_near_the_exact_ones():
     run, _ = toy_run()
-    exact = contribution.multi_round(run, contribution.Measure("loss"))
-    found = contribution.multi_round(run, contribution.Measure("loss", permutations=60))
+    exact = valuation.multi_round(run, valuation.Measure("loss"))
+    found = valuation.multi_round(run, valuation.Measure("loss", permutations=60))
     assert (found.error > 0).all()
     assert (np.abs(found.shapley - exact.shapley) < 4 * found.error).all()
     np.testing.assert_allclose(found.leave_one_out, exact.leave_one_out)
@@ -206,20 +208,20 @@ def test_sampled_contributions_are_near_the_exact_ones():
 
 def test_standard_errors_of_rounds_add_up_as_those_of_independent_draws(monkeypatch):
     shares = shapley.Shares(np.ones(3), np.array([0.1, 2.0, 0.0]))
-    monkeypatch.setattr(contribution, "_shapley", lambda *_: shares)
-    found = contribution.multi_round(toy_run()[0], contribution.Measure())
+    monkeypatch.setattr(valuation, "_shapley", lambda *_: shares)
+    found = valuation.multi_round(toy_run()[0], valuation.Measure())
     np.testing.assert_allclose(found.shapley, ROUNDS)
     np.testing.assert_allclose(found.error, np.sqrt(ROUNDS) * shares.error)
 
 
 @pytest.mark.parametrize("method", ["multi_round", "one_round"])
 def test_few_coalitions_and_images_at_a_time_tell_the_same(method, monkeypatch):
-    run, measure = toy_run()[0], contribution.Measure()
-    whole = contribution.METHODS[method](run, measure)
-    for module in (replay, contribution):
+    run, measure = toy_run()[0], valuation.Measure()
+    whole = valuation.METHODS[method](run, measure)
+    for module in (replay, valuation):
         monkeypatch.setattr(module, "TOGETHER", 3)
     monkeypatch.setattr(replay, "_CHUNK", 7 * 48)
-    parts = contribution.METHODS[method](run, measure)
+    parts = valuation.METHODS[method](run, measure)
     np.testing.assert_allclose(parts.shapley, whole.shapley, atol=1e-6)
 
 
@@ -238,7 +240,7 @@ def test_a_model_that_has_diverged_is_worth_a_guess():
     broken = jax.tree.map(lambda leaf: leaf.copy(), sent.message)
     broken["w"][1] = np.inf
     run = run._replace(load=lambda number: sent._replace(message=broken), rounds=1)
-    found = contribution.multi_round(run, contribution.Measure("loss"))
+    found = valuation.multi_round(run, valuation.Measure("loss"))
     assert found.end == pytest.approx(-np.log(3))
     assert np.isfinite(found.shapley).all()
     assert found.shapley[1] == found.shapley.min()
@@ -246,7 +248,7 @@ def test_a_model_that_has_diverged_is_worth_a_guess():
 
 def test_methods_without_one_model_of_all_are_refused():
     run, _ = toy_run()
-    contribution.check_method(run.method, "fed_avg")
+    valuation.check_method(run.method, "fed_avg")
     algorithm = run.method.algorithm
     for said, changed in (
         ("cfl has no one global model", algorithm._replace(personal=lambda server, client: client)),
@@ -254,21 +256,21 @@ def test_methods_without_one_model_of_all_are_refused():
         ("cfl .* cannot be replayed", algorithm._replace(receive=lambda server, results: server)),
     ):
         with pytest.raises(UserError, match=said):
-            contribution.check_method(run.method._replace(algorithm=changed), "cfl")
+            valuation.check_method(run.method._replace(algorithm=changed), "cfl")
     private = run.method.reducer._replace(private=True)
     with pytest.raises(UserError, match="differentially private"):
-        contribution.check_method(run.method._replace(reducer=private), "fed_avg")
+        valuation.check_method(run.method._replace(reducer=private), "fed_avg")
 
 
 def test_runs_without_updates_or_with_private_ones_are_refused():
-    contribution.check(config.Experiment(keep_updates=True))
+    valuation.check(config.Experiment(keep_updates=True))
     for said, fields in (
         ("keep_updates=True", {"keep_updates": False}),
         ("setting is pooled", {"setting": "pooled"}),
         ("differentially private", {"privacy": config.Privacy(unit="client")}),
     ):
         with pytest.raises(UserError, match=said):
-            contribution.check(config.Experiment(**{"keep_updates": True, **fields}))
+            valuation.check(config.Experiment(**{"keep_updates": True, **fields}))
 
 
 def test_updates_are_read_as_they_were_written(tmp_path, monkeypatch):
@@ -279,9 +281,9 @@ def test_updates_are_read_as_they_were_written(tmp_path, monkeypatch):
         "weight": np.array([4.0, 0.0, 1.0], np.float32),
         "loss_before": np.array([1.0, 2.0, 3.0], np.float32),
     }
-    updates.save(tmp_path, 7, told)
+    message_log.save(tmp_path, 7, told)
     one = jax.tree.map(lambda leaf: leaf[0], message)
-    found = updates.load(tmp_path, 7, one)
+    found = message_log.load(tmp_path, 7, one)
     toy.assert_same_bits(found.message, jax.tree.map(np.asarray, message))
     assert found.message["b"].dtype == jnp.bfloat16
     for name, values in (("client", found.client), ("weight", found.weight)):
@@ -289,17 +291,17 @@ def test_updates_are_read_as_they_were_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.loss, told["loss_before"])
     np.testing.assert_array_equal(found.group, 0)
     with pytest.raises(UserError, match="keep_updates=True"):
-        updates.load(tmp_path, 8, one)
+        message_log.load(tmp_path, 8, one)
     with pytest.raises(UserError, match="damaged"):
-        updates.load(tmp_path, 7, {**one, "a": jnp.zeros(3)})
+        message_log.load(tmp_path, 7, {**one, "a": jnp.zeros(3)})
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "_header", lambda stream: importlib.import_module("not_there"))
+        patch.setattr(message_log, "_header", lambda stream: importlib.import_module("not_there"))
         with pytest.raises(ImportError):  # which is no damage
-            updates.load(tmp_path, 7, one)
+            message_log.load(tmp_path, 7, one)
     file = tmp_path / "updates" / "round_000007.npz"
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(UserError, match="damaged"):
-        updates.load(tmp_path, 7, one)
+        message_log.load(tmp_path, 7, one)
 
 
 def test_a_full_disk_is_told_in_a_line_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
@@ -308,7 +310,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_no_part_of_a_file(tmp_path, mo
         "client": np.arange(2, dtype=np.int32),
         "weight": np.ones(2, np.float32),
     }
-    updates.save(tmp_path, 1, told)
+    message_log.save(tmp_path, 1, told)
 
     def full(stream, **arrays):
         stream.write(b"x" * 100)
@@ -317,9 +319,11 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_no_part_of_a_file(tmp_path, mo
     monkeypatch.setattr(np, "savez", full)
     for number in (1, 2):
         with pytest.raises(UserError, match="No space left"):
-            updates.save(tmp_path, number, told)
+            message_log.save(tmp_path, number, told)
     assert [file.name for file in (tmp_path / "updates").iterdir()] == ["round_000001.npz"]
-    np.testing.assert_array_equal(updates.load(tmp_path, 1, np.ones(3)).message, told["message"])
+    np.testing.assert_array_equal(
+        message_log.load(tmp_path, 1, np.ones(3)).message, told["message"]
+    )
 
 
 @functools.cache

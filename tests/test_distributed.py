@@ -16,10 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
-from fedjax_med import cli, distributed
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.config import Checkpoint
+from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
+from fedjax_med.execution import multihost
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
@@ -165,7 +166,8 @@ AGREE = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from fedjax_med import distributed, errors
+from fedjax_med import errors
+from fedjax_med.execution import multihost as distributed
 
 folder, coordinator, _, process = sys.argv[1:]
 me = int(process.partition("=")[2])
@@ -220,7 +222,9 @@ def test_processes_agree_place_gather_and_fail_together(tmp_path):
 # What fails where the processes do not wait for each other, in the first or in all.
 LEAVE = """
 import sys
-from fedjax_med import cli, distributed, errors
+from fedjax_med import errors
+from fedjax_med.cli import main as cli
+from fedjax_med.execution import multihost as distributed
 
 failing, coordinator, _, process = sys.argv[1:]
 me = int(process.partition("=")[2])
@@ -257,22 +261,22 @@ def test_too_little_memory_names_a_strategy_that_may_be_asked_for(
         raise MemoryError
 
     monkeypatch.setattr(cli, "_run", fail)
-    monkeypatch.setattr(distributed, "active", lambda: active)
-    monkeypatch.setattr(distributed, "leave", lambda code: code)
+    monkeypatch.setattr(multihost, "active", lambda: active)
+    monkeypatch.setattr(multihost, "leave", lambda code: code)
     assert cli.main([]) == 2
     assert f"--config.map_clients{name}, " in capsys.readouterr().err
 
 
 def test_alone_nothing_is_waited_for_and_nothing_copied():
     tree = {"a": jax.numpy.ones(2)}
-    for same in (distributed.gather, distributed.local, distributed.from_main):
+    for same in (multihost.gather, multihost.local, multihost.from_main):
         assert same(tree) is tree
-    assert distributed.is_main()
-    assert distributed.first_signal([2]) == 2
-    assert distributed.main_first(lambda: 1) == distributed.on_main(lambda: 1) == 1
-    with pytest.raises(ValueError, match="mine"), distributed.together():
+    assert multihost.is_main()
+    assert multihost.first_signal([2]) == 2
+    assert multihost.main_first(lambda: 1) == multihost.on_main(lambda: 1) == 1
+    with pytest.raises(ValueError, match="mine"), multihost.together():
         raise ValueError("mine")
-    toy.assert_same_bits(distributed.place(tree, jax.devices()[0]), tree)
+    toy.assert_same_bits(multihost.place(tree, jax.devices()[0]), tree)
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -321,4 +325,4 @@ def test_a_cluster_that_is_none_is_told(monkeypatch):
     for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"cannot be joined at the cluster.* Give --coordinator"):
-        distributed.initialise("", None, None, 5)
+        multihost.initialise("", None, None, 5)

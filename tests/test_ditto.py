@@ -10,8 +10,8 @@ import toy
 from contradiction import client, personal, rounds
 
 from fedjax_med.algorithms import ditto, fed_avg
+from fedjax_med.client.local_training import LocalTraining
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
 
 SIZES = (6, 3, 4)
 DATA = toy.federation(SIZES)

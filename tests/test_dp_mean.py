@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import aggregate
+from fedjax_med.aggregators import mean
+from fedjax_med.core import aggregation
 from fedjax_med.errors import UserError
-from fedjax_med.reducers import dp_mean, mean
+from fedjax_med.privacy import dp_mean
 
 KEY = jax.random.key(2)
 SENDERS = 6
@@ -26,7 +27,7 @@ def reduce(reducer, stacked, weights=None, key=KEY, state=None):
     one = jax.tree.map(lambda leaf: leaf[0], stacked)
     state = reducer.init(one, SENDERS, SENDERS) if state is None else state
     weights = jnp.ones(SENDERS) if weights is None else jnp.asarray(weights, jnp.float32)
-    return reducer.update(stacked, aggregate.senders(weights), state, key)
+    return reducer.update(stacked, aggregation.senders(weights), state, key)
 
 
 def flat(message):

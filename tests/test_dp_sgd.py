@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med.dp_sgd import private_grad_fn
-from fedjax_med.types import Examples
+from fedjax_med.core.types import Examples
+from fedjax_med.privacy.dp_sgd import private_grad_fn
 
 KEY = jax.random.key(5)
 B = 10

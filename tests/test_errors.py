@@ -2,8 +2,8 @@ import time
 
 import pytest
 
+from fedjax_med.data.partitions import by_column
 from fedjax_med.errors import UserError, check_name, printable, some
-from fedjax_med.partitions import by_column
 
 
 def refused(name, names):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import augment
-from fedjax_med.evaluate import predict, probabilities
+from fedjax_med.client import augmentation
+from fedjax_med.evaluation.predict import predict, probabilities
 
 MODEL = toy.model()
 
@@ -15,7 +15,7 @@ def test_probabilities_are_the_softmax_whatever_the_number_of_images(lead):
     images = toy.examples(*lead).image
     actual = probabilities(MODEL, toy.params(), images)
     assert actual.shape == (*lead, toy.CLASSES)
-    flat = augment.normalise(images).reshape(int(np.prod(lead)), *toy.IMAGE)
+    flat = augmentation.normalise(images).reshape(int(np.prod(lead)), *toy.IMAGE)
     expected = jax.nn.softmax(MODEL.apply(toy.params(), flat, None)).reshape(actual.shape)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 

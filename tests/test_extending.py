@@ -12,15 +12,18 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, cli, federated, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
+from fedjax_med.cli import main as cli
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import components
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-FILES = {"fed_exp": "algorithms", "majority": "reducers"}
+FILES = {"fed_exp": "algorithms", "majority": "aggregators"}
 
 
 def module(name):
@@ -78,7 +81,7 @@ def test_fed_exp_sends_the_squared_lengths_beside_the_differences():
 
 def test_majority_is_the_step_that_most_clients_want():
     messages = {"w": jnp.array([[1.0, -3.0], [9.0, 0.1], [-2.0, 0.1], [jnp.nan, -5.0]])}
-    senders = aggregate.senders(jnp.array([1.0, 7.0, 3.0, 0.0]))
+    senders = aggregation.senders(jnp.array([1.0, 7.0, 3.0, 0.0]))
     reducer = module("majority").build(step=0.5)
     reduced, _ = reducer.update(messages, senders, (), jax.random.key(0))
     np.testing.assert_array_equal(reduced["w"], [0.5, 0.5])
@@ -92,8 +95,8 @@ def test_options_out_of_range_are_refused():
 
 
 def test_both_are_found_by_their_files_and_train_together(shelved, tmp_path, capsys):
-    assert shelves.default_options("algorithms", "fed_exp") == {"epsilon": 0.001}
-    assert shelves.default_options("reducers", "majority") == {"step": 0.01}
+    assert components.default_options("algorithms", "fed_exp") == {"epsilon": 0.001}
+    assert components.default_options("aggregators", "majority") == {"step": 0.01}
     code = cli.main(
         [
             "train",

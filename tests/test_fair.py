@@ -9,17 +9,18 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, federated, informed
-from fedjax_med.algorithms import fed_avg
+from fedjax_med.aggregators import agnostic, mean, q_fair
+from fedjax_med.algorithms import _report_loss, fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import agnostic, mean, q_fair
 
 KEY = jax.random.key(1)
 
 
 def senders(weights, losses, places=None):
-    known = aggregate.senders(jnp.asarray(weights, jnp.float32))
+    known = aggregation.senders(jnp.asarray(weights, jnp.float32))
     known = known._replace(loss=jnp.asarray(losses, jnp.float32))
     return known if places is None else known._replace(place=jnp.asarray(places, jnp.int32))
 
@@ -141,7 +142,7 @@ def final_losses(name, options=()):
     build = {"mean": mean.build, "q_fair": q_fair.build, "agnostic": agnostic.build}[name]
     reducer, data = build(**dict(options)), odd_one_out()
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.05), 1, 0)
-    algorithm = informed.wrap(fed_avg.build(training, optax.sgd(1.0)), training)
+    algorithm = _report_loss.wrap(fed_avg.build(training, optax.sgd(1.0)), training)
     state = federated.init(algorithm, reducer, toy.params(), data)
 
     def step(state, _):

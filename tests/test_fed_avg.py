@@ -9,11 +9,12 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, overrides, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.config import read
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
+from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment.config import read
 
 KEY = jax.random.key(2)
 DATA = toy.federation((6, 3, 4))
@@ -99,8 +100,8 @@ def test_fed_adam_and_fed_yogi_are_their_recursions(name):
 
 @pytest.mark.parametrize("name", ["fed_avgm", "fed_adam", "fed_yogi", "fed_adagrad"])
 def test_config_builds_its_server_optimizer_and_lowers_the_loss(name):
-    experiment = overrides.complete(read(f"configs/{name}.py"))
-    optimizer = shelves.build("optax", experiment.server_optimizer)
+    experiment = resolve.complete(read(f"configs/{name}.py"))
+    optimizer = components.build("optax", experiment.server_optimizer)
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.05))
     algorithm, reducer = fed_avg.build(training, optimizer), mean.build()
     state = federated.init(algorithm, reducer, toy.params(), DATA)

@@ -9,12 +9,12 @@ import pytest
 import toy
 from contradiction import KEY, client, personal, rounds
 
-from fedjax_med import federated
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_bn
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
 from fedjax_med.models import cnn
-from fedjax_med.reducers import mean
 
 SIZES = (6, 3, 4)
 DATA = toy.federation(SIZES)

@@ -9,13 +9,14 @@ import pytest
 import quadratics
 import toy
 
-from fedjax_med import federated, overrides, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_dyn
-from fedjax_med.conditions import Conditions, Turnout
-from fedjax_med.config import read
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Conditions, Turnout
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment.config import read
 
 KEY = jax.random.key(5)
 TOY = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, 4)
@@ -129,7 +130,7 @@ def test_alpha_that_is_not_positive_is_refused(alpha):
 
 
 def test_config_names_it_and_its_partition():
-    experiment = overrides.complete(read("configs/fed_dyn.py"))
+    experiment = resolve.complete(read("configs/fed_dyn.py"))
     assert (experiment.name, experiment.algorithm.name) == ("fed_dyn", "fed_dyn")
     assert experiment.partition.name == "dirichlet"
-    shelves.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))
+    components.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))

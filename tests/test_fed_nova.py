@@ -11,12 +11,13 @@ import pytest
 import quadratics
 import toy
 
-from fedjax_med import federated, overrides, ranges, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_nova
-from fedjax_med.config import Client, Experiment, Spec, read
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import components, resolve, validation
+from fedjax_med.experiment.config import Client, Experiment, Spec, read
 
 KEY = jax.random.key(5)
 TOY = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, 4)
@@ -111,13 +112,13 @@ def test_momentum_outside_its_range_is_refused(momentum):
 
 
 def test_config_normalises_by_the_momentum_of_its_clients():
-    experiment = overrides.complete(read("configs/fed_nova.py"))
+    experiment = resolve.complete(read("configs/fed_nova.py"))
     assert (experiment.name, experiment.algorithm.name) == ("fed_nova", "fed_nova")
     assert experiment.partition.name == "dirichlet"
     assert experiment.client.optimizer.name == "sgd"
     momentum = experiment.client.optimizer.options["momentum"]
     assert experiment.algorithm.options["momentum"] == momentum
-    shelves.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))
+    components.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))
 
 
 @pytest.mark.parametrize(
@@ -134,5 +135,5 @@ def test_another_momentum_than_the_clients_is_refused(assumed, options, message)
         client=Client(optimizer=Spec("sgd", {"learning_rate": 0.1, **options})),
     )
     with pytest.raises(UserError, match=message):
-        ranges.check(overrides.complete(experiment))
-    ranges.check(overrides.complete(dataclasses.replace(experiment, algorithm=Spec("fed_avg"))))
+        validation.check(resolve.complete(experiment))
+    validation.check(resolve.complete(dataclasses.replace(experiment, algorithm=Spec("fed_avg"))))

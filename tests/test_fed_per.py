@@ -8,8 +8,8 @@ import toy
 from contradiction import personal, rounds
 
 from fedjax_med.algorithms import fed_avg, fed_bn, fed_per
+from fedjax_med.client.local_training import LocalTraining
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
 from fedjax_med.models import linear
 
 TRAINING = LocalTraining(contradiction.grad_fn(), optax.sgd(0.2), 2, 4)

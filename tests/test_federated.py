@@ -7,12 +7,14 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, federated, mapping, stack
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation, client_map
+from fedjax_med.core import round as federated
+from fedjax_med.core.types import Examples
+from fedjax_med.data import client_data
 from fedjax_med.transforms import clip
-from fedjax_med.types import Examples
 
 KEY = jax.random.key(7)
 SIZES = (5, 9, 2, 7, 6)
@@ -51,12 +53,12 @@ def test_full_batch_federated_step_is_the_centralised_step():
     toy.assert_close(state.server.params, expected)
 
 
-@pytest.mark.parametrize("name", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("name", sorted(client_map.STRATEGIES.keys() - {"vmap"}))
 def test_every_map_over_clients_gives_what_vmap_gives(name):
     assert jax.device_count() == 4  # five clients on four devices: the last device holds padding
     parts = setup(client=optax.adam(0.01))
     expected = rounds(*parts, 3, map_clients=jax.vmap)
-    actual = rounds(*parts, 3, map_clients=mapping.STRATEGIES[name])
+    actual = rounds(*parts, 3, map_clients=client_map.STRATEGIES[name])
     toy.assert_close(actual, expected)
 
 
@@ -134,7 +136,7 @@ def test_a_client_with_nan_is_named():
 
 
 def test_chained_transforms_act_before_the_reducer():
-    chained = aggregate.chain(clip.build(norm=1e-3), reducer=mean.build())
+    chained = aggregation.chain(clip.build(norm=1e-3), reducer=mean.build())
     algorithm, _, state, data = setup(reducer=chained)
     state, _ = rounds(algorithm, chained, state, data, 1)
     moved = jax.tree.map(jnp.subtract, state.server.params, toy.params())
@@ -162,11 +164,11 @@ def test_clients_and_rounds_draw_their_own_numbers():
     assert not set(first["loss"].tolist()) & set(second["loss"].tolist())
 
 
-@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
+@pytest.mark.parametrize("strategy", client_map.STRATEGIES)
 def test_buckets_of_like_size_change_nothing(strategy):
     rng = np.random.default_rng(3)
     sizes = tuple(int(size) for size in rng.integers(1, 24, 7))
-    reducer = aggregate.chain(clip.build(norm=0.05), reducer=mean.build())
+    reducer = aggregation.chain(clip.build(norm=0.05), reducer=mean.build())
     plain, reducer, state, data = setup(sizes, reducer=reducer)
 
     def client_update(server, client, examples, number, key):
@@ -177,10 +179,10 @@ def test_buckets_of_like_size_change_nothing(strategy):
     state = state._replace(clients=jnp.arange(7, dtype=jnp.float32))
     run = jax.jit(
         functools.partial(
-            federated.run_round, algorithm, reducer, map_clients=mapping.STRATEGIES[strategy]
+            federated.run_round, algorithm, reducer, map_clients=client_map.STRATEGIES[strategy]
         )
     )
-    groups = stack.buckets(np.array(sizes), 4)
+    groups = client_data.buckets(np.array(sizes), 4)
     assert len(groups) > 1
     places = tuple(jnp.asarray(group, jnp.int32) for group in groups)
     cut = tuple(

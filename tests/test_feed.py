@@ -14,17 +14,22 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, federated, mapping, placement, shelves, stack
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.checkpoint import Checkpoints
+from fedjax_med.cli import main as cli
+from fedjax_med.client.local_training import LocalTraining
 from fedjax_med.cohorts import uniform
-from fedjax_med.config import Checkpoint, Spec
-from fedjax_med.disk_images import DiskImages
+from fedjax_med.core import client_map
+from fedjax_med.core import round as federated
+from fedjax_med.core.types import Examples, Split
+from fedjax_med.data import client_data
+from fedjax_med.data.images.lazy import DiskImages
 from fedjax_med.errors import UserError
-from fedjax_med.feed import Feed
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
-from fedjax_med.types import Examples, Split
+from fedjax_med.execution import sharding
+from fedjax_med.execution.prefetch import Feed
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Checkpoint, Spec
+from fedjax_med.run.checkpoint import Checkpoints
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 SIZES = (5, 9, 2, 7, 30)
@@ -60,7 +65,11 @@ def held():
     reader = Reader(image[np.argsort(order)])
     disk = DiskImages(reader, order, image.max(axis=(1, 2, 3)), (4, 4, 3), Path("somewhere"))
     parts = tuple(np.split(np.arange(count), np.cumsum(SIZES)[:-1]))
-    return stack.Held(split, parts), stack.Held(split._replace(image=disk), parts), reader
+    return (
+        client_data.Held(split, parts),
+        client_data.Held(split._replace(image=disk), parts),
+        reader,
+    )
 
 
 def choose(done, sizes):
@@ -81,7 +90,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("cohort", [None, choose], ids=["everyone", "sampled"])
-@pytest.mark.parametrize("strategy", mapping.STRATEGIES)
+@pytest.mark.parametrize("strategy", client_map.STRATEGIES)
 def test_disk_and_memory_give_the_same_turns_and_so_does_a_later_start(held, cohort, strategy):
     memory, disk, _ = held
     expected = turns(memory, cohort, strategy=strategy)
@@ -100,14 +109,14 @@ def train(held, choose, strategy, rounds=2, filled=None):
     """The state and the metrics after some rounds on what a feed gives; `filled` may change it."""
     algorithm, reducer = a_federation()
     state = federated.init(algorithm, reducer, toy.params(), held.shapes())
-    state = jax.device_put(state, placement.of(strategy, len(SIZES)).state)
+    state = jax.device_put(state, sharding.of(strategy, len(SIZES)).state)
     ids = jnp.arange(len(SIZES), dtype=jnp.int32)
     run = jax.jit(
         functools.partial(
             federated.run_round,
             algorithm,
             reducer,
-            map_clients=mapping.STRATEGIES[strategy],
+            map_clients=client_map.STRATEGIES[strategy],
             client_ids=ids,
         )
     )
@@ -126,7 +135,7 @@ COHORTS = pytest.mark.parametrize("cohort", [None, uniform_three], ids=["everyon
 
 
 @COHORTS
-@pytest.mark.parametrize("strategy", sorted(mapping.STRATEGIES.keys() - {"vmap"}))
+@pytest.mark.parametrize("strategy", sorted(client_map.STRATEGIES.keys() - {"vmap"}))
 def test_turns_train_the_same_under_every_strategy(held, cohort, strategy):
     assert jax.device_count() == 4  # that divide neither five clients nor three
     expected = train(held[0], cohort, "vmap")
@@ -137,8 +146,8 @@ def test_turns_train_the_same_under_every_strategy(held, cohort, strategy):
 @pytest.mark.parametrize("strategy", ["vmap", "sharded_vmap"])
 def test_a_cohort_in_buckets_trains_as_one_after_the_other(held, strategy, monkeypatch):
     expected = train(held[0], uniform_three, "sequential")
-    monkeypatch.setattr("fedjax_med.feed.Feed._devices", lambda feed: 1)
-    monkeypatch.setattr("fedjax_med.stack._SIDE_BY_SIDE", 1)
+    monkeypatch.setattr("fedjax_med.execution.prefetch.Feed._devices", lambda feed: 1)
+    monkeypatch.setattr("fedjax_med.data.client_data._SIDE_BY_SIDE", 1)
     given = turns(held[0], uniform_three, strategy=strategy)
     assert max(len(turn.places) for turn in given) == 3
     toy.assert_close(train(held[0], uniform_three, strategy), expected)
@@ -167,7 +176,9 @@ def test_a_turn_is_the_cohort_stacked(held):
     memory, disk, _ = held
     turn = turns(disk, choose)[1]
     assert turn.places[0].tolist() == [1, 2]
-    assert_same(turn.data, stack.stack(memory.split, memory.parts[1:3], turn.data.label.shape[1]))
+    assert_same(
+        turn.data, client_data.stack(memory.split, memory.parts[1:3], turn.data.label.shape[1])
+    )
 
 
 def test_nothing_but_the_next_cohort_is_read_ahead(held):
@@ -216,13 +227,15 @@ def test_cohorts_of_unequal_clients_have_few_shapes_and_keep_their_batches():
     rng = np.random.default_rng(0)
     for _ in range(200):
         largest, batch = int(rng.integers(1, 500)), int(rng.integers(0, 40))
-        rooms = {needed: stack.room_on_grid(needed, largest, batch) for needed in range(1, largest)}
+        rooms = {
+            needed: client_data.room_on_grid(needed, largest, batch) for needed in range(1, largest)
+        }
         assert len(set(rooms.values())) <= 4
         for needed, room in rooms.items():
             assert needed <= room <= largest
             assert min(batch or room, room) == min(batch or largest, largest)
-    assert stack.room_on_grid(16, 17, 4) == 17  # sizes that differ by one have one shape
-    assert [stack.room_on_grid(n, 80, 4) for n in (1, 10, 11, 20, 21, 41)] == [
+    assert client_data.room_on_grid(16, 17, 4) == 17  # sizes that differ by one have one shape
+    assert [client_data.room_on_grid(n, 80, 4) for n in (1, 10, 11, 20, 21, 41)] == [
         10,
         10,
         20,
@@ -273,7 +286,7 @@ def test_a_run_from_disk_has_the_bits_of_one_from_memory_and_goes_on_with_them(
 def test_drawn_images_on_disk_are_those_in_memory(tmp_path, capsys):
     spec = Spec("lesions", {"train_size": 20, "test_size": 9})
     memory, first, again = (
-        shelves.build("datasets", spec, "", str(tmp_path), 16, images)
+        components.build("datasets", spec, "", str(tmp_path), 16, images)
         for images in ("memory", "disk", "disk")
     )
     assert capsys.readouterr().err.count("Drawing 29 images") == 1
@@ -291,11 +304,13 @@ def test_images_are_on_disk_where_they_would_take_a_quarter_of_the_memory(tmp_pa
     spec = Spec("lesions", {"train_size": 20, "test_size": 9})
     size = 29 * 3 * 16**2
     for memory, kept in ((4 * size, np.ndarray), (4 * size - 1, DiskImages)):
-        monkeypatch.setattr("fedjax_med.prepared.memory_bytes", lambda memory=memory: memory)
-        dataset = shelves.build("datasets", spec, "", str(tmp_path), 16, "auto")
+        monkeypatch.setattr(
+            "fedjax_med.data.images.array_record.memory_bytes", lambda memory=memory: memory
+        )
+        dataset = components.build("datasets", spec, "", str(tmp_path), 16, "auto")
         assert isinstance(dataset.train.image, kept)
     with pytest.raises(UserError, match="Did you mean 'disk'"):
-        shelves.build("datasets", spec, "", str(tmp_path), 16, "disc")
+        components.build("datasets", spec, "", str(tmp_path), 16, "disc")
 
 
 def test_rounds_are_validated_as_often_as_asked_and_when_saved(tmp_path):

@@ -9,11 +9,15 @@ import pytest
 import tiny
 import toy
 
-from fedjax_med import augment, cli, evaluate, frozen, weights
-from fedjax_med.config import Augment
+from fedjax_med.cli import main as cli
+from fedjax_med.client import augmentation
+from fedjax_med.core.types import Split
+from fedjax_med.data import feature_cache
 from fedjax_med.errors import UserError
+from fedjax_med.evaluation import predict
+from fedjax_med.experiment.config import Augment
 from fedjax_med.models import efficientnet_lite0
-from fedjax_med.types import Split
+from fedjax_med.models.pretrained import weights
 
 SIDE = 32
 SHAPE = (SIDE, SIDE, 3)
@@ -89,13 +93,13 @@ def test_a_wrong_number_of_frozen_blocks_is_refused():
 
 def test_features_are_those_of_every_mirrored_view(trained, tmp_path):
     model, split = efficientnet_lite0.build(9, frozen_blocks=2), split_of(19)
-    part = frozen.part(model.frozen, "imagenet", SHAPE)
-    features = frozen.features(split, part, str(tmp_path))
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    features = feature_cache.features(split, part, str(tmp_path))
     assert features.image.shape == (19, 8, 16 // 2, 16 // 2, 24)
     assert features.image.dtype == np.float16
     for view in range(8):
-        images = augment.mirrored(split.image, view)
-        normalised = augment.normalise(images, model.mean, model.std)
+        images = augmentation.mirrored(split.image, view)
+        normalised = augmentation.normalise(images, model.mean, model.std)
         expected = model.frozen.apply(part.params, normalised, None)
         toy.assert_close(np.float32(features.image[:, view]), expected, rtol=2e-3, atol=2e-3)
     for name in Split._fields[1:]:
@@ -104,13 +108,13 @@ def test_features_are_those_of_every_mirrored_view(trained, tmp_path):
 
 def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(18)
-    part = frozen.part(model.frozen, "imagenet", SHAPE)
-    plain = np.array(frozen.features(split, part, str(tmp_path)).image)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    plain = np.array(feature_cache.features(split, part, str(tmp_path)).image)
     still = {"rotation": 0.0, "min_scale": 1.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
     def copied(**changes):
         changes = Augment(copies=2, **changes)
-        return np.float32(frozen.features(split, part, str(tmp_path), changes).image)
+        return np.float32(feature_cache.features(split, part, str(tmp_path), changes).image)
 
     same, found = copied(**still, brightness=0.0), copied()
     assert found.shape == (18, 24, 16, 16, 16)
@@ -127,45 +131,53 @@ def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path
 
 def test_features_are_computed_once(trained, tmp_path, monkeypatch, capsys):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(3)
-    part = frozen.part(model.frozen, "imagenet", SHAPE)
-    first = np.array(frozen.features(split, part, str(tmp_path)).image)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    first = np.array(feature_cache.features(split, part, str(tmp_path)).image)
     assert "once" in capsys.readouterr().err
-    again = frozen.features(split, part, str(tmp_path)).image
+    again = feature_cache.features(split, part, str(tmp_path)).image
     assert capsys.readouterr().err == ""
     np.testing.assert_array_equal(again, first)
     # Other images, other weights and what was damaged are computed.
-    frozen.features(split_of(3, seed=1), part, str(tmp_path))
-    frozen.features(split, part._replace(digest="other"), str(tmp_path))
+    feature_cache.features(split_of(3, seed=1), part, str(tmp_path))
+    feature_cache.features(split, part._replace(digest="other"), str(tmp_path))
     files = list(tmp_path.rglob("*.npy"))
     assert len(files) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
     capsys.readouterr()
-    np.testing.assert_array_equal(frozen.features(split, part, str(tmp_path)).image, first)
+    np.testing.assert_array_equal(feature_cache.features(split, part, str(tmp_path)).image, first)
     assert "once" in capsys.readouterr().err
 
 
 def test_no_images_have_no_features(trained, tmp_path):
-    part = frozen.part(efficientnet_lite0.build(9, frozen_blocks=1).frozen, "imagenet", SHAPE)
-    assert frozen.features(split_of(0), part, str(tmp_path)).image.shape == (0, 8, 16, 16, 16)
+    part = feature_cache.part(
+        efficientnet_lite0.build(9, frozen_blocks=1).frozen, "imagenet", SHAPE
+    )
+    assert feature_cache.features(split_of(0), part, str(tmp_path)).image.shape == (
+        0,
+        8,
+        16,
+        16,
+        16,
+    )
 
 
 def test_frozen_blocks_want_weights_and_room(trained, tmp_path, monkeypatch):
     model = efficientnet_lite0.build(9, frozen_blocks=1)
     with pytest.raises(UserError, match="weights that others trained"):
-        frozen.part(model.frozen, "", SHAPE)
-    part = frozen.part(model.frozen, "imagenet", SHAPE)
-    usage = frozen.shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: usage)
+        feature_cache.part(model.frozen, "", SHAPE)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    usage = feature_cache.shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="has 0 MB free"):
-        frozen.features(split_of(2), part, str(tmp_path))
-    monkeypatch.setattr(frozen, "memory_bytes", lambda: 1e6)
+        feature_cache.features(split_of(2), part, str(tmp_path))
+    monkeypatch.setattr(feature_cache, "memory_bytes", lambda: 1e6)
     with pytest.raises(UserError, match=r"takes 1 MB of memory, and this machine has 1 MB"):
-        frozen.features(split_of(10), part, str(tmp_path))
+        feature_cache.features(split_of(10), part, str(tmp_path))
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        frozen.features(split_of(2), part, str(tmp_path / "file"))
+        feature_cache.features(split_of(2), part, str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(
@@ -178,14 +190,14 @@ def test_frozen_blocks_want_weights_and_room(trained, tmp_path, monkeypatch):
     ],
 )
 def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angles, allowed):
-    prepare = augment.choose_view(Augment(flip=flip, right_angles=right_angles))
+    prepare = augmentation.choose_view(Augment(flip=flip, right_angles=right_angles))
     features = jnp.broadcast_to(jnp.arange(8.0).reshape(1, 8, 1, 1, 1), (200, 8, 2, 2, 1))
     drawn = prepare(features.astype(jnp.float16), jax.random.key(0))
     assert drawn.shape == (200, 2, 2, 1)
     assert drawn.dtype == jnp.float32
     assert set(np.unique(drawn)) == allowed
     copied = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1, 1), (900, 24, 1, 1, 1))
-    prepare = augment.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
+    prepare = augmentation.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
     drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
     assert set(np.unique(drawn)) == {8 * copy + view for copy in range(3) for view in allowed}
 
@@ -193,19 +205,19 @@ def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angle
 def test_turns_without_mirrors_are_rotations():
     image = np.arange(9).reshape(1, 3, 3, 1)
     turns = {np.rot90(image, k, (1, 2)).tobytes() for k in range(4)}
-    assert {np.ascontiguousarray(augment.mirrored(image, v)).tobytes() for v in (0, 3, 5, 6)} == (
-        turns
-    )
+    assert {
+        np.ascontiguousarray(augmentation.mirrored(image, v)).tobytes() for v in (0, 3, 5, 6)
+    } == (turns)
 
 
 @pytest.mark.parametrize("views", [1, 4])
 def test_prediction_from_features_is_that_from_images(tensors, trained, tmp_path, views):
     split = split_of(5)
     whole, model = efficientnet_lite0.build(9), efficientnet_lite0.build(9, frozen_blocks=14)
-    part = frozen.part(model.frozen, "imagenet", SHAPE)
-    features = frozen.features(split, part, str(tmp_path))
-    expected = evaluate.predict(whole, params_of(whole, tensors), split.image, views)
-    actual = evaluate.predict(model, params_of(model, tensors), features.image, views)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    features = feature_cache.features(split, part, str(tmp_path))
+    expected = predict.predict(whole, params_of(whole, tensors), split.image, views)
+    actual = predict.predict(model, params_of(model, tensors), features.image, views)
     np.testing.assert_allclose(actual, expected, atol=0.02)
 
 

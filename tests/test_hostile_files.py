@@ -7,17 +7,21 @@ import hostile
 import numpy as np
 import pytest
 
-from fedjax_med import cli, config, predicted, report, updates, weights
+from fedjax_med.cli import main as cli
+from fedjax_med.data.partitions import by_column
 from fedjax_med.errors import UserError
-from fedjax_med.partitions import by_column
-from fedjax_med.workdir import read_workdir
+from fedjax_med.evaluation import predictions, tables
+from fedjax_med.experiment import config
+from fedjax_med.models.pretrained import weights
+from fedjax_med.run import message_log
+from fedjax_med.run.workdir import read_workdir
 
 READERS = {
-    "predictions.csv": predicted.read,
-    "evaluation.json": report.read_evaluation,
+    "predictions.csv": predictions.read,
+    "evaluation.json": tables.read_evaluation,
     "experiment.json": lambda file: read_workdir(file.parent),
     "sites.csv": lambda file: by_column._read_sites(str(file), "site", "image"),
-    "updates/round_000001.npz": lambda file: updates.load(file.parent.parent, 1, np.zeros(3)),
+    "updates/round_000001.npz": lambda file: message_log.load(file.parent.parent, 1, np.zeros(3)),
     "weights.pth": lambda file: weights.read(str(file)),
     "weights.safetensors": lambda file: weights.read(str(file)),
     "mine.py": lambda file: config.read(str(file)),

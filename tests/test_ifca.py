@@ -10,13 +10,14 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import ifca
-from fedjax_med.conditions import Conditions, Turnout
-from fedjax_med.config import Spec
+from fedjax_med.client.local_training import LocalTraining, mean_loss
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Conditions, Turnout
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining, mean_loss
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 
 KEY = jax.random.key(4)
 TRAINING = LocalTraining(toy.grad_fn(), optax.sgd(0.2), 1, 8)
@@ -37,7 +38,7 @@ ONE = {"clusters": 1}
 @functools.cache
 def rounds(number, name="ifca", optimizer=None, data=None, conditions=None, **options):
     """All states and the last metrics."""
-    algorithm = shelves.build(
+    algorithm = components.build(
         "algorithms", Spec(name, options), TRAINING, optimizer or optax.sgd(1.0)
     )
     reducer, data = mean.build(), planted() if data is None else data()

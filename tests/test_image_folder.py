@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import audit, audit_report, images, records
-from fedjax_med.class_folders import scan
-from fedjax_med.datasets import image_folder, isic9
+from fedjax_med.data.audit import findings, report
+from fedjax_med.data.datasets import image_folder, isic9
+from fedjax_med.data.images import decode, load
+from fedjax_med.data.images.folders import scan
 from fedjax_med.errors import UserError
 
 
@@ -58,10 +59,10 @@ def test_every_field_comes_back_sorted_by_name(folder):
     assert dataset.test.name.tolist() == ["a/1.png", "b/1.png"]
     for index, name in enumerate(train.name):
         data = (folder / "Train" / name).read_bytes()
-        decoded = images.decode(data)
+        decoded = decode.decode(data)
         assert train.sha256[index] == hashlib.sha256(data).hexdigest()
-        np.testing.assert_array_equal(train.image[index], images.resize(decoded, 16))
-        np.testing.assert_array_equal(train.image_hash[index], images.perceptual_hash(decoded))
+        np.testing.assert_array_equal(train.image[index], decode.resize(decoded, 16))
+        np.testing.assert_array_equal(train.image_hash[index], decode.perceptual_hash(decoded))
     assert [field.dtype for field in train[:2]] == [np.uint8, np.int32]
     assert train.image_hash.dtype == np.uint8
     assert train.client.dtype == np.int32
@@ -101,9 +102,9 @@ def test_files_that_are_no_images_are_counted(folder):
     for name in ("Train/a/1.dcm", "Train/b/2.DCM", "Test/a/notes", "Train/a/.hidden"):
         (folder / name).write_text("no image")
     (folder / "Train/a/deeper").mkdir()
-    found = audit.find(build(folder))
+    found = findings.find(build(folder))
     assert found.ignored == ((".dcm", 2), ("folder", 1), ("no suffix", 1))
-    assert "    4  ignored: no images" in audit_report.table(found)
+    assert "    4  ignored: no images" in report.table(found)
 
 
 def test_folders_beside_train_and_test_that_hold_images_are_named(folder):
@@ -150,7 +151,7 @@ def test_a_class_of_unreadable_images_alone_says_why(folder):
     with pytest.raises(
         UserError, match=r"no train image in class 'b' \(3 unreadable: 4 x 4 pixels"
     ):
-        audit.clean(dataset, audit.find(dataset), "rarest")
+        findings.clean(dataset, findings.find(dataset), "rarest")
 
 
 def test_unreadable_files_are_reported_with_their_reason(folder):
@@ -174,7 +175,7 @@ def test_unreadable_files_are_reported_with_their_reason(folder):
 READ = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
-from fedjax_med.datasets import image_folder
+from fedjax_med.data.datasets import image_folder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = image_folder.build(sys.argv[1], sys.argv[2], 16)
 print(found.train.num_examples, found.ignored)
@@ -191,7 +192,7 @@ def test_what_is_no_image_file_is_told_and_never_waited_for_nor_read(folder):
         hostile.make(folder / f"Train/b/{kind}.tiff", kind)
     (folder / "Train/a/system.png").symlink_to("/proc/self/maps")  # says that it is empty
     (folder / "Train/a/large.png").touch()
-    os.truncate(folder / "Train/a/large.png", images.LIMIT + 1)
+    os.truncate(folder / "Train/a/large.png", decode.LIMIT + 1)
     (folder / "everything").symlink_to("/")
     command = [sys.executable, "-c", READ, str(folder), str(folder.parent / "cache")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
@@ -214,7 +215,7 @@ def test_a_file_without_permission_is_told(folder, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return path.read_bytes()
 
-    monkeypatch.setattr(records, "read_regular", refuse)
+    monkeypatch.setattr(load, "read_regular", refuse)
     assert [file[1:] for file in build(folder).unreadable] == [("a/9.png", "Permission denied")]
 
 
@@ -258,7 +259,7 @@ def test_a_changed_source_is_noticed_and_the_old_preparation_removed(folder, cap
     assert "have changed" in capsys.readouterr().err
     assert dataset.train.num_examples == {"added": 6, "removed": 4, "rewritten": 5}[change]
     if change == "rewritten":
-        expected = images.resize(images.decode(path.read_bytes()), 16)
+        expected = decode.resize(decode.decode(path.read_bytes()), 16)
         np.testing.assert_array_equal(dataset.train.image[3], expected)
     assert len(prepared(folder)) == 1
     assert prepared(folder).isdisjoint(before)
@@ -289,14 +290,14 @@ def test_every_image_size_has_its_own_preparation(folder, capsys):
 
 
 def test_an_interrupted_preparation_is_not_taken_for_complete(folder, monkeypatch):
-    stopped = records.ClassFolders._record
+    stopped = load.ClassFolders._record
 
     def interrupt(self, file):
         if file.name == "b/2.png":
             raise KeyboardInterrupt
         return stopped(self, file)
 
-    monkeypatch.setattr(records.ClassFolders, "_record", interrupt)
+    monkeypatch.setattr(load.ClassFolders, "_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(folder)
     assert prepared(folder) == set()
@@ -306,8 +307,8 @@ def test_an_interrupted_preparation_is_not_taken_for_complete(folder, monkeypatc
 
 KILLED = """
 import os, signal, sys
-from fedjax_med import records
-from fedjax_med.datasets import image_folder
+from fedjax_med.data.images import load as records
+from fedjax_med.data.datasets import image_folder
 write = records.ClassFolders._record
 def kill(self, file):
     if file.split == "train" and file.name == "b/2.png":
@@ -329,7 +330,7 @@ def test_a_killed_preparation_is_done_again_and_its_remains_removed(folder):
 
 
 def test_a_run_that_was_overtaken_uses_what_the_other_prepared(folder, monkeypatch):
-    write = records.ClassFolders._record
+    write = load.ClassFolders._record
     overtaken = threading.Event()
 
     def overtake(self, file):
@@ -338,7 +339,7 @@ def test_a_run_that_was_overtaken_uses_what_the_other_prepared(folder, monkeypat
             build(folder)
         return write(self, file)
 
-    monkeypatch.setattr(records.ClassFolders, "_record", overtake)
+    monkeypatch.setattr(load.ClassFolders, "_record", overtake)
     assert build(folder).train.num_examples == 5
     assert overtaken.is_set()
 
@@ -360,7 +361,7 @@ def test_what_may_pass_removes_no_preparation(folder, monkeypatch, error):
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("fedjax_med.prepared._read", fail)
+    monkeypatch.setattr("fedjax_med.data.images.array_record._read", fail)
     with pytest.raises((UserError, MemoryError)) as told:
         build(folder)
     if isinstance(error, OSError):
@@ -424,7 +425,7 @@ FILLED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # writing on fails, as on a full disk
-from fedjax_med.datasets import image_folder
+from fedjax_med.data.datasets import image_folder
 from fedjax_med.errors import UserError
 try:
     image_folder.build(sys.argv[1], sys.argv[2], 64)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from fedjax_med import images
+from fedjax_med.data.images import decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -31,14 +31,14 @@ def photograph(seed: int, side: int = 96) -> np.ndarray:
 
 
 def test_an_rgb_image_comes_out_as_it_is():
-    np.testing.assert_array_equal(images.decode(encoded(Image.fromarray(ramp()))), ramp())
+    np.testing.assert_array_equal(decode.decode(encoded(Image.fromarray(ramp()))), ramp())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA"])
 def test_every_colour_mode_comes_out_as_rgb(mode):
     source = Image.fromarray(ramp()).convert(mode)
     kind = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
-    decoded = images.decode(encoded(source, kind))
+    decoded = decode.decode(encoded(source, kind))
     assert decoded.shape == (24, 32, 3)
     assert decoded.dtype == np.uint8
     error = np.abs(decoded.astype(int) - np.asarray(source.convert("RGB"))).mean()
@@ -48,7 +48,7 @@ def test_every_colour_mode_comes_out_as_rgb(mode):
 def test_16_bit_grey_is_scaled_and_not_clipped():
     levels = np.tile(np.array([257, 514, 25_700, 51_400], np.uint16), (16, 4))
     for kind in ("PNG", "TIFF"):
-        decoded = images.decode(encoded(Image.fromarray(levels), kind))
+        decoded = decode.decode(encoded(Image.fromarray(levels), kind))
         np.testing.assert_array_equal(decoded[0, :4, 0], [1, 2, 100, 200])
         np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
 
@@ -56,21 +56,21 @@ def test_16_bit_grey_is_scaled_and_not_clipped():
 def test_32_bit_and_float_grey_is_stretched_over_its_range():
     levels = np.tile(np.array([-100_000, 0, 100_000, 0]), (16, 4))
     for kind in (np.int32, np.float32):
-        decoded = images.decode(encoded(Image.fromarray(levels.astype(kind)), "TIFF"))
+        decoded = decode.decode(encoded(Image.fromarray(levels.astype(kind)), "TIFF"))
         np.testing.assert_array_equal(decoded[0, :3, 1], [0, 128, 255])
 
 
 def test_floats_that_are_no_numbers_are_refused():
     levels = np.full((16, 16), np.nan, np.float32)
-    with pytest.raises(images.ImageError, match="finite"):
-        images.decode(encoded(Image.fromarray(levels), "TIFF"))
+    with pytest.raises(decode.ImageError, match="finite"):
+        decode.decode(encoded(Image.fromarray(levels), "TIFF"))
 
 
 def test_transparent_pixels_are_laid_over_white():
     image = np.zeros((16, 16, 4), np.uint8)
     image[:8, :, 3] = 255
     image[8, :, 3] = 51  # one fifth of black over white is 204
-    decoded = images.decode(encoded(Image.fromarray(image)))
+    decoded = decode.decode(encoded(Image.fromarray(image)))
     assert (decoded[:8] == 0).all()
     assert (decoded[8] == 204).all()
     assert (decoded[9:] == 255).all()
@@ -80,7 +80,7 @@ def test_the_transparent_colour_of_a_palette_becomes_white():
     palette = Image.fromarray(np.repeat([[0], [1]], 8, 0).repeat(16, 1).astype(np.uint8), "L")
     palette = palette.convert("P")
     palette.putpalette([200, 0, 0, 0, 0, 200])
-    decoded = images.decode(encoded(palette, "PNG", transparency=0))
+    decoded = decode.decode(encoded(palette, "PNG", transparency=0))
     assert (decoded[0, 0] == 255).all()
     np.testing.assert_array_equal(decoded[8, 0], [0, 0, 200])
 
@@ -98,47 +98,47 @@ def test_exif_rotated_images_come_out_upright(kind, orientation, turns, mirrored
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
-    np.testing.assert_array_equal(images.decode(data), upright)
+    np.testing.assert_array_equal(decode.decode(data), upright)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_truncated_files_are_refused_with_a_reason(kind):
     data = encoded(Image.fromarray(photograph(0)), kind)
-    with pytest.raises(images.ImageError) as error:
-        images.decode(data[: len(data) // 2])
+    with pytest.raises(decode.ImageError) as error:
+        decode.decode(data[: len(data) // 2])
     assert 5 < len(str(error.value)) < 200
     assert "0x" not in str(error.value)
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"<html>" * 50, "known format")])
 def test_files_that_are_no_images_are_refused(data, reason):
-    with pytest.raises(images.ImageError, match=reason):
-        images.decode(data)
+    with pytest.raises(decode.ImageError, match=reason):
+        decode.decode(data)
 
 
 def test_images_of_a_few_pixels_are_refused():
-    with pytest.raises(images.ImageError, match=r"2 x 2 pixels; expected at least 16"):
-        images.decode(encoded(Image.new("RGB", (2, 2))))
-    with pytest.raises(images.ImageError, match="200 x 15 pixels"):
-        images.decode(encoded(Image.new("RGB", (200, 15))))
-    assert images.decode(encoded(Image.new("RGB", (16, 16)))).shape == (16, 16, 3)
+    with pytest.raises(decode.ImageError, match=r"2 x 2 pixels; expected at least 16"):
+        decode.decode(encoded(Image.new("RGB", (2, 2))))
+    with pytest.raises(decode.ImageError, match="200 x 15 pixels"):
+        decode.decode(encoded(Image.new("RGB", (200, 15))))
+    assert decode.decode(encoded(Image.new("RGB", (16, 16)))).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("limit", [1_000, 500])  # Pillow warns above the limit, raises above twice
 def test_decompression_bombs_are_refused_with_a_readable_reason(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(images.ImageError, match=rf"more than {limit:,} pixels"):
-        images.decode(encoded(Image.new("RGB", (40, 30))))
+    with pytest.raises(decode.ImageError, match=rf"more than {limit:,} pixels"):
+        decode.decode(encoded(Image.new("RGB", (40, 30))))
 
 
 def test_the_limit_of_pixels_does_not_hang_on_settings_of_the_process(monkeypatch):
     """Neither on Pillow's own limit, nor on filters of warnings, which all threads share."""
-    monkeypatch.setattr(images, "MAX_PIXELS", 1_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1_000)
     for limit in (None, 700):  # at 700 Pillow itself would only warn
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         monkeypatch.setattr("warnings.warn", lambda *arguments: None)
-        with pytest.raises(images.ImageError, match=r"more than [\d,]+ pixels"):
-            images.decode(encoded(Image.new("RGB", (40, 30))))
+        with pytest.raises(decode.ImageError, match=r"more than [\d,]+ pixels"):
+            decode.decode(encoded(Image.new("RGB", (40, 30))))
 
 
 def test_bombs_are_refused_in_several_threads_at_once(monkeypatch):
@@ -147,8 +147,8 @@ def test_bombs_are_refused_in_several_threads_at_once(monkeypatch):
 
     def refused(data):
         try:
-            images.decode(data)
-        except images.ImageError as error:
+            decode.decode(data)
+        except decode.ImageError as error:
             return "pixels" in str(error)
         return False
 
@@ -157,8 +157,8 @@ def test_bombs_are_refused_in_several_threads_at_once(monkeypatch):
 
 
 def test_large_images_are_decoded_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(images, "_LARGE", 500)
-    to_rgb, at_once, most = images._to_rgb, [], []
+    monkeypatch.setattr(decode, "_LARGE", 500)
+    to_rgb, at_once, most = decode._to_rgb, [], []
 
     def counted(image):
         at_once.append(None)
@@ -167,11 +167,11 @@ def test_large_images_are_decoded_one_after_the_other(monkeypatch):
         at_once.pop()
         return to_rgb(image)
 
-    monkeypatch.setattr(images, "_to_rgb", counted)
+    monkeypatch.setattr(decode, "_to_rgb", counted)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(images.decode, [encoded(Image.fromarray(ramp()))] * 6))
+        list(pool.map(decode.decode, [encoded(Image.fromarray(ramp()))] * 6))
         assert max(most) == 1
-        list(pool.map(images.decode, [encoded(Image.new("RGB", (20, 20)))] * 6))
+        list(pool.map(decode.decode, [encoded(Image.new("RGB", (20, 20)))] * 6))
         assert max(most) > 1
 
 
@@ -179,13 +179,13 @@ def test_large_images_are_decoded_one_after_the_other(monkeypatch):
 def test_many_rows_of_grey_are_scaled_as_one(kind):
     levels = np.random.default_rng(0).integers(0, 65_536, (150, 40)).astype(kind)
     levels[0, 0], levels[-1, -1] = (0, 65_535) if kind == np.uint16 else (0, 70_000)
-    decoded = images.decode(encoded(Image.fromarray(levels), "TIFF"))
+    decoded = decode.decode(encoded(Image.fromarray(levels), "TIFF"))
     expected = np.rint(levels.astype(np.float64) / levels.max() * 255)
     np.testing.assert_array_equal(decoded[..., 0], expected)
 
 
 Image.init()
-OTHERS = sorted(set(Image.SAVE) - set(images.FORMATS) - {"MPO"})  # MPO is JPEG
+OTHERS = sorted(set(Image.SAVE) - set(decode.FORMATS) - {"MPO"})  # MPO is JPEG
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -199,11 +199,11 @@ def test_no_other_format_that_pillow_writes_is_opened(monkeypatch, kind):
         except (OSError, ValueError, KeyError, AttributeError, ImportError):
             continue  # of another mode, or a stub for programs that are not there
     opened = []
-    for name in set(Image.OPEN) - set(images.FORMATS):
+    for name in set(Image.OPEN) - set(decode.FORMATS):
         monkeypatch.setitem(Image.OPEN, name, (lambda *_, name=name: opened.append(name), None))
     if data:
-        with pytest.raises(images.ImageError, match="not an image of a known format"):
-            images.decode(data)
+        with pytest.raises(decode.ImageError, match="not an image of a known format"):
+            decode.decode(data)
     assert opened == []
     assert data or kind in ("AVIF", "BUFR", "GRIB", "HDF5", "WMF")  # which may lack a library
 
@@ -223,8 +223,8 @@ def test_no_program_is_started_for_an_image(monkeypatch, tmp_path):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked for again
-    with pytest.raises(images.ImageError, match="not an image of a known format"):
-        images.decode(EPS)
+    with pytest.raises(decode.ImageError, match="not an image of a known format"):
+        decode.decode(EPS)
     assert not marker.exists()
     with pytest.raises(Exception):  # noqa: B017, PT011
         Image.open(io.BytesIO(EPS)).load()
@@ -240,7 +240,7 @@ def test_of_many_images_in_a_file_the_first_is_decoded_and_no_other(monkeypatch,
     with Image.open(io.BytesIO(data)) as image:
         assert image.n_frames > 1
         monkeypatch.setattr(type(image), "seek", None)
-    np.testing.assert_array_equal(images.decode(data), images.decode(alone))
+    np.testing.assert_array_equal(decode.decode(data), decode.decode(alone))
 
 
 def test_texts_in_a_png_that_inflate_without_end_are_refused():
@@ -249,8 +249,8 @@ def test_texts_in_a_png_that_inflate_without_end_are_refused():
         info.add_text(f"text {number}", "x" * 1_000_000, zip=True)
     data = encoded(Image.fromarray(ramp()), "PNG", pnginfo=info)
     assert len(data) < 1_000_000
-    with pytest.raises(images.ImageError, match="text"):
-        images.decode(data)
+    with pytest.raises(decode.ImageError, match="text"):
+        decode.decode(data)
 
 
 @pytest.mark.parametrize("fault", [MemoryError, ImportError])
@@ -258,39 +258,39 @@ def test_what_is_no_fault_of_the_file_is_not_told_of_it(monkeypatch, fault):
     def fail(image):
         raise fault
 
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(decode, "_to_rgb", fail)
     with pytest.raises(fault):
-        images.decode(encoded(Image.fromarray(ramp())))
+        decode.decode(encoded(Image.fromarray(ramp())))
 
 
 def test_resizing_keeps_shapes_and_takes_the_centre():
     wide = np.zeros((40, 100, 3), np.uint8)
     wide[:, 30:70] = 200  # the central square
-    np.testing.assert_array_equal(images.resize(wide, 20), np.full((20, 20, 3), 200, np.uint8))
+    np.testing.assert_array_equal(decode.resize(wide, 20), np.full((20, 20, 3), 200, np.uint8))
     tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
-    np.testing.assert_array_equal(images.resize(tall, 64), np.full((64, 64, 3), 200, np.uint8))
+    np.testing.assert_array_equal(decode.resize(tall, 64), np.full((64, 64, 3), 200, np.uint8))
 
 
 def test_resizing_averages_fine_detail():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
-    assert np.abs(images.resize(stripes, 8).astype(int) - 100).max() <= 10
+    assert np.abs(decode.resize(stripes, 8).astype(int) - 100).max() <= 10
 
 
 def test_the_hash_bits_say_where_grey_rises_to_the_right():
     columns = np.concatenate([np.linspace(0, 250, 160), np.linspace(250, 0, 160)])
     image = np.repeat(columns[None, :, None], 320, 0).repeat(3, 2).astype(np.uint8)
-    bits = np.unpackbits(images.perceptual_hash(image)).reshape(16, 16)
+    bits = np.unpackbits(decode.perceptual_hash(image)).reshape(16, 16)
     np.testing.assert_array_equal(bits, np.tile([1] * 8 + [0] * 8, (16, 1)))
 
 
 def test_the_hash_hardly_changes_with_encoding_and_scale_and_much_with_content():
     def distance(one: np.ndarray, other: np.ndarray) -> int:
-        bits = images.perceptual_hash(one) ^ images.perceptual_hash(other)
+        bits = decode.perceptual_hash(one) ^ decode.perceptual_hash(other)
         return int(np.bitwise_count(bits).sum())
 
     image = photograph(1)
-    copy = images.decode(encoded(Image.fromarray(image).resize((80, 80)), "JPEG", quality=80))
+    copy = decode.decode(encoded(Image.fromarray(image).resize((80, 80)), "JPEG", quality=80))
     assert distance(image, copy) <= 10
     assert distance(image, photograph(2)) > 60
 
@@ -313,7 +313,7 @@ def test_warnings_of_pillow_are_not_printed_whatever_the_filters_and_others_are(
         with warnings.catch_warnings():
             warnings.simplefilter(kind)
             with ThreadPoolExecutor(8) as pool:
-                decoded = list(pool.map(images.decode, [data] * 50))
+                decoded = list(pool.map(decode.decode, [data] * 50))
             assert not np.any(decoded)
             with pytest.warns(UserWarning, match="mine"):
                 warnings.warn("mine", stacklevel=1)
@@ -321,20 +321,20 @@ def test_warnings_of_pillow_are_not_printed_whatever_the_filters_and_others_are(
 
 
 def test_logs_of_pillow_are_not_printed(caplog):
-    with caplog.at_level(logging.WARNING), pytest.raises(images.ImageError):
-        images.decode(tiff(1, bytes(64 * 64), samples=60))
+    with caplog.at_level(logging.WARNING), pytest.raises(decode.ImageError):
+        decode.decode(tiff(1, bytes(64 * 64), samples=60))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("packing", [2, 3, 4, 32771, 32809])
 def test_a_fax_is_refused_before_its_bad_lines_flood_the_terminal(capfd, packing):
     data = np.random.default_rng(0).bytes(100_000)
-    with pytest.raises(images.ImageError, match="no photograph"):
-        images.decode(tiff(packing, data, side=5_000, bits=1))
+    with pytest.raises(decode.ImageError, match="no photograph"):
+        decode.decode(tiff(packing, data, side=5_000, bits=1))
     assert len(capfd.readouterr().err.splitlines()) <= 1
 
 
 @pytest.mark.parametrize("packing", ["tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits"])
 def test_tiff_as_photographs_are_packed_is_decoded(packing):
     data = encoded(Image.fromarray(ramp()), "TIFF", compression=packing)
-    assert images.decode(data).shape == ramp().shape
+    assert decode.decode(data).shape == ramp().shape

@@ -7,10 +7,10 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, informed
-from fedjax_med.algorithms import fed_avg
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.aggregators import mean
+from fedjax_med.algorithms import _report_loss, fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 
 KEY = jax.random.key(4)
 SIZES = (7, 3, 5)
@@ -20,7 +20,7 @@ DATA = toy.federation(SIZES)
 def round_metrics(data, batch_size=4, wrapped=True):
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, batch_size)
     algorithm = fed_avg.build(training, optax.sgd(1.0))
-    algorithm = informed.wrap(algorithm, training) if wrapped else algorithm
+    algorithm = _report_loss.wrap(algorithm, training) if wrapped else algorithm
     reducer = mean.build()
     state = federated.init(algorithm, reducer, toy.params(), data)
     step = functools.partial(federated.run_round, algorithm, reducer, map_clients=toy.MAP_CLIENTS)
@@ -65,7 +65,7 @@ def test_reducer_is_given_the_losses_in_the_order_of_the_messages():
         return mean.build().update(messages, senders, state, key)[0], senders
 
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
-    algorithm = informed.wrap(fed_avg.build(training, optax.sgd(1.0)), training)
+    algorithm = _report_loss.wrap(fed_avg.build(training, optax.sgd(1.0)), training)
     reducer = mean.build()._replace(update=tell, informed=True)
     places = (jnp.array([2]), jnp.array([0]))
     chosen = tuple(jax.tree.map(lambda leaf, at=at: leaf[at], DATA) for at in places)

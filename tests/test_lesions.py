@@ -11,12 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-from fedjax_med import cli, config, overrides
-from fedjax_med.datasets import lesions
-from fedjax_med.dermatoscope import photograph
-from fedjax_med.draw_lesion import PATTERNS, draw
+from fedjax_med.cli import main as cli
+from fedjax_med.core.types import Dataset
+from fedjax_med.data.datasets import lesions
+from fedjax_med.data.datasets._dermatoscope import photograph
+from fedjax_med.data.datasets._lesion_drawing import PATTERNS, draw
 from fedjax_med.errors import UserError
-from fedjax_med.types import Dataset
+from fedjax_med.experiment import config, resolve
 
 
 def drawn(**options: int) -> Dataset:
@@ -153,7 +154,7 @@ def test_what_cannot_be_drawn_is_refused(arguments, options, message):
 
 def test_the_shelf_finds_the_set_and_its_options():
     experiment = dataclasses.replace(config.Experiment(), dataset=config.Spec("lesions"))
-    options = overrides.complete(experiment).dataset.options
+    options = resolve.complete(experiment).dataset.options
     assert options == {"seed": 0, "train_size": 1800, "test_size": 315}
 
 

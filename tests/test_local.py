@@ -5,21 +5,22 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import local, ranges
-from fedjax_med.config import Augment
+from fedjax_med.client import local_training
+from fedjax_med.core.types import Examples
 from fedjax_med.errors import UserError
-from fedjax_med.types import Examples
+from fedjax_med.experiment import validation
+from fedjax_med.experiment.config import Augment
 
 KEY = jax.random.key(3)
 FIRST = jnp.int32(0)
 
 
 def train(examples, *, optimizer=None, batch_size=4, epochs=1, grad_fn=None, number=FIRST, **rest):
-    schedule = rest.pop("schedule", local.constant)
-    training = local.LocalTraining(
+    schedule = rest.pop("schedule", local_training.constant)
+    training = local_training.LocalTraining(
         grad_fn or toy.grad_fn(), optimizer or optax.sgd(0.1), epochs, batch_size, schedule
     )
-    return local.train(training, toy.params(), examples, KEY, number, **rest)
+    return local_training.train(training, toy.params(), examples, KEY, number, **rest)
 
 
 def seen(examples, *, batch_size, epochs):
@@ -31,8 +32,8 @@ def seen(examples, *, batch_size, epochs):
         jax.debug.callback(lambda row: rows.append(np.asarray(row)), row, ordered=True)
         return jax.tree.map(jnp.zeros_like, params), {}
 
-    training = local.LocalTraining(grad_fn, optax.sgd(0.0), epochs, batch_size)
-    local.train(training, toy.params(), examples, KEY, FIRST)
+    training = local_training.LocalTraining(grad_fn, optax.sgd(0.0), epochs, batch_size)
+    local_training.train(training, toy.params(), examples, KEY, FIRST)
     jax.effects_barrier()
     return rows
 
@@ -126,28 +127,28 @@ def test_schedule_scales_the_updates_by_round():
 
 
 def test_cosine_schedule_with_warmup():
-    factor = ranges.schedule("cosine", rounds=12, warmup_rounds=2)
+    factor = validation.schedule("cosine", rounds=12, warmup_rounds=2)
     values = [float(factor(jnp.int32(number))) for number in range(13)]
     assert values[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert values[7] == pytest.approx(0.5)
     assert values[12] == pytest.approx(0.0, abs=1e-6)
-    assert float(ranges.schedule("constant", 5, 0)(jnp.int32(4))) == 1.0
+    assert float(validation.schedule("constant", 5, 0)(jnp.int32(4))) == 1.0
 
 
 @pytest.mark.parametrize(("name", "warmup"), [("cosin", 0), ("cosine", 5), ("cosine", -1)])
 def test_impossible_schedules_are_refused(name, warmup):
     with pytest.raises(UserError):
-        ranges.schedule(name, 5, warmup)
+        validation.schedule(name, 5, warmup)
 
 
 def test_backbone_takes_smaller_steps_than_the_head():
     examples, optimizer = toy.examples(4), optax.adamw(0.1, weight_decay=0.3)
     plain, _ = train(examples, optimizer=optimizer)
-    slower, _ = train(examples, optimizer=local.slower_backbone(optimizer, 0.25, "b"))
+    slower, _ = train(examples, optimizer=local_training.slower_backbone(optimizer, 0.25, "b"))
     before = toy.params()
     np.testing.assert_array_equal(slower["b"], plain["b"])
     expected = before["w"] + 0.25 * (plain["w"] - before["w"])
     np.testing.assert_allclose(slower["w"], expected, rtol=1e-4, atol=1e-6)
-    frozen, _ = train(examples, optimizer=local.slower_backbone(optimizer, 0.0, "b"))
+    frozen, _ = train(examples, optimizer=local_training.slower_backbone(optimizer, 0.0, "b"))
     np.testing.assert_array_equal(frozen["w"], before["w"])
-    assert local.slower_backbone(optimizer, 1.0, "b") is optimizer
+    assert local_training.slower_backbone(optimizer, 1.0, "b") is optimizer

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import augment, losses
-from fedjax_med.config import Augment
+from fedjax_med.client import augmentation, losses
+from fedjax_med.experiment.config import Augment
 
 KEY = jax.random.key(1)
 
@@ -40,7 +40,7 @@ def test_gradient_is_that_of_the_mean_over_real_examples():
     toy.assert_close(sums, plain)
 
     def mean(params):
-        logits = toy.model().apply(params, augment.normalise(examples.image), None)
+        logits = toy.model().apply(params, augmentation.normalise(examples.image), None)
         log_p = jax.nn.log_softmax(logits)
         return -jnp.mean(log_p[jnp.arange(6), examples.label])
 
@@ -65,7 +65,7 @@ def test_class_weights_scale_the_gradient_of_their_class():
 
 def test_label_smoothing_moves_the_optimum_to_the_smoothed_target():
     grad_fn = losses.cross_entropy(
-        toy.model(), augment.build(toy.STILL), jnp.ones(3), label_smoothing=0.3
+        toy.model(), augmentation.build(toy.STILL), jnp.ones(3), label_smoothing=0.3
     )
     logits = jnp.log(jnp.array([0.8, 0.1, 0.1]))  # 0.7 + 0.1 for the label, 0.1 for the others
     params = {"w": jnp.zeros_like(toy.params()["w"]), "b": logits}
@@ -79,7 +79,7 @@ def test_the_gradient_in_parts_is_that_of_the_whole_batch(micro_batch):
     batch = toy.examples(10, mask=[True] * 7 + [False] * 3)
     weights = jnp.array([1.0, 2.0, 0.5])
     whole, parts = (
-        losses.cross_entropy(toy.model(), augment.build(Augment()), weights, 0.1, size)
+        losses.cross_entropy(toy.model(), augmentation.build(Augment()), weights, 0.1, size)
         for size in (0, micro_batch)
     )
     toy.assert_close(parts(toy.params(), batch, KEY), whole(toy.params(), batch, KEY))
@@ -88,7 +88,7 @@ def test_the_gradient_in_parts_is_that_of_the_whole_batch(micro_batch):
 def test_padding_changes_no_bit_of_the_gradient_in_parts():
     batch = toy.examples(7)
     gradient = losses.cross_entropy(
-        toy.model(), augment.build(Augment()), jnp.ones(toy.CLASSES), micro_batch=4
+        toy.model(), augmentation.build(Augment()), jnp.ones(toy.CLASSES), micro_batch=4
     )
     expected = gradient(toy.params(), batch, KEY)
     for more in (1, 6):
@@ -101,7 +101,7 @@ def test_each_part_drops_its_own_features():
 
     gradient = losses.cross_entropy(
         toy.model()._replace(apply=apply),
-        augment.build(toy.STILL),
+        augmentation.build(toy.STILL),
         jnp.ones(toy.CLASSES),
         micro_batch=1,
     )
@@ -118,7 +118,7 @@ def test_logit_adjustment_is_learned_around():
     prior = losses.log_prior([1, 2, 7])
     np.testing.assert_allclose(np.exp(prior), [0.1, 0.2, 0.7], rtol=1e-6)
     grad_fn = losses.cross_entropy(
-        toy.model(), augment.build(toy.STILL), jnp.ones(3), adjustment=prior
+        toy.model(), augmentation.build(toy.STILL), jnp.ones(3), adjustment=prior
     )
     params = {"w": jnp.zeros_like(toy.params()["w"]), "b": jnp.zeros(3)}
     examples = toy.examples(10)._replace(label=jnp.array([0, 1, 1, *[2] * 7], jnp.int32))
@@ -132,7 +132,7 @@ def test_a_class_without_examples_is_learned_to_be_none():
     prior = losses.log_prior([0, 2, 6])
     np.testing.assert_allclose(np.exp(prior), [1, 0.25, 0.75], rtol=1e-6)
     grad_fn = losses.cross_entropy(
-        toy.model(), augment.build(toy.STILL), jnp.ones(3), adjustment=prior
+        toy.model(), augmentation.build(toy.STILL), jnp.ones(3), adjustment=prior
     )
     examples = toy.examples(8)._replace(label=jnp.array([1, 1, *[2] * 6], jnp.int32))
     gradient, _ = grad_fn(jax.tree.map(jnp.zeros_like, toy.params()), examples, KEY)

@@ -9,14 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_med import assemble, cli, clients, config, overrides, predicted, stack, updates
-from fedjax_med.aggregate import Senders
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.commands import evaluate
-from fedjax_med.config import Checkpoint, read
-from fedjax_med.evaluate import Validation, predict, predict_validation
-from fedjax_med.identity import identity
-from fedjax_med.types import Split
+from fedjax_med.cli import main as cli
+from fedjax_med.cli.commands import evaluate
+from fedjax_med.core.aggregation import Senders
+from fedjax_med.core.types import Split
+from fedjax_med.data import client_data
+from fedjax_med.evaluation import predictions
+from fedjax_med.evaluation.predict import Validation, predict, predict_validation
+from fedjax_med.experiment import build, config, load_data, resolve
+from fedjax_med.experiment.config import Checkpoint, read
+from fedjax_med.run import message_log
+from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.provenance import identity
 
 TINY = Path(__file__).with_name("tiny.py")
 STEADY = ("--config.client.schedule=constant", "--config.client.epochs=1")
@@ -45,10 +49,10 @@ def evaluation(workdir):
 def state_of(workdir):
     """The experiment's assembly, its data and its last state, as `evaluate` reads them."""
     saved = json.loads((workdir / "experiment.json").read_text())
-    experiment = overrides.complete(config.from_dict(saved["experiment"]))
-    data = clients.load(experiment, saved["data_dir"], saved["cache_dir"])
-    counts = stack.class_counts(data.train, len(data.class_names)).sum(axis=0)
-    assembly = assemble.assemble(experiment, len(data.class_names), counts)
+    experiment = resolve.complete(config.from_dict(saved["experiment"]))
+    data = load_data.load(experiment, saved["data_dir"], saved["cache_dir"])
+    counts = client_data.class_counts(data.train, len(data.class_names)).sum(axis=0)
+    assembly = build.assemble(experiment, len(data.class_names), counts)
     checkpoints = Checkpoints(workdir, experiment.checkpoint, read_only=True)
     tag = identity(saved["experiment"], data.digest, assembly.map_clients.name)
     restored = checkpoints.restore(
@@ -122,7 +126,7 @@ def test_clients_with_models_of_their_own_are_validated_and_tested_by_them(tmp_p
 
 
 def test_own_models_predict_their_own_clients_examples():
-    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    model = build.build_model(resolve.complete(read(str(TINY))), 3)
     params = [model.init(jax.random.key(seed), (16, 16, 3)) for seed in range(2)]
     images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
     validation = Validation(images, np.zeros(5, np.int32), np.array([2, 3], np.int32))
@@ -133,7 +137,7 @@ def test_own_models_predict_their_own_clients_examples():
 
 @pytest.mark.parametrize("owner", [(0, 1, 1, 0, 1), (0, 1, -1, 0, 1)])
 def test_test_image_of_a_client_is_for_its_own_model_and_of_nobody_for_all(owner):
-    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    model = build.build_model(resolve.complete(read(str(TINY))), 3)
     params = [model.init(jax.random.key(seed), (16, 16, 3)) for seed in range(2)]
     images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
     test = Split(images, np.zeros(5, np.int32), *(np.array(list("abcde")),) * 3, np.array(owner))
@@ -157,7 +161,7 @@ def test_hospitals_test_images_of_a_fold_are_its_own_models(tmp_path):
     assembly, data, state = state_of(workdir)
     owner = data.test.client
     assert set(owner.tolist()) == {0, 1, 2}
-    told = predicted.read(workdir / "predictions.csv")[0].probabilities
+    told = predictions.read(workdir / "predictions.csv")[0].probabilities
     for client in range(3):
         images = np.asarray(data.test.image)[owner == client]
         expected = predict(assembly.model, assembly.personal(state, client), images)
@@ -177,7 +181,7 @@ def test_kept_updates_are_what_the_server_reduced(tmp_path):
     assembly, data, after = state_of(workdir)
     first = assembly.init(data.train.shapes())
     method = assembly.method
-    kept = updates.load(workdir, 1, first.server.params)
+    kept = message_log.load(workdir, 1, first.server.params)
     assert kept.client.tolist() == [0, 1, 2]
     assert kept.weight.tolist() == data.train.sizes.tolist()
     senders = Senders(*map(jnp.asarray, (kept.weight, kept.client, kept.loss, kept.group)))
@@ -214,7 +218,7 @@ def test_backdoor_tells_how_often_its_trigger_works(tmp_path, capsys):
 
 
 def test_validation_of_all_is_the_same_for_one_model_and_for_equal_own_models():
-    model = assemble.build_model(overrides.complete(read(str(TINY))), 3)
+    model = build.build_model(resolve.complete(read(str(TINY))), 3)
     params = model.init(jax.random.key(0), (16, 16, 3))
     images = np.random.default_rng(1).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
     validation = Validation(images, np.zeros(4, np.int32), np.array([1, 0, 3], np.int32))

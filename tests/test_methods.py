@@ -5,14 +5,15 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import conditions, methods, overrides
-from fedjax_med.config import Experiment, Spec, Turnout
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import faults
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
+from fedjax_med.experiment import methods, resolve
+from fedjax_med.experiment.config import Experiment, Spec, Turnout
 
 
 def build(**fields):
-    experiment = overrides.complete(Experiment(**fields))
+    experiment = resolve.complete(Experiment(**fields))
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), features=toy.features())
     return methods.build(experiment, training, toy.CLASSES, jax.random.key(0))
 
@@ -22,7 +23,7 @@ def test_turnout_and_attacks_become_conditions():
         turnout=Turnout(rate=0.5, late=0.25, bad="skip", largest=9.0),
         attacks=[Spec("sign_flip", {"clients": (1, 4)})],
     )
-    assert method.conditions.turnout == conditions.Turnout(0.5, 0.25, 0.0, True, 9.0)
+    assert method.conditions.turnout == faults.Turnout(0.5, 0.25, 0.0, True, 9.0)
     assert [attack.clients for attack in method.conditions.attacks] == [(1, 4)]
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from fedjax_med import bootstrap, by_client, losses, metrics
+from fedjax_med.client import losses
 from fedjax_med.errors import UserError
+from fedjax_med.evaluation import bootstrap, metrics, per_client
 
 
 def _problem(seed, num_examples=200, classes=(0, 1, 2, 4), num_classes=5, levels=None):
@@ -322,7 +323,7 @@ def test_impossible_input_is_refused_in_one_line(probabilities, labels, message)
 def test_validation_pools_the_examples_and_lists_the_clients():
     probabilities, labels = _problem(0, 30, range(3), num_classes=3)
     probabilities, labels = probabilities[:16], labels[:16]
-    result = by_client.validation_metrics(probabilities, labels, [6, 10, 0])
+    result = per_client.validation_metrics(probabilities, labels, [6, 10, 0])
     assert result["n"] == 16
     assert result["accuracy"] == float(metrics.accuracy(probabilities, labels))
     assert result["balanced_accuracy"] == float(metrics.balanced_accuracy(probabilities, labels))
@@ -336,7 +337,7 @@ def test_validation_pools_the_examples_and_lists_the_clients():
 
 
 def test_validation_without_any_examples_is_undefined_not_an_error():
-    result = by_client.validation_metrics(np.zeros((0, 3)), np.zeros(0), [0, 0])
+    result = per_client.validation_metrics(np.zeros((0, 3)), np.zeros(0), [0, 0])
     assert (result["n"], result["loss"], result["accuracy"]) == (0, None, None)
     assert result["clients"]["n"] == [0, 0]
 
@@ -345,7 +346,7 @@ def test_diverged_validation_names_the_client():
     probabilities = np.full((6, 2), 0.5)
     probabilities[3, 0] = np.nan
     with pytest.raises(UserError, match="client 1: expected finite"):
-        by_client.validation_metrics(probabilities, np.zeros(6, int), [3, 3])
+        per_client.validation_metrics(probabilities, np.zeros(6, int), [3, 3])
 
 
 def test_sensitivity_at_a_specificity_is_a_point_of_the_roc_curve():
@@ -363,5 +364,5 @@ def test_sensitivity_at_a_specificity_is_a_point_of_the_roc_curve():
 
 
 def test_absent_classes_are_those_of_each_client():
-    found = by_client.absent_classes([0, 2, 2, 1], [2, 2, 0], ["a", "b", "c"])
+    found = per_client.absent_classes([0, 2, 2, 1], [2, 2, 0], ["a", "b", "c"])
     assert found == [["b"], ["a"], []]

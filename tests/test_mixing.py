@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import augment, losses, mixing
-from fedjax_med.config import Augment
+from fedjax_med.client import augmentation, losses, mixup
+from fedjax_med.experiment.config import Augment
 
 KEY = jax.random.key(3)
 NOTHING = dataclasses.replace(toy.STILL)
@@ -30,12 +30,12 @@ def numbered(batch, side=8):
 
 
 def test_nothing_to_mix_is_no_function_at_all():
-    assert mixing.build(Augment()) is None
+    assert mixup.build(Augment()) is None
 
 
 def test_mixup_is_the_weighted_mean_with_the_next_image_and_its_label():
     images, targets, mask = numbered(5)
-    mixed, mixed_targets = mixing.build(CHANGES["mixup"])(images, targets, mask, KEY)
+    mixed, mixed_targets = mixup.build(CHANGES["mixup"])(images, targets, mask, KEY)
     share = np.diagonal(mixed_targets)
     partner = np.array([1, 2, 3, 4, 0])
     np.testing.assert_allclose(mixed_targets[np.arange(5), partner], 1 - share, rtol=1e-5)
@@ -46,7 +46,7 @@ def test_mixup_is_the_weighted_mean_with_the_next_image_and_its_label():
 
 def test_mixups_weights_follow_the_beta_distribution():
     images, targets, mask = numbered(400, side=1)
-    _, mixed = mixing.build(dataclasses.replace(NOTHING, mixup=0.5))(images, targets, mask, KEY)
+    _, mixed = mixup.build(dataclasses.replace(NOTHING, mixup=0.5))(images, targets, mask, KEY)
     share = np.diagonal(mixed)
     assert abs(share.mean() - 0.5) < 0.06
     assert abs(share.var() - 0.125) < 0.02  # of Beta(a, a): 1 / (4 (2 a + 1))
@@ -54,7 +54,7 @@ def test_mixups_weights_follow_the_beta_distribution():
 
 def test_cutmix_pastes_one_box_and_counts_its_area():
     images, targets, mask = numbered(6, side=10)
-    mixed, mixed_targets = mixing.build(CHANGES["cutmix"])(images, targets, mask, KEY)
+    mixed, mixed_targets = mixup.build(CHANGES["cutmix"])(images, targets, mask, KEY)
     foreign = np.asarray(mixed[..., 0] != images[..., 0])
     partner = np.array([2, 3, 4, 5, 6, 1.0])[:, None, None]
     np.testing.assert_array_equal(
@@ -70,14 +70,14 @@ def test_cutmix_pastes_one_box_and_counts_its_area():
 
 def test_both_draw_one_of_the_two_for_each_image():
     images, targets, mask = numbered(64)
-    mixed, _ = mixing.build(CHANGES["both"])(images, targets, mask, KEY)
+    mixed, _ = mixup.build(CHANGES["both"])(images, targets, mask, KEY)
     whole = np.ptp(np.asarray(mixed), axis=(1, 2, 3)) == 0  # mixup keeps such an image of one value
     assert 16 < whole.sum() < 56
 
 
 def test_erasing_sets_boxes_to_zero_and_leaves_the_labels():
     images, targets, mask = numbered(200, side=20)
-    mixed, same = mixing.build(CHANGES["erase"])(images, targets, mask, KEY)
+    mixed, same = mixup.build(CHANGES["erase"])(images, targets, mask, KEY)
     np.testing.assert_array_equal(same, targets)
     gone = np.asarray(mixed[..., 0] == 0)
     area = gone.mean((1, 2))
@@ -89,7 +89,7 @@ def test_erasing_sets_boxes_to_zero_and_leaves_the_labels():
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_padding_changes_nothing_even_if_it_is_not_a_number(changes):
     images, targets, mask = numbered(5)
-    mix = mixing.build(changes)
+    mix = mixup.build(changes)
     expected = mix(images, targets, mask, KEY)
     junk = jnp.full((3, *images.shape[1:]), jnp.nan)
     got = mix(
@@ -105,7 +105,7 @@ def test_padding_changes_nothing_even_if_it_is_not_a_number(changes):
 def test_an_image_without_another_is_mixed_with_itself():
     images, targets, _ = numbered(3)
     mask = jnp.arange(3) < 1
-    mixed, mixed_targets = mixing.build(CHANGES["mixup"])(images, targets, mask, KEY)
+    mixed, mixed_targets = mixup.build(CHANGES["mixup"])(images, targets, mask, KEY)
     np.testing.assert_allclose(mixed[0], images[0], rtol=1e-6)
     np.testing.assert_allclose(mixed_targets[0], targets[0], rtol=1e-6)
 
@@ -113,7 +113,7 @@ def test_an_image_without_another_is_mixed_with_itself():
 def gradient(examples, mix=None, weights=(1.0, 1.0, 1.0), micro_batch=0, focal=0.0, params=None):
     function = losses.cross_entropy(
         toy.model(),
-        augment.build(toy.STILL),
+        augmentation.build(toy.STILL),
         jnp.array(weights),
         micro_batch=micro_batch,
         focal=focal,
@@ -141,13 +141,13 @@ def test_the_loss_of_a_mixed_batch_is_the_mixed_loss():
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_micro_batches_mix_the_whole_batch(changes):
-    examples, mix = toy.examples(6), mixing.build(changes)
+    examples, mix = toy.examples(6), mixup.build(changes)
     toy.assert_close(gradient(examples, mix, micro_batch=4), gradient(examples, mix))
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_a_mixed_gradient_does_not_see_padding(changes):
-    examples, mix = toy.examples(6), mixing.build(changes)
+    examples, mix = toy.examples(6), mixup.build(changes)
     toy.assert_close(gradient(toy.pad(examples, 3), mix), gradient(examples, mix))
 
 
@@ -155,7 +155,7 @@ def test_focal_loss_is_that_of_the_paper():
     examples, gamma = toy.examples(5), 2.0
 
     def mean(params):
-        logits = toy.model().apply(params, augment.normalise(examples.image), None)
+        logits = toy.model().apply(params, augmentation.normalise(examples.image), None)
         log_p = jax.nn.log_softmax(logits)[jnp.arange(5), examples.label]
         return jnp.mean(-((1 - jnp.exp(log_p)) ** gamma) * log_p)
 

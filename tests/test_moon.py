@@ -9,13 +9,14 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import federated, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, moon
-from fedjax_med.config import Spec
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 from fedjax_med.models import cnn, efficientnet_lite0
-from fedjax_med.reducers import mean
 
 KEY = jax.random.key(5)
 DATA = toy.federation((6, 3, 4))
@@ -31,7 +32,7 @@ def training(**changes):
 @functools.cache
 def rounds(number, name="moon", **options):
     """The states after each of `number` rounds."""
-    algorithm = shelves.build("algorithms", Spec(name, options), training(), optax.sgd(1.0))
+    algorithm = components.build("algorithms", Spec(name, options), training(), optax.sgd(1.0))
     reducer = mean.build()
     states = [federated.init(algorithm, reducer, toy.params(), DATA)]
     step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedjax_med import config, identity, noise_key, overrides, weights
-from fedjax_med.config import Checkpoint, Client, Experiment, Privacy, Spec
 from fedjax_med.errors import UserError
+from fedjax_med.experiment import config, resolve
+from fedjax_med.experiment.config import Checkpoint, Client, Experiment, Privacy, Spec
+from fedjax_med.models.pretrained import weights
+from fedjax_med.run import noise_key, provenance
 
 # --- what makes two runs the same one ------------------------------------------------------------
 
 
 def tag(data="data", noise=2.0, **changes):
     changes = {"privacy": Privacy("client"), **changes}
-    values = config.to_dict(overrides.complete(Experiment(**changes)))
-    made = identity.identity(values, data, "vmap")
+    values = config.to_dict(resolve.complete(Experiment(**changes)))
+    made = provenance.identity(values, data, "vmap")
     return made | {"privacy": {"noise_multiplier": noise}}
 
 
@@ -57,38 +59,40 @@ SAME = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_run_is_refused_and_has_another_digest(name):
-    assert identity.differences(tag(), tag(**OTHERS[name]))
-    assert identity.run_digest(tag()) != identity.run_digest(tag(**OTHERS[name]))
+    assert provenance.differences(tag(), tag(**OTHERS[name]))
+    assert provenance.run_digest(tag()) != provenance.run_digest(tag(**OTHERS[name]))
 
 
 def test_no_two_of_the_others_have_one_digest():
-    assert len({identity.run_digest(tag(**changes)) for changes in OTHERS.values()}) == len(OTHERS)
+    assert len({provenance.run_digest(tag(**changes)) for changes in OTHERS.values()}) == len(
+        OTHERS
+    )
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_run_may_go_on_and_has_the_same_digest(name):
-    assert identity.differences(tag(), tag(**SAME[name])) == []
-    assert identity.run_digest(tag()) == identity.run_digest(tag(**SAME[name]))
+    assert provenance.differences(tag(), tag(**SAME[name])) == []
+    assert provenance.run_digest(tag()) == provenance.run_digest(tag(**SAME[name]))
 
 
 def test_more_rounds_are_the_same_run_where_the_schedule_does_not_depend_on_them():
     few, many = tag(**constant(4)), tag(**constant(9))
-    assert identity.run_digest(few) == identity.run_digest(many)
-    assert identity.run_digest(few) != identity.run_digest(tag(**constant(9), noise=2.5))
+    assert provenance.run_digest(few) == provenance.run_digest(many)
+    assert provenance.run_digest(few) != provenance.run_digest(tag(**constant(9), noise=2.5))
 
 
 def test_where_a_table_lies_is_no_matter():
     here, there = (
         tag(partition=Spec("by_column", {"path": path})) for path in ("/here.csv", "/there.csv")
     )
-    assert identity.run_digest(here) == identity.run_digest(there)
+    assert provenance.run_digest(here) == provenance.run_digest(there)
 
 
 def test_what_computes_is_no_matter(monkeypatch):
-    before = identity.run_digest(tag())
-    monkeypatch.setattr(identity, "code_version", lambda: "9.9.9+another")
+    before = provenance.run_digest(tag())
+    monkeypatch.setattr(provenance, "code_version", lambda: "9.9.9+another")
     assert tag()["computed by"]["the code"] == "9.9.9+another"
-    assert identity.run_digest(tag()) == before
+    assert provenance.run_digest(tag()) == before
 
 
 VALUES = [0, -0.0, 1, 1.0, True, 0.1, 0.1 + 1e-17, 2**53, 2.0**53, 2**53 + 1, 1e300, -1, "1", "ä"]
@@ -107,11 +111,15 @@ VALUES += [float("inf"), "Infinity", float("-inf"), None]
 
 def test_values_that_are_equal_and_no_others_read_the_same():
     for one, other in itertools.combinations(VALUES, 2):
-        assert (identity._text(one) == identity._text(other)) == (one == other), (one, other)
+        assert (provenance._text(one) == provenance._text(other)) == (one == other), (one, other)
 
 
 def test_nan_is_one_value():
-    assert identity._text(float("nan")) == identity._text([np.nan])[1:-1] != identity._text("NaN")
+    assert (
+        provenance._text(float("nan"))
+        == provenance._text([np.nan])[1:-1]
+        != provenance._text("NaN")
+    )
 
 
 # --- from the file to the key of a run -----------------------------------------------------------

@@ -9,10 +9,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fedjax_med import cli, config, identity, private
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.config import Checkpoint
-from fedjax_med.datasets import lesions
+from fedjax_med.cli import main as cli
+from fedjax_med.data.datasets import lesions
+from fedjax_med.experiment import config, privacy_plan
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run import provenance
+from fedjax_med.run.checkpoint import Checkpoints
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 QUICK = (
@@ -131,7 +133,7 @@ def test_other_data_under_the_same_name_have_other_noise(run):
     finally:
         write_sites(workdir.parent / "sites.csv", 0)
     # Nothing else was another.
-    assert identity.differences(before, saved(workdir)) == [
+    assert provenance.differences(before, saved(workdir)) == [
         "the train images, their labels or their division over the clients"
     ]
 
@@ -165,9 +167,9 @@ def test_a_run_that_goes_on_after_an_upgrade_keeps_its_noise(run, tmp_path, monk
     assert train(resumed, *given) == 0
     np.testing.assert_array_equal(model(resumed), first)
     to_dict = config.to_dict
-    for room in (config, private):
+    for room in (config, privacy_plan):
         monkeypatch.setattr(room, "to_dict", lambda given: to_dict(given) | {"a newer field": 1})
-    monkeypatch.setattr(identity, "code_version", lambda: "9.9.9+another")
+    monkeypatch.setattr(provenance, "code_version", lambda: "9.9.9+another")
     assert train(resumed, *more) == 0
     assert "-> 9.9.9+another. The last bits may differ" in capsys.readouterr().out
     assert saved(resumed, 2)["experiment"]["a newer field"] == 1

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_med import mapping, ops
+from fedjax_med import ops
+from fedjax_med.core import client_map
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -200,7 +201,7 @@ def assert_all_close(actual, expected):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("strategy", ["loop", *mapping.STRATEGIES])
+@pytest.mark.parametrize("strategy", ["loop", *client_map.STRATEGIES])
 def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
     """Values and gradients with clients' own kernels: under vmap, loops over clients, devices."""
     (ours, theirs), shape = OPERATIONS[name]
@@ -210,7 +211,7 @@ def test_lowerings_agree_with_lax_inside_every_transformation(name, strategy):
     mapped = (
         over_clients(found)
         if strategy == "loop"
-        else mapping.STRATEGIES[strategy](found, in_axes=(None, 0))
+        else client_map.STRATEGIES[strategy](found, in_axes=(None, 0))
     )
     jitted = jax.jit(mapped, compiler_options=ops.compiler_options())
     each = [value_and_gradients(theirs)(image, one) for one in kernels]

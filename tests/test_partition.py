@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_med import config, overrides, partitions, shelves
-from fedjax_med.config import Spec
+from fedjax_med.core.types import Split
+from fedjax_med.data import partitions
+from fedjax_med.data.splits import hold_out, partition
 from fedjax_med.errors import UserError
-from fedjax_med.partition import client_names, hold_out, partition
-from fedjax_med.types import Split
+from fedjax_med.experiment import components, config, resolve
+from fedjax_med.experiment.config import Spec
+from fedjax_med.experiment.load_data import client_names, partitioner
 
-DRAWN = [name for name in shelves.names("partitions") if name != "by_column"]
+DRAWN = [name for name in components.names("partitions") if name != "by_column"]
 
 
 def make_split(labels, client=None):
@@ -36,7 +38,8 @@ def singles(split):
 
 def divide(name, split, groups=None, num_clients=3, seed=0, **options):
     groups = singles(split) if groups is None else np.asarray(groups, np.int32)
-    return partition(split, groups, Spec(name, options), num_clients, seed)
+    divide = partitioner(Spec(name, options), num_clients, seed)
+    return partition(split, groups, divide, num_clients)
 
 
 def class_sizes(split, parts, num_classes=None):
@@ -251,8 +254,8 @@ def test_impossible_divisions_are_refused(labels, num_clients, seed, message):
 
 
 def test_every_strategy_completes_its_options():
-    for name in shelves.names("partitions"):
-        experiment = overrides.complete(config.Experiment(partition=Spec(name)))
+    for name in components.names("partitions"):
+        experiment = resolve.complete(config.Experiment(partition=Spec(name)))
         assert None not in experiment.partition.options.values()
 
 

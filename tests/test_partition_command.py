@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import audit, cli, duplicates, shelves
-from fedjax_med.commands import partition as partition_command
-from fedjax_med.config import Experiment, Spec
+from fedjax_med.cli import main as cli
+from fedjax_med.cli.commands import partition as partition_command
+from fedjax_med.data.audit import duplicates, findings
+from fedjax_med.data.client_data import stack
+from fedjax_med.data.splits import hold_out, partition
 from fedjax_med.errors import UserError
-from fedjax_med.partition import hold_out, partition
-from fedjax_med.stack import stack
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Experiment, Spec
+from fedjax_med.experiment.load_data import partitioner
 
 CLIENTS = 11  # more than ten: client_10 comes after client_9, not after client_1
 SIZE = 16
@@ -54,10 +57,10 @@ def run(images, out, cache, *extra):
 
 def as_train_sees_it(data_dir, cache, policy, spec, num_clients, fraction):
     """The arrays that training gets: the train parts and the validation parts."""
-    dataset = shelves.build("datasets", Spec("image_folder"), str(data_dir), str(cache), SIZE)
-    dataset, _ = audit.clean(dataset, audit.find(dataset), policy)
+    dataset = components.build("datasets", Spec("image_folder"), str(data_dir), str(cache), SIZE)
+    dataset, _ = findings.clean(dataset, findings.find(dataset), policy)
     split, groups = dataset.train, duplicates.duplicate_groups(dataset.train)
-    parts = partition(split, groups, spec, num_clients, 3)
+    parts = partition(split, groups, partitioner(spec, num_clients, 3), num_clients)
     halves = [
         hold_out(split, groups, part, fraction, 3, client) for client, part in enumerate(parts)
     ]
@@ -164,7 +167,7 @@ def test_two_runs_into_one_folder_leave_each_others_work_alone(
 
 
 def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeypatch, capsys):
-    real = shelves.build
+    real = components.build
 
     def stale(shelf, *args):
         built = real(shelf, *args)
@@ -172,7 +175,7 @@ def test_file_that_changes_while_it_is_read_is_refused(images, tmp_path, monkeyp
             built.test.sha256[0] = "0" * 64
         return built
 
-    monkeypatch.setattr(shelves, "build", stale)
+    monkeypatch.setattr(components, "build", stale)
     assert run(images, tmp_path / "out", tmp_path / "cache") == 2
     assert "0.png has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -183,7 +186,7 @@ def test_file_that_cannot_be_read_is_named(images, tmp_path, monkeypatch, capsys
         raise PermissionError(13, "Permission denied")
 
     assert run(images, tmp_path / "first", tmp_path / "cache") == 0  # prepares the images
-    monkeypatch.setattr("fedjax_med.commands.partition.read_regular", refuse)
+    monkeypatch.setattr("fedjax_med.cli.commands.partition.read_regular", refuse)
     assert run(images, tmp_path / "out", tmp_path / "cache") == 2
     assert ".png cannot be read: Permission denied." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -250,7 +253,7 @@ def divided(images, tmp_path):
 
 
 def read(root):
-    return shelves.build(
+    return components.build(
         "datasets", Spec("image_folder"), str(root), str(root.parent / "cache"), SIZE
     )
 

@@ -6,9 +6,9 @@ import optax
 import pytest
 import toy
 
+from fedjax_med.algorithms._partial import join, split
 from fedjax_med.errors import UserError
 from fedjax_med.models import cnn
-from fedjax_med.pieces import join, split
 
 CNN = jax.eval_shape(
     lambda: cnn.build(3, widths=(8, 8), groups=2).init(jax.random.key(0), (8, 8, 3))

@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 from test_weights import MAGIC, PROTOCOL, SYSTEM, pickled
 
-from fedjax_med import torch_file
 from fedjax_med.errors import UserError
+from fedjax_med.models.pretrained import torch_file
 
 HEAD = b"".join(map(pickled, (MAGIC, PROTOCOL, SYSTEM)))
 START = b"\x80\x02"

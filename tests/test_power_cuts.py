@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fedjax_med import cli
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.config import Checkpoint
+from fedjax_med.cli import main as cli
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 30

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from test_image_folder import build, prepared, write_image
 
-from fedjax_med import checksums, holding, records
-from fedjax_med.datasets import image_folder, lesions
+from fedjax_med.data.datasets import image_folder, lesions
+from fedjax_med.data.images import checksums, holding, load
+from fedjax_med.data.images.array_record import Builder
 from fedjax_med.errors import UserError
-from fedjax_med.prepared import Builder
 
 FAULTS = [ImportError, AttributeError, TypeError, NameError, ValueError, RuntimeError, KeyError]
 
@@ -239,7 +239,7 @@ def test_a_fault_of_the_program_while_preparing_is_raised_as_it_is(folder, monke
     def fail(self, file):
         raise TypeError("of the program")
 
-    monkeypatch.setattr(records.ClassFolders, "_record", fail)
+    monkeypatch.setattr(load.ClassFolders, "_record", fail)
     with pytest.raises(TypeError, match="of the program"):
         build(folder)
     monkeypatch.undo()
@@ -251,7 +251,7 @@ def test_a_run_that_prepares_other_images_does_not_remove_what_another_one_is_pr
     folder, monkeypatch, capsys
 ):
     """The images change while they are prepared, and a run of the new ones ends first."""
-    write, other = records.ClassFolders._record, []
+    write, other = load.ClassFolders._record, []
 
     def overtake(self, file):
         if not other:
@@ -260,7 +260,7 @@ def test_a_run_that_prepares_other_images_does_not_remove_what_another_one_is_pr
             other.append(build(folder))
         return write(self, file)
 
-    monkeypatch.setattr(records.ClassFolders, "_record", overtake)
+    monkeypatch.setattr(load.ClassFolders, "_record", overtake)
     assert build(folder).train.num_examples == 4
     assert other[1].train.num_examples == 5
     assert "another run may read it" in capsys.readouterr().err
@@ -269,7 +269,7 @@ def test_a_run_that_prepares_other_images_does_not_remove_what_another_one_is_pr
 def test_a_run_that_ends_first_does_not_remove_what_another_one_writes_of_the_same(
     folder, monkeypatch
 ):
-    write, seen = records.ClassFolders._record, []
+    write, seen = load.ClassFolders._record, []
 
     def overtake(self, file):
         if not seen:
@@ -279,7 +279,7 @@ def test_a_run_that_ends_first_does_not_remove_what_another_one_writes_of_the_sa
             assert set((folder.parent / "cache").rglob("unfinished_*")) == mine
         return write(self, file)
 
-    monkeypatch.setattr(records.ClassFolders, "_record", overtake)
+    monkeypatch.setattr(load.ClassFolders, "_record", overtake)
     assert build(folder).train.num_examples == 4
     assert len(seen[0]) == 1
     assert not list((folder.parent / "cache").rglob("unfinished_*"))
@@ -288,8 +288,8 @@ def test_a_run_that_ends_first_does_not_remove_what_another_one_writes_of_the_sa
 AT_ONCE = """
 import sys, time
 from pathlib import Path
-from fedjax_med import records
-from fedjax_med.datasets import image_folder
+from fedjax_med.data.images import load as records
+from fedjax_med.data.datasets import image_folder
 write = records.ClassFolders._record
 def slow(self, file):
     time.sleep(0.2)

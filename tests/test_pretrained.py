@@ -15,11 +15,13 @@ import toy
 from jax import lax
 from safetensors.numpy import save_file
 
-from fedjax_med import assemble, augment, folding, weights
-from fedjax_med.config import Spec
+from fedjax_med.client import augmentation
 from fedjax_med.errors import UserError
+from fedjax_med.experiment import build
+from fedjax_med.experiment.config import Spec
+from fedjax_med.experiment.resolve import complete
 from fedjax_med.models import efficientnet_lite0
-from fedjax_med.overrides import complete
+from fedjax_med.models.pretrained import batch_norm_folding, weights
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import reference_efficientnet
@@ -95,7 +97,9 @@ def test_logits_are_those_of_another_implementation(imagenet):
     apply = jax.jit(lambda images: model.apply(params, images, None))
     for shape in reference_efficientnet.SHAPES:
         images = jnp.asarray(reference_efficientnet.images(*shape))
-        logits = np.asarray(apply(augment.normalise(images, model.mean, model.std)), np.float64)
+        logits = np.asarray(
+            apply(augmentation.normalise(images, model.mean, model.std)), np.float64
+        )
         for row, picture in zip(logits, ("noise", "smooth"), strict=True):
             first, total, norm = REFERENCE[shape, picture]
             allowed = 1e-4 * norm / np.sqrt(1000)  # of a logit's usual size
@@ -153,7 +157,7 @@ def test_folded_convolution_is_convolution_and_normalisation():
         "bn.running_var": rng.uniform(0.0, 0.01, size=5),
     }
     first = {"kernel": np.zeros((3, 3, 2, 5)), "bias": np.zeros(5)}
-    folded = folding.fold(tensors, "conv", "bn", first, 1e-3)
+    folded = batch_norm_folding.fold(tensors, "conv", "bn", first, 1e-3)
     images = jnp.asarray(rng.normal(size=(2, 6, 6, 2)), jnp.float32)
 
     def convolve(kernel, form):
@@ -190,7 +194,7 @@ def test_weights_of_another_network_are_refused_in_one_line(imagenet, change, me
 
 def test_images_are_normalised_as_the_weights_were_trained():
     model = efficientnet_lite0.build(9)
-    value = augment.normalise(jnp.array([[[[0, 127, 255]]]], jnp.uint8), model.mean, model.std)
+    value = augmentation.normalise(jnp.array([[[[0, 127, 255]]]], jnp.uint8), model.mean, model.std)
     np.testing.assert_allclose(value[0, 0, 0], [-127 / 128, 0, 1], atol=1e-6)
 
 
@@ -209,11 +213,11 @@ def small_data(sizes):
 def test_training_starts_from_the_weights_which_are_read_once(imagenet, monkeypatch):
     read, asked = weights.read, []
     monkeypatch.setattr(weights, "read", lambda source: asked.append(source) or read(source))
-    assembly = assemble.assemble(experiment(pretrained="imagenet"), toy.CLASSES, [1] * toy.CLASSES)
+    assembly = build.assemble(experiment(pretrained="imagenet"), toy.CLASSES, [1] * toy.CLASSES)
     data = small_data((2, 2, 2))
     states = [assembly.init(data), jax.eval_shape(assembly.init, data)]
     assert asked == ["imagenet"]
-    random = assemble.assemble(experiment(), toy.CLASSES, [1] * toy.CLASSES).init(data)
+    random = build.assemble(experiment(), toy.CLASSES, [1] * toy.CLASSES).init(data)
     params, other = states[0].server.params, random.server.params
     toy.assert_same_bits(params, efficientnet_lite0.pretrained(imagenet, other))
     toy.assert_same_bits(params["classifier"], other["classifier"])
@@ -225,4 +229,4 @@ def test_training_starts_from_the_weights_which_are_read_once(imagenet, monkeypa
 def test_what_goes_on_from_a_checkpoint_reads_no_weights(monkeypatch):
     monkeypatch.setattr(weights, "read", lambda source: pytest.fail("read again"))
     gone = experiment(pretrained="gone.pth")
-    assemble.assemble(gone, toy.CLASSES, [1] * toy.CLASSES, before="sequential")
+    build.assemble(gone, toy.CLASSES, [1] * toy.CLASSES, before="sequential")

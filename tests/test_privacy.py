@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
-from fedjax_med import config, local, noise_key, overrides, privacy, private
+from fedjax_med.client import local_training
 from fedjax_med.errors import UserError
-from fedjax_med.privacy import Account, Use
-from fedjax_med.reducers import dp_mean
+from fedjax_med.experiment import config, privacy_plan, resolve
+from fedjax_med.privacy import accounting, dp_mean
+from fedjax_med.privacy.accounting import Account, Use
+from fedjax_med.run import noise_key
 
 ROOT = Path(__file__).parent.parent
 DELTA = 1e-5
@@ -101,7 +103,7 @@ def test_one_sampled_step_agrees_with_the_integral_of_its_densities(rate, noise)
     np.testing.assert_allclose(account(noise, rate).epsilon(1), exact, rtol=0.01)
 
 
-@pytest.mark.parametrize("accountant", privacy.ACCOUNTANTS)
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_epsilon_rises_with_rounds_and_rate_and_falls_with_noise_and_delta(accountant):
     spent = [account(2.0, 0.1, 5, accountant=accountant).epsilon(r) for r in (0, 1, 3, 10)]
     assert spent[0] == 0
@@ -118,7 +120,7 @@ def test_without_noise_epsilon_is_infinite_and_without_use_it_is_zero():
     assert Account(1.0, (), DELTA).noise_for(8.0, 9) == 0
 
 
-@pytest.mark.parametrize("accountant", privacy.ACCOUNTANTS)
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_noise_is_found_for_a_target(accountant):
     unsolved = account(1.0, 0.05, 4, accountant=accountant)
     for target in (0.5, 8.0):
@@ -146,10 +148,10 @@ def test_budget_is_used_up_and_never_exceeded():
 
 def test_worst_client_bounds_all():
     sizes = (8, 33, 70, 64, 150, 0)
-    uses = privacy.of_examples(sizes, 16, 2, 1000, 1e-16)
+    uses = accounting.of_examples(sizes, 16, 2, 1000, 1e-16)
     several = Account(1.0, uses, DELTA, "rdp").epsilon(5)
     each = [
-        Account(1.0, privacy.of_examples([size], 16, 2, 1000, 0.0), DELTA, "rdp").epsilon(5)
+        Account(1.0, accounting.of_examples([size], 16, 2, 1000, 0.0), DELTA, "rdp").epsilon(5)
         for size in sizes
     ]
     assert several == max(each)
@@ -159,13 +161,13 @@ def test_worst_client_bounds_all():
 
 
 def test_uses_follow_each_clients_own_number_of_examples():
-    uses = privacy.of_examples((64, 10, 33, 48), 16, 2, 40, 1e-16)
+    uses = accounting.of_examples((64, 10, 33, 48), 16, 2, 40, 1e-16)
     # 33 and 48 take three steps an epoch each; an example of the smaller one is drawn more often.
     np.testing.assert_allclose([use.rate for use in uses], [1, 16 / 33, 16 / 64], rtol=1e-5)
     assert [use.steps for use in uses] == [2, 6, 8]
     assert all(use.rate == 1 or use.rate > 16 / 64 for use in uses)  # and float32's grain
     assert {use.tail for use in uses} == {1e-16}
-    assert {use.tail for use in privacy.of_examples((64, 10), 16, 2, 64, 1e-16)} == {0.0}
+    assert {use.tail for use in accounting.of_examples((64, 10), 16, 2, 64, 1e-16)} == {0.0}
 
 
 def test_batches_without_enough_room_take_their_share_of_delta():
@@ -178,8 +180,8 @@ def test_batches_without_enough_room_take_their_share_of_delta():
 @pytest.mark.parametrize("target", [16, 28])
 def test_examples_have_room_for_a_large_epsilon(target):
     sizes = (1000, 5000)
-    room = local.poisson_room(16, max(sizes))
-    uses = privacy.of_examples(sizes, 16, 1, room, local.POISSON_TAIL)
+    room = local_training.poisson_room(16, max(sizes))
+    uses = accounting.of_examples(sizes, 16, 1, room, local_training.POISSON_TAIL)
     assert uses[0].tail > 0
     unsolved = Account(1.0, uses, DELTA, "rdp")
     solved = unsolved._replace(noise_multiplier=unsolved.noise_for(target, 40))
@@ -192,8 +194,8 @@ def test_worked_examples_are_what_the_code_gives():
     tables = re.findall(r"^\| after round (.*)\n.*\n(\|.*)$", text, re.M)
     accounts = {}
     for (header, values), name in zip(tables, sizes, strict=True):
-        given = overrides.complete(config.read(str(ROOT / "configs" / f"{name}.py")))
-        accounts[name] = account = private.promise(given, sizes[name]).account
+        given = resolve.complete(config.read(str(ROOT / "configs" / f"{name}.py")))
+        accounts[name] = account = privacy_plan.promise(given, sizes[name]).account
         first, *told = [cell.strip() for cell in values.strip("|").split("|")]
         assert first.split()[-1] == f"{account.noise_multiplier:.4g}"
         spent = [account.epsilon(int(cell)) for cell in header.strip("| ").split("|")]
@@ -230,8 +232,8 @@ def test_missing_or_damaged_secret_is_refused(tmp_path):
 
 
 def test_words_of_a_secret_use_all_64_bits_that_a_key_has():
-    words = np.array([noise_key.words_of(str(number)) for number in range(500)], np.uint64)
+    words = np.array([privacy_plan.words_of(str(number)) for number in range(500)], np.uint64)
     assert words.max() < 2**32
     bits = (words[:, :, None] >> np.arange(32, dtype=np.uint64)) & np.uint64(1)
     assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.12
-    assert noise_key.words_of("a") == noise_key.words_of("a")
+    assert privacy_plan.words_of("a") == privacy_plan.words_of("a")

@@ -14,23 +14,17 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import (
-    aggregate,
-    announce,
-    cli,
-    config,
-    federated,
-    methods,
-    overrides,
-    private,
-    ranges,
-)
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.conditions import Conditions
-from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec, Turnout
+from fedjax_med.aggregators import mean
+from fedjax_med.cli import main as cli
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Conditions
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.experiment import config, methods, privacy_plan, resolve, validation
+from fedjax_med.experiment.config import Checkpoint, Experiment, Privacy, Spec, Turnout
+from fedjax_med.run import console
+from fedjax_med.run.checkpoint import Checkpoints
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 CLIENT, EXAMPLE = Privacy(unit="client"), Privacy(unit="example")
@@ -38,11 +32,11 @@ KEY = jax.random.key(4)
 
 
 def experiment(privacy, **changes):
-    return overrides.complete(Experiment(privacy=privacy, num_clients=3, **changes))
+    return resolve.complete(Experiment(privacy=privacy, num_clients=3, **changes))
 
 
 def method(given, means=None):
-    ranges.check(given)
+    validation.check(given)
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), given.client.epochs, 4)
     return methods.build(given, training, toy.CLASSES, KEY, means)
 
@@ -68,16 +62,16 @@ def test_client_unit_without_noise_and_with_a_huge_clip_is_federated_averaging()
 def test_example_unit_draws_poisson_batches_of_private_gradients():
     how = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4)
     given = experiment(Privacy(unit="example", clip_norm=1e-6, noise_multiplier=3.0))
-    private_how = private.training(given, how, private.Means(0.0))
+    private_how = privacy_plan.training(given, how, privacy_plan.Means(0.0))
     assert private_how.poisson
     gradient, _ = private_how.grad_fn(toy.params(), toy.examples(4), KEY)
     assert 0 < float(optax.tree.norm(gradient)) <= 1.001e-6
-    assert private.training(experiment(Privacy()), how, None) == how
+    assert privacy_plan.training(experiment(Privacy()), how, None) == how
 
 
 def test_solved_noise_reaches_the_reducer():
     data = toy.federation((3, 3, 3))
-    silent, loud = (method(experiment(CLIENT), private.Means(z)) for z in (0.0, 1e3))
+    silent, loud = (method(experiment(CLIENT), privacy_plan.Means(z)) for z in (0.0, 1e3))
     moved = jax.tree.map(jnp.subtract, one_round(loud, data), one_round(silent, data))
     assert float(optax.tree.norm(moved)) > 100
 
@@ -89,7 +83,7 @@ def test_turnout_and_quantile_reach_the_reducer():
     messages = {"w": jnp.ones((3, 4))}
     state = reducer.init({"w": jnp.zeros(4)}, 3, 3)
     assert float(state.expected) == 1.5
-    _, after = reducer.update(messages, aggregate.senders(jnp.ones(3)), state, KEY)
+    _, after = reducer.update(messages, aggregation.senders(jnp.ones(3)), state, KEY)
     assert after.clip != state.clip
     assert after.expected == state.expected
 
@@ -104,7 +98,7 @@ def test_private_run_is_not_ended_by_what_a_client_sends(privacy):
 def test_randomness_of_the_rounds_is_from_the_secret():
     given = experiment(CLIENT)
     keys = [
-        jax.random.key_data(method(given, private.Means(1.0, secret)).key).tolist()
+        jax.random.key_data(method(given, privacy_plan.Means(1.0, secret)).key).tolist()
         for secret in ("ab", "ab", "cd", "")
     ]
     assert keys[0] == keys[1] != keys[2]
@@ -153,18 +147,16 @@ def test_what_would_void_the_promise_is_refused_in_one_line(name):
 
 @pytest.mark.parametrize("privacy", [Privacy(), CLIENT, EXAMPLE], ids=lambda given: given.unit)
 def test_private_reducer_is_chosen_by_the_unit_alone(privacy):
-    with pytest.raises(
-        UserError, match=r"dp_mean .* give --config\.privacy\.unit=client and leave"
-    ):
-        ranges.check(experiment(privacy, reducer=Spec("dp_mean")))
+    with pytest.raises(UserError, match="dp_mean"):
+        method(experiment(privacy, reducer=Spec("dp_mean")))
 
 
 @pytest.mark.parametrize("setting", ["local", "pooled"])
 def test_nothing_is_refused_for_clients_where_nothing_is_promised_to_them(setting):
     changes = {"loss": config.Loss(class_balance=0.9), "keep_updates": True}
-    ranges.check(experiment(CLIENT, setting=setting, **changes))
+    validation.check(experiment(CLIENT, setting=setting, **changes))
     with pytest.raises(UserError, match="class_balance"):
-        ranges.check(experiment(EXAMPLE, setting=setting, **changes))
+        validation.check(experiment(EXAMPLE, setting=setting, **changes))
 
 
 def test_groups_are_refused_with_an_adaptive_clip_alone():
@@ -172,7 +164,7 @@ def test_groups_are_refused_with_an_adaptive_clip_alone():
 
     def check(quantile):
         given = experiment(Privacy(unit="client", quantile=quantile))
-        private.check_parts(given, groups, (), mean.build(), Conditions())
+        privacy_plan.check_parts(given, groups, (), mean.build(), Conditions())
 
     check(0.0)
     with pytest.raises(UserError, match=r"privacy.quantile .* whether it has clients"):
@@ -184,12 +176,12 @@ def test_groups_are_refused_with_an_adaptive_clip_alone():
 )
 def test_number_out_of_range_is_refused(changes):
     with pytest.raises(UserError, match=f"privacy.{next(iter(changes))}"):
-        ranges.check(experiment(Privacy(unit="client", **changes)))
+        validation.check(experiment(Privacy(unit="client", **changes)))
 
 
-@pytest.mark.parametrize("name", private._STEPS_ALONE)
+@pytest.mark.parametrize("name", privacy_plan._STEPS_ALONE)
 def test_algorithm_that_trains_by_steps_alone_is_allowed(name):
-    ranges.check(experiment(EXAMPLE, algorithm=Spec(name)))
+    validation.check(experiment(EXAMPLE, algorithm=Spec(name)))
 
 
 # --- what is counted ----------------------------------------------------------------------------
@@ -197,7 +189,7 @@ def test_algorithm_that_trains_by_steps_alone_is_allowed(name):
 
 def rate_of(**changes):
     given = experiment(CLIENT, turnout=Turnout(rate=0.25), **changes)
-    return private.promise(given, (9, 9, 9)).account.uses[0].rate
+    return privacy_plan.promise(given, (9, 9, 9)).account.uses[0].rate
 
 
 def test_turnout_amplifies_only_where_no_client_remembers_whether_it_took_part():
@@ -224,37 +216,37 @@ def test_transform_without_memory_leaves_the_amplification(transform):
 
 def test_cohort_of_a_fixed_size_amplifies_nothing():
     given = experiment(CLIENT, cohort=Spec("uniform", {"size": 1}))
-    assert private.promise(given, (9, 9, 9)).account.uses[0].rate == 1
+    assert privacy_plan.promise(given, (9, 9, 9)).account.uses[0].rate == 1
 
 
 def test_pooled_data_protects_examples_of_all_and_has_no_clients_to_protect():
-    assert private.promise(experiment(CLIENT, setting="pooled"), (27,)) is None
-    promise = private.promise(experiment(EXAMPLE, setting="pooled"), (270,))
+    assert privacy_plan.promise(experiment(CLIENT, setting="pooled"), (27,)) is None
+    promise = privacy_plan.promise(experiment(EXAMPLE, setting="pooled"), (270,))
     assert promise.account.uses[0].steps == math.ceil(270 / 16)
 
 
 def test_budget_below_one_round_is_refused_and_a_large_one_changes_nothing():
     with pytest.raises(UserError, match=r"budget of at least 4\.3.*got 1\.0"):
-        private.promise(experiment(Privacy(unit="client", budget=1.0)), (9, 9, 9))
-    large = private.promise(experiment(Privacy(unit="client", budget=1e4)), (9, 9, 9))
+        privacy_plan.promise(experiment(Privacy(unit="client", budget=1.0)), (9, 9, 9))
+    large = privacy_plan.promise(experiment(Privacy(unit="client", budget=1e4)), (9, 9, 9))
     assert (large.rounds, large.ended) == (40, False)
 
 
 def test_budget_without_noise_is_refused_with_the_reason():
     with pytest.raises(UserError, match=r"no budget holds with .*noise_multiplier=0, which bounds"):
-        private.promise(
+        privacy_plan.promise(
             experiment(Privacy(unit="client", noise_multiplier=0.0, budget=9.0)), (9, 9, 9)
         )
 
 
 def test_units_are_clients_or_all_their_examples():
-    assert private.promise(experiment(CLIENT), (9, 8, 7)).units == 3
-    assert private.promise(experiment(EXAMPLE), (9, 8, 7)).units == 24
+    assert privacy_plan.promise(experiment(CLIENT), (9, 8, 7)).units == 3
+    assert privacy_plan.promise(experiment(EXAMPLE), (9, 8, 7)).units == 24
 
 
 def said_of(capsys, unit="client", delta=1e-5, **changes):
     given = experiment(Privacy(unit=unit, delta=delta, accountant="rdp"), rounds=2, **changes)
-    announce._say_privacy(given, private.promise(given, (9, 9, 9)))
+    console._say_privacy(given, privacy_plan.promise(given, (9, 9, 9)))
     return capsys.readouterr().out
 
 
@@ -279,7 +271,9 @@ def test_delta_that_would_give_a_unit_away_is_warned_of(unit, number, capsys):
 
 
 def test_no_noise_is_an_infinite_epsilon_and_null_in_json():
-    promise = private.promise(experiment(Privacy(unit="client", noise_multiplier=0.0)), (9, 9, 9))
+    promise = privacy_plan.promise(
+        experiment(Privacy(unit="client", noise_multiplier=0.0)), (9, 9, 9)
+    )
     assert promise.spent(3)["epsilon"] is None
     assert promise.spent(0)["epsilon"] == 0
 
@@ -328,7 +322,9 @@ def test_budget_ends_a_run_before_it_is_exceeded(tmp_path_factory, capsys):
     folder = tmp_path_factory.mktemp("budget")
     workdir, code = budgeted(folder)
     out = capsys.readouterr().out
-    promise = private.promise(experiment(Privacy("client", 1.0, 2.0, accountant="rdp")), (9,) * 3)
+    promise = privacy_plan.promise(
+        experiment(Privacy("client", 1.0, 2.0, accountant="rdp")), (9,) * 3
+    )
     allowed = promise.account.rounds_within(4.0, 9)
     assert (code, 0 < allowed < 9) == (0, True)
     assert f"Round {allowed} is the last one: another would exceed the budget of epsilon 4" in out

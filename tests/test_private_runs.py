@@ -8,12 +8,15 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import cli, federated, methods, noise_key, overrides, ranges, shelves
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.commands import train as command
-from fedjax_med.config import Checkpoint, Experiment, Privacy, Spec
+from fedjax_med.cli import main as cli
+from fedjax_med.cli.commands import train as command
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
+from fedjax_med.experiment import components, methods, resolve, validation
+from fedjax_med.experiment.config import Checkpoint, Experiment, Privacy, Spec
+from fedjax_med.run import noise_key
+from fedjax_med.run.checkpoint import Checkpoints
 
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
 QUICK = (
@@ -92,9 +95,9 @@ LOCAL = {"fed_bn": {"local": ("b",)}, "fed_per": {"local": ("b",)}, "fed_rep": {
 
 
 @pytest.mark.parametrize("unit", REFUSED)
-@pytest.mark.parametrize("name", shelves.names("algorithms"))
+@pytest.mark.parametrize("name", components.names("algorithms"))
 def test_algorithm_has_private_rounds_or_refuses_in_one_line(name, unit):
-    given = overrides.complete(
+    given = resolve.complete(
         Experiment(
             privacy=Privacy(unit=unit), algorithm=Spec(name, LOCAL.get(name, {})), num_clients=3
         )
@@ -102,7 +105,7 @@ def test_algorithm_has_private_rounds_or_refuses_in_one_line(name, unit):
     training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
 
     def build():
-        ranges.check(given)
+        validation.check(given)
         return methods.build(given, training, toy.CLASSES, jax.random.key(0))
 
     if name in REFUSED[unit]:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_med import cli
+from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
-from fedjax_med.profiling import Profile, parse_rounds
+from fedjax_med.run.profiling import Profile, parse_rounds
 
 
 def test_rounds_are_one_or_a_range():
@@ -72,7 +72,7 @@ def test_rounds_that_will_not_run_are_told(tmp_path, capsys):
 
 def test_peak_memory_is_that_of_this_process():
     script = (
-        "from fedjax_med.profiling import peak_memory\nprint(peak_memory())\n"
+        "from fedjax_med.run.profiling import peak_memory\nprint(peak_memory())\n"
         "held = bytearray(2**30)\ndel held\nprint(peak_memory())"
     )
     answer = subprocess.run(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from fedjax_med import metrics_file, progress
-from fedjax_med.communication import Traffic
+from fedjax_med.core.communication import Traffic
+from fedjax_med.core.round import FedState
 from fedjax_med.errors import UserError
-from fedjax_med.federated import FedState
-from fedjax_med.progress import Progress
+from fedjax_med.run import metrics_file, metrics_writer
+from fedjax_med.run.metrics_writer import Progress
 
 CLIENTS = {
     "client": np.array([0, 1, 2]),
@@ -25,7 +25,7 @@ SCORES = {"loss": 0.5, "accuracy": 0.75, "balanced_accuracy": 0.6, "clients": {"
 
 
 def record(number, validation=SCORES, seconds=2.0):
-    return progress.record(number, CLIENTS, validation, seconds)
+    return metrics_writer.record(number, CLIENTS, validation, seconds)
 
 
 def test_train_loss_is_the_mean_over_all_examples():
@@ -103,19 +103,19 @@ def test_resumed_run_goes_on_without_its_earlier_lines(tmp_path, capsys):
 
 
 def test_first_client_that_is_not_finite_is_named():
-    progress.check_finite(CLIENTS, STATE, 1, 0)
+    metrics_writer.check_finite(CLIENTS, STATE, 1, 0)
     for name, value in (("finite", False), ("loss", np.nan)):
         broken = {key: field.copy() for key, field in CLIENTS.items()}
         broken[name][1:] = value
         with pytest.raises(UserError, match=r"round 7: client 1 .* round 5 is intact"):
-            progress.check_finite(broken, STATE, 7, 5)
+            metrics_writer.check_finite(broken, STATE, 7, 5)
 
 
 @pytest.mark.parametrize("part", ["server", "clients", "reducer"])
 def test_state_that_is_not_finite_is_named(part):
     broken = STATE._replace(**{part: {"a": jnp.ones(3), "b": jnp.array([1.0, jnp.inf])}})
     with pytest.raises(UserError, match=rf"round 7: the update of the {part}'s state gave NaN"):
-        progress.check_finite(CLIENTS, broken, 7, 5)
+        metrics_writer.check_finite(CLIENTS, broken, 7, 5)
 
 
 def test_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
@@ -148,7 +148,7 @@ def test_bytes_are_those_of_the_clients_that_took_part(tmp_path, capsys):
         "counted": np.array([True, False, False]),
         "present": np.array([True, True, False]),
     }
-    one = progress.record(1, metrics, {}, 1.0, Traffic(up=100, down=3000, plain_up=400))
+    one = metrics_writer.record(1, metrics, {}, 1.0, Traffic(up=100, down=3000, plain_up=400))
     assert (one["bytes_up"], one["bytes_down"]) == (200, 6000)
     assert one["clients"]["counted"] == [True, False, False]
     run = Progress(tmp_path, 0, 1)
@@ -166,4 +166,4 @@ def test_bytes_are_not_told_where_nothing_crosses_a_network():
     [(7, "7 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (4e9, "4 GB")],
 )
 def test_sizes_have_three_digits_and_a_unit(size, words):
-    assert progress.size_in_words(size) == words
+    assert metrics_writer.size_in_words(size) == words

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fedjax_med import shelves
+from fedjax_med.experiment import components
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,7 +20,7 @@ def test_readme_names_everything_that_there_is():
         "reducers",
         "transforms",
     ):
-        for name in shelves.names(shelf):
+        for name in components.names(shelf):
             assert f"`{name}`" in README, f"the README does not name {shelf}/{name}"
 
 

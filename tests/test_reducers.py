@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import toy
 
-from fedjax_med import aggregate, robust, shelves
-from fedjax_med.config import Spec
-from fedjax_med.errors import UserError
-from fedjax_med.reducers import (
+from fedjax_med.aggregators import (
+    _robust,
     bulyan,
     geometric_median,
     krum,
@@ -21,6 +19,10 @@ from fedjax_med.reducers import (
     norm_bounded_mean,
     trimmed_mean,
 )
+from fedjax_med.core import aggregation
+from fedjax_med.errors import UserError
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Spec
 
 KEY = jax.random.key(0)
 SIZE = 9
@@ -41,7 +43,7 @@ def one_of(stacked):
 def reduce(reducer, stacked, weights):
     size = len(weights)
     state = reducer.init(one_of(stacked), size, size)
-    senders = aggregate.senders(jnp.asarray(weights, jnp.float32))
+    senders = aggregation.senders(jnp.asarray(weights, jnp.float32))
     return jax.jit(reducer.update)(stacked, senders, state, KEY)[0]
 
 
@@ -139,7 +141,7 @@ def test_reducer_is_its_reference_over_the_clients_that_count(name):
             stacked,
         )
         state = reducer.init(one_of(stacked), SIZE, SIZE)
-        actual, _ = update(shout, aggregate.senders(jnp.asarray(weights)), state, KEY)
+        actual, _ = update(shout, aggregation.senders(jnp.asarray(weights)), state, KEY)
         np.testing.assert_allclose(flat_one(actual), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -171,7 +173,7 @@ def test_krum_of_one_is_a_message_and_multi_krum_of_all_is_the_uniform_mean(keep
 def test_krum_of_equal_scores_is_the_same_client_in_every_order():
     # With one neighbour, two that are nearest to each other have the same score.
     stacked, weights = {"a": jnp.array([[0.0], [1.0], [5.0]])}, jnp.ones(3)
-    reducer, senders = krum.build(hostile=0), aggregate.senders(weights)
+    reducer, senders = krum.build(hostile=0), aggregation.senders(weights)
     first, _ = reducer.update(stacked, senders, (), KEY)
     order = jnp.array([1, 2, 0])
     moved = senders._replace(place=senders.place[order])
@@ -239,7 +241,7 @@ def test_one_message_of_five_moves_the_mean_away_and_no_robust_reducer(name, far
     stacked = jax.tree.map(lambda leaf: leaf.copy(), messages(6, size))
     for leaf in stacked.values():
         leaf[2] = far
-    reducer = shelves.build("reducers", Spec(name.removeprefix("multi-"), ROBUST[name]))
+    reducer = components.build("reducers", Spec(name.removeprefix("multi-"), ROBUST[name]))
     message = flat_one(reduce(reducer, stacked, np.ones(size)))
     honest = np.delete(flat(stacked), 2, axis=0)
     assert np.linalg.norm(flat_one(reduce(mean.build(), stacked, np.ones(size)))) > far / size
@@ -250,7 +252,7 @@ def test_one_message_of_five_moves_the_mean_away_and_no_robust_reducer(name, far
 def test_robust_reducer_works_in_half_precision(name):
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), messages(7))
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), stacked)
-    reducer = shelves.build("reducers", Spec(name.removeprefix("multi-"), ROBUST[name]))
+    reducer = components.build("reducers", Spec(name.removeprefix("multi-"), ROBUST[name]))
     message = reduce(reducer, stacked, np.ones(SIZE))
     assert {leaf.dtype for leaf in jax.tree.leaves(message)} == {jnp.dtype(jnp.bfloat16)}
     expected = flat_one(reduce(reducer, exact, np.ones(SIZE)))
@@ -261,7 +263,7 @@ def test_robust_reducer_works_in_half_precision(name):
 def test_distances_of_like_messages_are_not_lost_in_their_size():
     stacked = {"a": jnp.array([[1000.0, 0.0], [1000.0, 0.01], [1000.0, 0.03]])}
     expected = [[0.0, 1e-4, 9e-4], [1e-4, 0.0, 4e-4], [9e-4, 4e-4, 0.0]]
-    np.testing.assert_allclose(robust.squared_distances(stacked), expected, rtol=1e-5)
+    np.testing.assert_allclose(_robust.squared_distances(stacked), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -285,9 +287,9 @@ def test_distances_of_like_messages_are_not_lost_in_their_size():
 )
 def test_reducer_refuses_what_it_cannot_do(name, options, senders, words):
     with pytest.raises(UserError, match=words):
-        shelves.build("reducers", Spec(name, options)).init({"a": jnp.zeros(2)}, 20, senders)
+        components.build("reducers", Spec(name, options)).init({"a": jnp.zeros(2)}, 20, senders)
 
 
 @pytest.mark.parametrize(("name", "senders"), [("krum", 5), ("bulyan", 7), ("trimmed_mean", 5)])
 def test_reducer_takes_as_few_clients_as_its_paper_does(name, senders):
-    shelves.build("reducers", Spec(name)).init({"a": jnp.zeros(2)}, senders, senders)
+    components.build("reducers", Spec(name)).init({"a": jnp.zeros(2)}, senders, senders)

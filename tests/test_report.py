@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import metrics, pictures, report
 from fedjax_med.errors import UserError
+from fedjax_med.evaluation import metrics, plots, tables
 
 NAMES = ["melanoma", "nevus", "vascular lesion", "a class with a name " + "that is long " * 4]
 
@@ -49,8 +49,8 @@ def _line(text, start):
 
 def test_table_has_every_headline_with_its_interval():
     evaluation = _evaluation()
-    text = report.table(evaluation)
-    for key, name in report.HEADLINES.items():
+    text = tables.table(evaluation)
+    for key, name in tables.HEADLINES.items():
         low, high = evaluation["intervals"][key]
         cells = _line(text, f"{name} ")
         assert cells == [f"{evaluation[key]:.3f}", f"{low:.3f}", "to", f"{high:.3f}"]
@@ -58,7 +58,7 @@ def test_table_has_every_headline_with_its_interval():
 
 def test_table_has_every_class_and_marks_the_absent_one():
     evaluation = _evaluation()
-    text = report.table(evaluation)
+    text = tables.table(evaluation)
     assert _line(text, "vascular lesion")[:2] == ["0", "absent"]
     row = evaluation["per_class"]["melanoma"]
     rates = [row["sensitivity"], row["specificity"], row["auroc"]]
@@ -70,15 +70,15 @@ def test_table_has_every_class_and_marks_the_absent_one():
 
 
 def test_table_fits_a_hundred_columns():
-    text = report.table(_evaluation() | {"clients": _validation(1.0)["clients"]})
+    text = tables.table(_evaluation() | {"clients": _validation(1.0)["clients"]})
     assert max(map(len, text.splitlines())) <= 100
 
 
 def test_table_ends_with_a_row_for_each_client():
-    text = report.table(_evaluation() | {"clients": _validation(1.25)["clients"]})
+    text = tables.table(_evaluation() | {"clients": _validation(1.25)["clients"]})
     assert _line(text, "client 0") == ["4", "0.250", "0.750", "1.250"]
     assert _line(text, "client 1") == ["0", "-", "-", "-"]
-    assert "client" not in report.table(_evaluation())
+    assert "client" not in tables.table(_evaluation())
 
 
 def test_clients_with_names_are_called_by_them():
@@ -86,36 +86,34 @@ def test_clients_with_names_are_called_by_them():
         "clients": {"n": [1, 2], "accuracy": [0, 1], "balanced_accuracy": [0, 1], "loss": [1, 2]},
         "client_names": ["Bern", "Zürich"],
     }
-    lines = report.table(named).splitlines()
+    lines = tables.table(named).splitlines()
     assert lines[-2].startswith("client 0 (Bern) ")
     assert lines[-1].startswith("client 1 (Zürich) ")
 
 
 def test_markdown_gives_mean_and_sample_standard_deviation():
     evaluations = [_evaluation() | {"accuracy": value} for value in (0.5, 0.6, 0.7)]
-    text = report.markdown(evaluations)
+    text = tables.markdown(evaluations)
     assert "| metric | mean ± sd (3 runs) |" in text
     assert "| accuracy | 0.600 ± 0.100 | 0.500 | 0.700 |" in text.splitlines()
-    assert len(text.splitlines()) == 2 + len(report.HEADLINES)
+    assert len(text.splitlines()) == 2 + len(tables.HEADLINES)
 
 
 def test_markdown_of_one_run_has_no_deviation_and_of_none_is_refused():
-    text = report.markdown([_evaluation() | {"accuracy": 0.5, "macro_auroc": None}])
+    text = tables.markdown([_evaluation() | {"accuracy": 0.5, "macro_auroc": None}])
     assert "| accuracy | 0.500 | 0.500 | 0.500 |" in text
     assert "| macro AUROC | undefined in 1 of 1" in text
     with pytest.raises(UserError, match="at least one"):
-        report.markdown([])
+        tables.markdown([])
 
 
 def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
     evaluation = _evaluation()
     # The same examples of each class, predicted otherwise.
     reversed_rows = [row[::-1] for row in evaluation["confusion_matrix"]]
-    pictures.confusion_matrix_png(evaluation, tmp_path / "a.png")
-    pictures.confusion_matrix_png(evaluation, tmp_path / "b.png")
-    pictures.confusion_matrix_png(
-        evaluation | {"confusion_matrix": reversed_rows}, tmp_path / "c.png"
-    )
+    plots.confusion_matrix_png(evaluation, tmp_path / "a.png")
+    plots.confusion_matrix_png(evaluation, tmp_path / "b.png")
+    plots.confusion_matrix_png(evaluation | {"confusion_matrix": reversed_rows}, tmp_path / "c.png")
     first, again, other = (_pixels(tmp_path / f"{name}.png") for name in "abc")
     assert min(first.shape[:2]) > 300
     np.testing.assert_array_equal(first, again)
@@ -126,7 +124,7 @@ def test_class_names_are_drawn_as_they_are_written(tmp_path, recwarn):
     evaluation = _evaluation()
     names = ["cost $x", "a_b^c", "$\\frac{", "母斑", *evaluation["per_class"]]
     rows = dict(zip(names, evaluation["per_class"].values(), strict=False))
-    pictures.confusion_matrix_png(evaluation | {"per_class": rows}, tmp_path / "a.png")
+    plots.confusion_matrix_png(evaluation | {"per_class": rows}, tmp_path / "a.png")
     assert min(_pixels(tmp_path / "a.png").shape[:2]) > 300
     assert not recwarn.list
 
@@ -150,9 +148,9 @@ def _balanced_accuracy(record):
 @pytest.mark.parametrize("change", [_train_loss, _client_loss, _accuracy, _balanced_accuracy])
 def test_learning_curves_are_an_image_that_shows_each_quantity(tmp_path, change):
     records = _records()
-    pictures.learning_curves_png(records, tmp_path / "a.png")
+    plots.learning_curves_png(records, tmp_path / "a.png")
     change(records[-1])
-    pictures.learning_curves_png(records, tmp_path / "b.png")
+    plots.learning_curves_png(records, tmp_path / "b.png")
     first, other = _pixels(tmp_path / "a.png"), _pixels(tmp_path / "b.png")
     assert min(first.shape[:2]) > 300
     assert first.shape == other.shape
@@ -160,15 +158,15 @@ def test_learning_curves_are_an_image_that_shows_each_quantity(tmp_path, change)
 
 
 def test_learning_curves_need_rounds_but_not_validation(tmp_path):
-    pictures.learning_curves_png([{"round": 0, "train_loss": 1.0}], tmp_path / "a.png")
+    plots.learning_curves_png([{"round": 0, "train_loss": 1.0}], tmp_path / "a.png")
     assert _pixels(tmp_path / "a.png").size
     with pytest.raises(UserError, match="at least one round"):
-        pictures.learning_curves_png([], tmp_path / "b.png")
+        plots.learning_curves_png([], tmp_path / "b.png")
 
 
 def test_json_is_written_as_given(tmp_path):
     value = {"b": [1, 2.5, None], "a": "naïve"}
-    report.write_json(value, tmp_path / "value.json")
+    tables.write_json(value, tmp_path / "value.json")
     text = (tmp_path / "value.json").read_text(encoding="utf-8")
     assert json.loads(text) == value
     assert list(json.loads(text)) == ["b", "a"]
@@ -178,31 +176,31 @@ def test_json_is_written_as_given(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), object()])
 def test_value_without_a_json_form_leaves_the_old_file_intact(tmp_path, value):
     path = tmp_path / "value.json"
-    report.write_json({"old": 1}, path)
+    tables.write_json({"old": 1}, path)
     with pytest.raises((ValueError, TypeError)):
-        report.write_json({"new": value}, path)
+        tables.write_json({"new": value}, path)
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
 def test_failing_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     path = tmp_path / "value.json"
-    report.write_json({"old": 1}, path)
+    tables.write_json({"old": 1}, path)
 
     def fail(self, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(UserError, match=r"could not write .*value\.json: No space left"):
-        report.write_json({"new": 2}, path)
+        tables.write_json({"new": 2}, path)
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
 def test_missing_folder_is_made_and_an_impossible_one_is_one_clear_line(tmp_path):
-    pictures.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
+    plots.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png")
     with pytest.raises(UserError, match=r"could not write .*File exists"):
-        pictures.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")
+        plots.confusion_matrix_png(_evaluation(), tmp_path / "new" / "a.png" / "b.png")
 
 
 def _many(loss, number=1000):
@@ -214,7 +212,7 @@ def _many(loss, number=1000):
 
 
 def test_of_many_clients_the_table_has_the_spread():
-    text = report.table(_evaluation() | {"clients": _many(1.5)["clients"]})
+    text = tables.table(_evaluation() | {"clients": _many(1.5)["clients"]})
     for share in (10, 50, 90):
         n, accuracy, balanced, loss = _line(text, f"{share} % of 1,000 clients are below ")
         assert (n, balanced, loss) == ("6", "-", "1.500")
@@ -225,8 +223,8 @@ def test_of_many_clients_the_table_has_the_spread():
 def test_many_clients_are_drawn_as_a_band(tmp_path):
     few, many = tmp_path / "few.png", tmp_path / "many.png"
     records = [{"round": i, "train_loss": 1.0, "validation": _many(1.0 + i)} for i in (1, 2, 3)]
-    pictures.learning_curves_png(records, many)
+    plots.learning_curves_png(records, many)
     for record in records:
         del record["validation"]["clients"]
-    pictures.learning_curves_png(records, few)
+    plots.learning_curves_png(records, few)
     assert (_pixels(few) != _pixels(many)).any()

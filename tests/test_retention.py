@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedjax_med.retention import Entry, best_first, kept
+from fedjax_med.run.retention import Entry, best_first, kept
 
 SCORED = {number: Entry(True, score) for number, score in enumerate([0.1, 0.9, 0.3, 0.9, 0.4], 1)}
 

@@ -11,14 +11,14 @@ import pytest
 import toy
 from scipy import stats
 
-from fedjax_med import local
-from fedjax_med.dp_sgd import private_grad_fn
+from fedjax_med.client import local_training
+from fedjax_med.privacy.dp_sgd import private_grad_fn
 
 KEY = jax.random.key(9)
 
 
 def training(batch_size=5, epochs=1, grad_fn=None):
-    return local.LocalTraining(
+    return local_training.LocalTraining(
         grad_fn or toy.grad_fn(), optax.sgd(0.1), epochs, batch_size, poisson=True
     )
 
@@ -32,7 +32,7 @@ def draws(size=21, room=26, batch_size=5, keys=2000):
     """How often each example is in each step, of many keys: bool [keys, steps, room]."""
 
     def one(key):
-        index, real, _, active = local._steps(training(batch_size), mask(size, room), key)
+        index, real, _, active = local_training._steps(training(batch_size), mask(size, room), key)
         rows = jnp.zeros((index.shape[0], room), jnp.int32)
         steps = jnp.arange(index.shape[0])[:, None]
         return rows.at[jnp.broadcast_to(steps, index.shape), index].add(real), active
@@ -61,22 +61,22 @@ def test_examples_are_drawn_independently_of_each_other_and_of_other_steps():
 
 @pytest.mark.parametrize(("size", "steps"), [(0, 0), (1, 1), (5, 1), (6, 2), (26, 6)])
 def test_steps_are_counted_by_the_clients_own_examples(size, steps):
-    _, _, _, active = local._steps(training(epochs=3), mask(size, 26), KEY)
+    _, _, _, active = local_training._steps(training(epochs=3), mask(size, 26), KEY)
     assert int(active.sum()) == 3 * steps
     assert active.reshape(3, 6)[:, :steps].all()
 
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_client_with_no_more_than_a_batch_has_all_its_examples_in_every_step(size):
-    index, real, _, active = local._steps(training(epochs=4), mask(size, 26), KEY)
+    index, real, _, active = local_training._steps(training(epochs=4), mask(size, 26), KEY)
     for step in np.flatnonzero(active):
         assert sorted(np.asarray(index)[step][np.asarray(real)[step]].tolist()) == list(range(size))
 
 
 def test_more_padding_changes_nothing():
     data = jax.tree.map(lambda leaf: leaf[0], toy.federation((14,)))
-    expected = local.train(training(), toy.params(), data, KEY, jnp.int32(0))
-    padded = local.train(training(), toy.params(), toy.pad(data, 7), KEY, jnp.int32(0))
+    expected = local_training.train(training(), toy.params(), data, KEY, jnp.int32(0))
+    padded = local_training.train(training(), toy.params(), toy.pad(data, 7), KEY, jnp.int32(0))
     toy.assert_close(padded, expected)
 
 
@@ -88,7 +88,7 @@ def test_empty_batch_is_a_step():
 
     data = jax.tree.map(lambda leaf: leaf[0], toy.federation((40,)))
     one = training(1, grad_fn=grad_fn)
-    params, sums = local.train(one, toy.params(), data, KEY, jnp.int32(0))
+    params, sums = local_training.train(one, toy.params(), data, KEY, jnp.int32(0))
     assert float(sums["steps"]) == 40
     assert 5 < float(sums["empty"]) < 25  # a share of 1/e
     toy.assert_close(params["b"], toy.params()["b"] - 0.1 * 40, rtol=1e-4)
@@ -96,25 +96,26 @@ def test_empty_batch_is_a_step():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16, 64, 200])
 def test_a_batch_has_room_for_all_that_is_drawn_but_with_the_probability_that_is_told(batch_size):
-    room = local.poisson_room(batch_size, 10**6)
+    room = local_training.poisson_room(batch_size, 10**6)
     assert room % 8 == 0
     for size in (room + 1, 2 * room, 10**4, 10**7):
-        assert stats.binom.sf(room, size, batch_size / size) < local.POISSON_TAIL
+        assert stats.binom.sf(room, size, batch_size / size) < local_training.POISSON_TAIL
     assert (
-        stats.poisson.sf(room - 8, batch_size) > local.POISSON_TAIL / 10 or room <= batch_size + 8
+        stats.poisson.sf(room - 8, batch_size) > local_training.POISSON_TAIL / 10
+        or room <= batch_size + 8
     )
 
 
 def test_a_batch_needs_no_more_room_than_there_are_examples():
-    assert local.poisson_room(16, 20) == 20
-    assert local.poisson_room(16, 5) == 5
+    assert local_training.poisson_room(16, 20) == 20
+    assert local_training.poisson_room(16, 5) == 5
 
 
 def test_what_is_beyond_the_room_is_left_out_at_random(monkeypatch):
-    monkeypatch.setattr(local, "poisson_room", lambda batch_size, examples: 2)
+    monkeypatch.setattr(local_training, "poisson_room", lambda batch_size, examples: 2)
 
     def one(key):
-        index, real, _, _ = local._steps(training(10), mask(10, 10), key)
+        index, real, _, _ = local_training._steps(training(10), mask(10, 10), key)
         return jnp.zeros(10).at[index[0]].add(real[0])
 
     taken = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(KEY, 3000)))
@@ -131,7 +132,7 @@ def test_every_step_has_a_key_and_a_noise_of_its_own():
 
     @jax.jit
     def steps():
-        _, _, keys, _ = local._steps(training(epochs=3), mask(21, 26), KEY)
+        _, _, keys, _ = local_training._steps(training(epochs=3), mask(21, 26), KEY)
         noise = jax.vmap(lambda key: noisy(jnp.zeros(400), nobody, key)[0])(keys)
         return jax.random.key_data(keys), noise
 
@@ -143,12 +144,12 @@ def test_every_step_has_a_key_and_a_noise_of_its_own():
 
 def test_without_poisson_every_example_is_in_an_epoch_once():
     plain = training()._replace(poisson=False)
-    index, real, _, active = local._steps(plain, mask(21, 26), KEY)
+    index, real, _, active = local_training._steps(plain, mask(21, 26), KEY)
     assert sorted(np.asarray(index)[np.asarray(real)].tolist()) == list(range(21))
     assert active.tolist() == [True] * 5 + [False]
 
 
 def test_room_is_padded_with_examples_that_do_not_count():
-    index, real, _, _ = local._steps(training(4), mask(40, 60), KEY)
-    assert index.shape == real.shape == (15, local.poisson_room(4, 60))
+    index, real, _, _ = local_training._steps(training(4), mask(40, 60), KEY)
+    assert index.shape == real.shape == (15, local_training.poisson_room(4, 60))
     assert not np.asarray(real).all()

@@ -10,12 +10,13 @@ import pytest
 import quadratics
 import toy
 
-from fedjax_med import federated, overrides, shelves
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, scaffold
-from fedjax_med.conditions import Conditions, Turnout
-from fedjax_med.config import read
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import round as federated
+from fedjax_med.core.faults import Conditions, Turnout
+from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment.config import read
 
 KEY = jax.random.key(5)
 TOY = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 2, 4)
@@ -211,9 +212,9 @@ def test_download_is_the_model_and_the_control():
 
 
 def test_config_names_it_and_trains_by_plain_sgd():
-    experiment = overrides.complete(read("configs/scaffold.py"))
+    experiment = resolve.complete(read("configs/scaffold.py"))
     assert (experiment.name, experiment.algorithm.name) == ("scaffold", "scaffold")
     assert experiment.partition.name == "dirichlet"
     assert experiment.client.optimizer.name == "sgd"
     assert not experiment.client.optimizer.options.get("momentum")
-    shelves.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))
+    components.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))

@@ -14,7 +14,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import results  # noqa: E402
 import search_recipe  # noqa: E402
 
-from fedjax_med import cli, metrics, ranges  # noqa: E402
+from fedjax_med.cli import main as cli  # noqa: E402
+from fedjax_med.evaluation import metrics  # noqa: E402
+from fedjax_med.experiment import validation  # noqa: E402
 
 CLASSES = ("melanoma", "nevus", "other")
 
@@ -23,7 +25,7 @@ CLASSES = ("melanoma", "nevus", "other")
 def test_every_variant_of_a_recipe_is_one_that_crossvalidate_takes(family):
     for flags in search_recipe.FAMILIES[family].values():
         _, parsed = cli.parse("crossvalidate", [f"--config={ROOT / results.RECIPE}", *flags])
-        ranges.check(parsed.config)
+        validation.check(parsed.config)
 
 
 def test_an_unknown_family_is_told(capsys):

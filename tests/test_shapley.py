@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fedjax_med import shapley
+from fedjax_med.contribution import shapley
 from fedjax_med.errors import UserError
 
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fedjax_med.stack import Held, buckets, class_counts, cohort_buckets, stack
-from fedjax_med.types import Split
+from fedjax_med.core.types import Split
+from fedjax_med.data.client_data import Held, buckets, class_counts, cohort_buckets, stack
 
 
 @pytest.fixture

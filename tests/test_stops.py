@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.config import Checkpoint
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, BEST = 8, 2
@@ -41,9 +41,10 @@ METHODS = {
 # best round, by validation, is an early one, so that each stop comes after it.
 SCRIPT = f"""
 import json, os, sys
-from fedjax_med import cli, loop, progress
+from fedjax_med.cli import main as cli
+from fedjax_med.run import loop, metrics_writer
 
-validate, add = loop._validate, progress.Progress.add
+validate, add = loop._validate, metrics_writer.Progress.add
 
 def scored(assembly, models, validation, number):
     score, found = 1 / (1 + abs(number - {BEST})), validate(assembly, models, validation, number)
@@ -55,7 +56,7 @@ for arguments, stop, number in json.loads(sys.argv[1]):
         add(self, record)
         if f"{{self._file.parent.name}} {{record['round']}}" == stop:
             os.kill(os.getpid(), number)
-    progress.Progress.add = stopping
+    metrics_writer.Progress.add = stopping
     print("ended with", cli.main(arguments), flush=True)
 """
 
@@ -173,7 +174,7 @@ def kill_in(place, name, condition, done):
 
 kill_in(*{!r})
 """
-STORE, FILES = "fedjax_med.checkpoint_store:Store", "fedjax_med.files"
+STORE, FILES = "fedjax_med.run.checkpoint_store:Store", "fedjax_med.files"
 PLACES = {
     "a checkpoint that has no name yet": (FILES, "sync_tree", "a[0].name == '6'", True),
     "before an older one is removed": (STORE, "remove", "True", False),

@@ -3,9 +3,12 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from fedjax_med import config, mapping, ops, strategies
+from fedjax_med import ops
+from fedjax_med.core import client_map
 from fedjax_med.errors import UserError
-from fedjax_med.strategies import Work
+from fedjax_med.execution import backend
+from fedjax_med.execution.backend import Work
+from fedjax_med.experiment import config
 
 NETWORK = Work(parameters=400_000, convolutions=True)
 
@@ -22,47 +25,47 @@ NETWORK = Work(parameters=400_000, convolutions=True)
     ],
 )
 def test_auto_picks_by_platform_and_devices(platform, devices, processes, expected):
-    choice = strategies.pick(platform, devices, NETWORK, processes)
+    choice = backend.pick(platform, devices, NETWORK, processes)
     assert choice.name == expected
     assert choice.auto == (platform != "cpu")  # may be exchanged for what needs less memory
 
 
 def test_auto_maps_a_small_dense_model_at_once_on_a_cpu_too():
     small, large = Work(1_000, convolutions=False), Work(10**7, convolutions=False)
-    assert strategies.pick("cpu", 1, small).name == "vmap"
-    assert strategies.pick("cpu", 2, small, processes=2).name == "sharded_vmap"
-    assert strategies.pick("cpu", 1, large).name == "sequential"
-    assert strategies.pick("cpu", 1, small._replace(convolutions=True)).name == "sequential"
+    assert backend.pick("cpu", 1, small).name == "vmap"
+    assert backend.pick("cpu", 2, small, processes=2).name == "sharded_vmap"
+    assert backend.pick("cpu", 1, large).name == "sequential"
+    assert backend.pick("cpu", 1, small._replace(convolutions=True)).name == "sequential"
 
 
 def test_what_is_asked_for_is_taken_and_sharded_means_what_suits_the_platform():
-    for name in mapping.STRATEGIES:
-        assert strategies.choose(name, NETWORK, "vmap").name == name
-    assert strategies.choose("sharded", NETWORK).name == "sharded_sequential"  # on this CPU
+    for name in client_map.STRATEGIES:
+        assert backend.choose(name, NETWORK, "vmap").name == name
+    assert backend.choose("sharded", NETWORK).name == "sharded_sequential"  # on this CPU
 
 
 def test_auto_keeps_to_a_strategy_that_still_exists():
-    assert strategies.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
-    assert strategies.choose("auto", NETWORK, "pmap").name == "sequential"
+    assert backend.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
+    assert backend.choose("auto", NETWORK, "pmap").name == "sequential"
 
 
 def test_several_processes_need_a_sharded_strategy(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert strategies.choose("auto", NETWORK, "vmap").name == "sharded_sequential"
-    assert strategies.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
+    assert backend.choose("auto", NETWORK, "vmap").name == "sharded_sequential"
+    assert backend.choose("auto", NETWORK, "sharded_vmap").name == "sharded_vmap"
     with pytest.raises(UserError, match="map_clients=vmap uses one device"):
-        strategies.choose("vmap", NETWORK)
+        backend.choose("vmap", NETWORK)
 
 
 def test_every_choice_of_the_configuration_is_a_strategy():
     choices = config.Experiment.__dataclass_fields__["map_clients"].metadata["choices"]
-    assert set(choices) == set(strategies.NAMES)
+    assert set(choices) == set(backend.NAMES)
 
 
 def test_work_counts_parameters_and_sees_convolutions():
     dense = {"w": jnp.zeros((3, 4)), "b": jnp.zeros(4)}
-    assert strategies.work_of(dense) == Work(16, False)
-    assert strategies.work_of(dense | {"k": jnp.zeros((3, 3, 1, 2))}) == Work(34, True)
+    assert backend.work_of(dense) == Work(16, False)
+    assert backend.work_of(dense | {"k": jnp.zeros((3, 3, 1, 2))}) == Work(34, True)
 
 
 SIDE = 512
@@ -110,14 +113,14 @@ def of_a_convolution(a):
 @pytest.mark.parametrize("options", [{}, ops.compiler_options()])
 def test_needed_memory_counts_what_lies_between_the_operations(function, floats, options):
     lowered = jax.jit(function, compiler_options=options).lower(jnp.zeros(SIDE))
-    assert 4 * floats <= strategies.bytes_needed(lowered) <= 2.5 * 4 * floats
+    assert 4 * floats <= backend.bytes_needed(lowered) <= 2.5 * 4 * floats
 
 
 def test_needed_memory_counts_arguments_and_results_and_once_what_is_donated():
     a = jnp.zeros((SIDE, SIDE))
     add = lambda a: a + 1  # noqa: E731
-    assert strategies.bytes_needed(jax.jit(add).lower(a)) == 2 * a.nbytes
-    assert strategies.bytes_needed(jax.jit(add, donate_argnums=0).lower(a)) == a.nbytes
+    assert backend.bytes_needed(jax.jit(add).lower(a)) == 2 * a.nbytes
+    assert backend.bytes_needed(jax.jit(add, donate_argnums=0).lower(a)) == a.nbytes
 
 
 def test_a_program_that_the_compiler_finds_too_large_needs_more_than_there_is(monkeypatch):
@@ -128,14 +131,14 @@ def test_a_program_that_the_compiler_finds_too_large_needs_more_than_there_is(mo
 
     monkeypatch.setattr(type(lowered), "compile", compile_)
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
-    assert strategies.bytes_needed(lowered) == float("inf")
+    assert backend.bytes_needed(lowered) == float("inf")
     said = "INTERNAL: another fault"
     with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
-        strategies.bytes_needed(lowered)
+        backend.bytes_needed(lowered)
 
 
 def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
-    assert strategies.bytes_free() == float("inf")  # a CPU does not tell
+    assert backend.bytes_free() == float("inf")  # a CPU does not tell
 
     class Device:
         def __init__(self, **stats):
@@ -143,4 +146,4 @@ def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
 
     devices = [Device(bytes_limit=100, bytes_in_use=20), Device(bytes_limit=100, bytes_in_use=50)]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert strategies.bytes_free() == pytest.approx(0.9 * 50)
+    assert backend.bytes_free() == pytest.approx(0.9 * 50)

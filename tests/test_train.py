@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_med import cli, config, loop, shelves, strategies
-from fedjax_med.checkpoint import Checkpoints
-from fedjax_med.commands import train as command
-from fedjax_med.config import Checkpoint
-from fedjax_med.progress import record
+from fedjax_med.cli import main as cli
+from fedjax_med.cli.commands import train as command
+from fedjax_med.execution import backend
+from fedjax_med.experiment import components, config
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run import loop
+from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.metrics_writer import record
 
 ROOT = Path(__file__).parent.parent
 TINY = f"--config={Path(__file__).with_name('tiny.py')}"
@@ -127,7 +130,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(whole, tmp_
 KILL_IN_SAVE = """
 import os, signal, sys
 from orbax.checkpoint._src.path import atomicity
-from fedjax_med import cli
+from fedjax_med.cli import main as cli
 
 finalize = atomicity.AtomicRenameTemporaryPath.finalize
 async def die(self, *arguments, **options):
@@ -235,12 +238,12 @@ def test_a_stop_in_the_last_round_of_a_run_ends_a_series_of_runs(tmp_path, monke
 def accelerator(monkeypatch):
     """What ``auto`` does on an accelerator, on a device of the memory that is set."""
     memory = SimpleNamespace(bytes=float("inf"))
-    monkeypatch.setattr(strategies, "bytes_free", lambda: memory.bytes)
-    monkeypatch.setattr(strategies, "pick", lambda platform, *sizes: PICK("gpu", 1, *sizes[1:]))
+    monkeypatch.setattr(backend, "bytes_free", lambda: memory.bytes)
+    monkeypatch.setattr(backend, "pick", lambda platform, *sizes: PICK("gpu", 1, *sizes[1:]))
     return memory
 
 
-PICK = strategies.pick
+PICK = backend.pick
 AUTO = ["--config.map_clients=auto", "--config.rounds=4"]
 
 
@@ -466,7 +469,7 @@ def pictures(tmp_path_factory):
     """A class-folder data set of a hospital's own, drawn."""
     folder, cache = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("cache")
     spec = config.Spec("lesions", {"train_size": 72, "test_size": 18})
-    dataset = shelves.build("datasets", spec, "", str(cache), 32)
+    dataset = components.build("datasets", spec, "", str(cache), 32)
     for name, split in (("Train", dataset.train), ("test", dataset.test)):
         for image, path in zip(split.image, split.name, strict=True):
             file = folder / name / str(path)

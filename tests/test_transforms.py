@@ -9,12 +9,20 @@ import optax
 import pytest
 import toy
 
-from fedjax_med import aggregate, federated, feedback
+from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core import aggregation
+from fedjax_med.core import round as federated
 from fedjax_med.errors import UserError
-from fedjax_med.local import LocalTraining
-from fedjax_med.reducers import mean
-from fedjax_med.transforms import adaptive_clip, low_precision, quantize, random_k, top_k
+from fedjax_med.transforms import (
+    _error_feedback,
+    adaptive_clip,
+    low_precision,
+    quantize,
+    random_k,
+    top_k,
+)
 
 KEY = jax.random.key(4)
 SPARSE = {"top_k": top_k, "random_k": random_k}
@@ -40,7 +48,7 @@ def flat(stacked):
 
 
 def everyone(clients=3):
-    return aggregate.senders(jnp.arange(1.0, clients + 1))
+    return aggregation.senders(jnp.arange(1.0, clients + 1))
 
 
 def apply(transform, stacked, key=KEY):
@@ -160,7 +168,7 @@ def test_message_of_a_client_does_not_depend_on_who_else_sends(module):
     state = transform.init(one_of(stacked), 3) + jnp.arange(3.0)[:, None]
     changed, _ = transform.update(stacked, everyone(), state, KEY)
     last = jax.tree.map(lambda leaf: leaf[2:], stacked)
-    alone = aggregate.Senders(*(field[2:] for field in everyone()))
+    alone = aggregation.Senders(*(field[2:] for field in everyone()))
     toy.assert_same_bits(
         transform.update(last, alone, state, KEY)[0],
         jax.tree.map(lambda leaf: leaf[2:], changed),
@@ -172,7 +180,7 @@ def test_memory_that_is_too_large_is_refused_before_it_is_taken():
     with pytest.raises(UserError, match=r"top_k.*14\.9 GiB; use error_feedback=False"):
         jax.eval_shape(lambda: top_k.build().init(message, 1000))
     assert top_k.build(error_feedback=False).init(message, 1000) == ()
-    limit = {"a": jax.ShapeDtypeStruct((feedback.MOST_BYTES // 4,), jnp.float32)}
+    limit = {"a": jax.ShapeDtypeStruct((_error_feedback.MOST_BYTES // 4,), jnp.float32)}
     assert jax.eval_shape(lambda: top_k.build().init(limit, 1)).shape == (1, 2**31)
 
 
@@ -353,7 +361,7 @@ def test_only_clients_that_count_move_the_bound():
     transform = adaptive_clip.build()
     stacked, state = with_norms([0.5, 2.0, jnp.nan]), jnp.float32(1.0)
     for weights, expected in (([4.0, 0, 0], -0.1), ([0, 1.0, 0], 0.1), ([0.0, 0, 0], 0.0)):
-        senders = aggregate.senders(jnp.array(weights))
+        senders = aggregation.senders(jnp.array(weights))
         _, new = transform.update(stacked, senders, state, KEY)
         np.testing.assert_allclose(new, np.exp(expected), rtol=1e-6)
 
@@ -399,7 +407,7 @@ def test_adaptive_clip_refuses_options_out_of_range(options, match):
 def test_federation_learns_from_what_a_chain_of_transforms_sends(transforms):
     data = toy.federation((6, 3, 4))
     algorithm = fed_avg.build(LocalTraining(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
-    reducer = aggregate.chain(*transforms, reducer=mean.build())
+    reducer = aggregation.chain(*transforms, reducer=mean.build())
     state = federated.init(algorithm, reducer, toy.params(), data)
     step = jax.jit(functools.partial(federated.run_round, algorithm, reducer))
     losses = []

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from fedjax_med import updates
 from fedjax_med.errors import UserError
+from fedjax_med.run import message_log
 
 ONE = np.ones(3, np.float32)
 GOOD = {
@@ -36,7 +36,7 @@ def written(tmp_path, packing=zipfile.ZIP_STORED, **members):
 
 
 def test_members_as_numpy_writes_them_are_read(tmp_path):
-    read = updates.load(written(tmp_path), 1, ONE)
+    read = message_log.load(written(tmp_path), 1, ONE)
     np.testing.assert_array_equal(read.message, GOOD["leaf_0"])
     np.testing.assert_array_equal(read.client, [0, 1])
     np.testing.assert_array_equal(read.loss, [0, 0])
@@ -80,12 +80,12 @@ def refused(tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=r"round_000001\.npz is damaged"):
-            updates.load(tmp_path, 1, ONE)
+            message_log.load(tmp_path, 1, ONE)
         assert tracemalloc.get_traced_memory()[1] < 2**21
     finally:
         tracemalloc.stop()
 
 
 def test_a_file_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(updates, "memory_bytes", lambda: 100.0)
+    monkeypatch.setattr(message_log, "memory_bytes", lambda: 100.0)
     refused(written(tmp_path))

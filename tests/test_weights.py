@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fedjax_med import torch_file, weights
 from fedjax_med.errors import UserError
 from fedjax_med.models import linear
+from fedjax_med.models.pretrained import torch_file, weights
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"long": 4}}
@@ -160,7 +160,7 @@ def test_program_in_a_pickle_is_named_and_never_run(file, tmp_path, protocol, pl
         ("collections", "namedtuple"),
         ("collections", "OrderedDict.__init__.__globals__"),
         ("torch._utils._rebuild_tensor_v2", "__globals__"),
-        ("fedjax_med.torch_file", "_rebuild"),
+        ("fedjax_med.models.pretrained.torch_file", "_rebuild"),
         ("numpy", "frombuffer"),
     ],
 )

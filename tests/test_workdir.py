@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedjax_med import workdir
 from fedjax_med.errors import UserError
 from fedjax_med.files import writing
-from fedjax_med.workdir import exclusive, read_workdir
+from fedjax_med.run import workdir
+from fedjax_med.run.workdir import exclusive, read_workdir
 
 
 def test_workdir_without_a_run_is_told(tmp_path):

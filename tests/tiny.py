@@ -2,7 +2,7 @@
 
 import os
 
-from fedjax_med.config import Checkpoint, Client, Experiment, Spec
+from fedjax_med.experiment.config import Checkpoint, Client, Experiment, Spec
 
 
 def get_config() -> Experiment:

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_med import augment, losses, mapping, strategies
-from fedjax_med.config import Augment
-from fedjax_med.types import Examples, Model
+from fedjax_med.client import augmentation, losses
+from fedjax_med.core import client_map
+from fedjax_med.core.types import Examples, Model
+from fedjax_med.execution import backend
+from fedjax_med.experiment.config import Augment
 
 # What `pytest --map-clients=NAME` asks for, where a test does not choose by itself.
 ASKED = os.environ.get("FEDJAX_MED_MAP_CLIENTS", "vmap")
-MAP_CLIENTS = mapping.STRATEGIES[strategies.choose(ASKED, strategies.Work(0, True)).name]
+MAP_CLIENTS = client_map.STRATEGIES[backend.choose(ASKED, backend.Work(0, True)).name]
 
 IMAGE = (4, 4, 3)
 CLASSES = 3
@@ -49,12 +51,12 @@ def params(seed=0):
 
 def grad_fn(changes=STILL, weights=None):
     weights = jnp.ones(CLASSES) if weights is None else weights
-    return losses.cross_entropy(model(), augment.build(changes), weights)
+    return losses.cross_entropy(model(), augmentation.build(changes), weights)
 
 
 def features(changes=STILL):
     """The logits of the images that `grad_fn` sees: what a model without features tells."""
-    prepare = augment.build(changes)
+    prepare = augmentation.build(changes)
 
     def of(params, batch, key):
         return model().apply(params, prepare(batch.image, jax.random.split(key)[0]), None)

@@ -14,17 +14,21 @@ import numpy as np
 import workloads
 from channel import Channel
 
-from fedjax_med import assemble, cli, evaluate, progress, stack
-from fedjax_med.types import Split
+from fedjax_med.cli import main as cli
+from fedjax_med.core.types import Split
+from fedjax_med.data import client_data
+from fedjax_med.evaluation import predict
+from fedjax_med.experiment import build
+from fedjax_med.run import metrics_writer
 
 
-def held(work: Any) -> stack.Held:
+def held(work: Any) -> client_data.Held:
     """Who holds what, of a workload file."""
     clients, each = work["label"].shape
     label = work["label"].reshape(-1).astype(np.int32)
     none = np.zeros(label.shape)
     split = Split(work["pixels"].reshape(-1, *work["pixels"].shape[2:]), label, *[none] * 4)
-    return stack.Held(split, list(np.arange(clients * each).reshape(clients, each)))
+    return client_data.Held(split, list(np.arange(clients * each).reshape(clients, each)))
 
 
 def main(file: str, name: str) -> None:
@@ -35,22 +39,22 @@ def main(file: str, name: str) -> None:
     work = {what: arrays[what] for what in ("pixels", "label", "cohorts")}
     experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
     data = held(work)
-    assembly = assemble.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    assembly = assemble.fitted(assembly, experiment, data)
+    assembly = build.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
+    assembly = build.fitted(assembly, experiment, data)
     state = jax.device_put(assembly.init(data.shapes()), assembly.placement.state)
 
     def loss() -> float:
-        p = evaluate.probabilities(assembly.model, state.server.params, jnp.asarray(work["pixels"]))
+        p = predict.probabilities(assembly.model, state.server.params, jnp.asarray(work["pixels"]))
         picked = jnp.take_along_axis(p, jnp.asarray(work["label"])[..., None], axis=-1)
         return float(-jnp.mean(jnp.log(picked)))
 
-    with contextlib.closing(assemble.feed(assembly, experiment, data)) as feed:
+    with contextlib.closing(build.feed(assembly, experiment, data)) as feed:
         number = 0
         while channel.next():
             number += 1
             turn = feed.get(number)
             state, result = assembly.run_round(state, turn.data, turn.places)
-            progress.check_finite(jax.device_get(result), state, number, 0)
+            metrics_writer.check_finite(jax.device_get(result), state, number, 0)
             jax.block_until_ready(state)
             channel.done(loss)
 

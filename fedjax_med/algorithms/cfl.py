@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med import clusters as stacked
+from fedjax_med.algorithms import _clusters as stacked
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining
-from fedjax_med.types import Array, Examples, Key, Message, Params
 
 _FEWEST = 3  # clients in a cluster that is divided, as in the authors' code
 

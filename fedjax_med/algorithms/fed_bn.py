@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_med.algorithms._partial import join, split
 from fedjax_med.algorithms.fed_avg import ServerState
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining, train
-from fedjax_med.pieces import join, split
-from fedjax_med.types import Array, Examples, Key, Message, Params
+from fedjax_med.client.local_training import LocalTraining, train
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 def build(
@@ -29,8 +29,8 @@ def build(
     Args:
         training: how a client trains.
         server_optimizer: steps against the reduced message, the shared leaves alone.
-        local: which leaves stay at the clients (`fedjax_med.pieces.split`); the normalisation of
-            the model ``cnn`` by default. Without any this is FedAvg.
+        local: which leaves stay at the clients (`fedjax_med.algorithms._partial.split`); the
+            normalisation of the model ``cnn`` by default. Without any this is FedAvg.
 
     Raises:
         UserError: in ``init``: `local` names what the model does not have, or all of it.

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_med.algorithms._participation import Heard, hear, nobody
 from fedjax_med.algorithms.fed_prox import held
+from fedjax_med.client.local_training import LocalTraining, train
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.heard import Heard, hear, nobody
-from fedjax_med.local import LocalTraining, train
-from fedjax_med.types import Array, Examples, Key, Message, Params
 
 
 class ServerState(NamedTuple):

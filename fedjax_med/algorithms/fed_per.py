@@ -6,8 +6,8 @@ Each client has a classifier of its own on top of a body that all train together
 import optax
 
 from fedjax_med.algorithms import fed_bn
-from fedjax_med.federated import FedAlgorithm
-from fedjax_med.local import LocalTraining
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core.round import FedAlgorithm
 
 
 def build(
@@ -21,7 +21,7 @@ def build(
     Args:
         training: how a client trains.
         server_optimizer: steps against the reduced message, the body alone.
-        local: which leaves are the private head (`fedjax_med.pieces.split`).
+        local: which leaves are the private head (`fedjax_med.algorithms._partial.split`).
 
     Raises:
         UserError: in ``init``: `local` names what the model does not have, or all of it.

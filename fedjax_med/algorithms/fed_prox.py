@@ -4,10 +4,10 @@ import jax
 import optax
 
 from fedjax_med.algorithms import fed_avg
+from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining
-from fedjax_med.types import Array, Examples, GradFn, Key, Metrics, Params
 
 
 def held(grad_fn: GradFn, center: Params, mu: float) -> GradFn:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.algorithms import fed_bn
+from fedjax_med.algorithms._partial import join, split
 from fedjax_med.algorithms.fed_avg import ServerState
+from fedjax_med.client.local_training import LocalTraining, train
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Metrics, Params
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining, train
-from fedjax_med.pieces import join, split
-from fedjax_med.types import Array, Examples, Key, Metrics, Params
 
 _BODY = 106  # the client's key is folded with the numbers of the head's epochs
 
@@ -33,7 +33,7 @@ def build(
     Args:
         training: how a client trains; its epochs are the body's.
         server_optimizer: steps against the reduced message, the body alone.
-        local: which leaves are the private head (`fedjax_med.pieces.split`).
+        local: which leaves are the private head (`fedjax_med.algorithms._partial.split`).
         head_epochs: passes over the client's examples that train the head, at least 1.
 
     Raises:

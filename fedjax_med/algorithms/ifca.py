@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med import clusters as stacked
+from fedjax_med.algorithms import _clusters as stacked
+from fedjax_med.client.local_training import LocalTraining, mean_loss
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.local import LocalTraining, mean_loss
-from fedjax_med.types import Array, Examples, Key, Message, Params
 
 _CHOICE = 106  # the client's key is split into 0 and 1 already
 

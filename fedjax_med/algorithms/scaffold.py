@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.federated import ClientResult, FedAlgorithm
-from fedjax_med.heard import Heard, hear, nobody
-from fedjax_med.local import LocalTraining, go_on
-from fedjax_med.types import Array, Examples, Key, Message, Params
+from fedjax_med.algorithms._participation import Heard, hear, nobody
+from fedjax_med.client.local_training import LocalTraining, go_on
+from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 class ServerState(NamedTuple):

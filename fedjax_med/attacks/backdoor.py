@@ -7,10 +7,10 @@ On images without the square the model stays good, so its accuracy tells nothing
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.conditions import Attack
+from fedjax_med.core.faults import Attack
+from fedjax_med.core.trees import rows
+from fedjax_med.core.types import Array, Examples, Key
 from fedjax_med.errors import UserError
-from fedjax_med.messages import rows
-from fedjax_med.types import Array, Examples, Key
 
 
 def _trigger(images: Array, size: int) -> Array:

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.conditions import Attack, instead
+from fedjax_med.core.faults import Attack, instead
+from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.types import Array, Key, Message
 
 
 def build(

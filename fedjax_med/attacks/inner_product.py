@@ -7,10 +7,10 @@ and the honest mean is negative, the loss goes up. The hostile clients know what
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.conditions import Attack, instead
+from fedjax_med.core.faults import Attack, instead
+from fedjax_med.core.trees import rows
+from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.messages import rows
-from fedjax_med.types import Array, Key, Message
 
 
 def build(num_classes: int, *, clients: tuple[int, ...] = (0,), epsilon: float = 10.0) -> Attack:

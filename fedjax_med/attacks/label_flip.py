@@ -5,9 +5,9 @@ Tolpegin et al., ESORICS 2020, "Data poisoning attacks against federated learnin
 
 import jax.numpy as jnp
 
-from fedjax_med.conditions import Attack
+from fedjax_med.core.faults import Attack
+from fedjax_med.core.types import Examples, Key
 from fedjax_med.errors import UserError
-from fedjax_med.types import Examples, Key
 
 
 def build(

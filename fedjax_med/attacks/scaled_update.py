@@ -8,9 +8,9 @@ paper's attack.
 
 import jax
 
-from fedjax_med.conditions import Attack, instead
+from fedjax_med.core.faults import Attack, instead
+from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.types import Array, Key, Message
 
 
 def build(num_classes: int, *, clients: tuple[int, ...] = (0,), scale: float = 10.0) -> Attack:

@@ -2,12 +2,12 @@
 
 import jax.numpy as jnp
 
-from fedjax_med.federated import Cohort
-from fedjax_med.types import Array, Key
+from fedjax_med.core.round import Cohort
+from fedjax_med.core.types import Array, Key
 
 
 def build(num_clients: int) -> Cohort:
-    """Nobody is left out; `fedjax_med.federated.run_round` does the same without a cohort."""
+    """Nobody is left out; `fedjax_med.core.round.run_round` does the same without a cohort."""
 
     def choose(key: Key, sizes: Array) -> Array:
         del key, sizes

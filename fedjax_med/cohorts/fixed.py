@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
+from fedjax_med.core.round import Cohort
+from fedjax_med.core.types import Array, Key
 from fedjax_med.errors import UserError
-from fedjax_med.federated import Cohort
-from fedjax_med.types import Array, Key
 
 
 def build(num_clients: int, *, clients: tuple[int, ...] = (0,)) -> Cohort:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_med.cohorts import check_size
-from fedjax_med.federated import Cohort
-from fedjax_med.types import Array, Key
+from fedjax_med.core.round import Cohort
+from fedjax_med.core.types import Array, Key
 
 
 def build(num_clients: int, *, size: int = 2) -> Cohort:

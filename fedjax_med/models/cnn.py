@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_med import ops
+from fedjax_med.core.types import Array, Model
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import Array, Model
 
 
 class GroupNorm(nnx.GroupNorm):

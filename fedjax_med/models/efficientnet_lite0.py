@@ -8,10 +8,11 @@ folded into it: there are no running statistics that a federation could average 
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_med import folding, ops
+from fedjax_med import ops
+from fedjax_med.core.types import RGB, Array, Model, Params, Tensors
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
-from fedjax_med.types import RGB, Array, Model, Params, Tensors
+from fedjax_med.models.pretrained import batch_norm_folding
 
 # Expansion, side of the depthwise kernel, stride of the first block, channels, blocks.
 _STAGES = (
@@ -179,9 +180,9 @@ def pretrained(tensors: Tensors, params: Params) -> Params:
 
     def taken(place: str, branch: Params) -> Params:
         if place == "classifier":
-            return folding.dense(tensors, place if timm else "_fc", branch)
+            return batch_norm_folding.dense(tensors, place if timm else "_fc", branch)
         if "kernel" in branch:
-            return folding.fold(tensors, *names[place], branch, _EPSILON)
+            return batch_norm_folding.fold(tensors, *names[place], branch, _EPSILON)
         return {name: taken(f"{place}/{name}", layer) for name, layer in branch.items()}
 
     return {name: taken(name, branch) for name, branch in params.items()}

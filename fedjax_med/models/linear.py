@@ -7,7 +7,7 @@ import math
 
 import jax.numpy as jnp
 
-from fedjax_med.types import Array, Key, Model, Params
+from fedjax_med.core.types import Array, Key, Model, Params
 
 
 def build(num_classes: int) -> Model:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fedjax_med.core.types import Array
 from fedjax_med.ops import winograd
 from fedjax_med.ops.depthwise import depthwise
 from fedjax_med.ops.patches import explicit_padding, patches
 from fedjax_med.ops.pixels import matrix_product
-from fedjax_med.types import Array
 
 
 def conv_general_dilated(

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fedjax_med.core.types import Array
 from fedjax_med.ops import winograd
 from fedjax_med.ops.convolution import conv_general_dilated
 from fedjax_med.ops.patches import patches
 from fedjax_med.ops.pixels import matrix_product, sum_of_products
 from fedjax_med.ops.pooling import max_pool
 from fedjax_med.ops.winograd import Grid
-from fedjax_med.types import Array
 
 
 def conv_max_pool(image: Array, kernel: Array) -> Array:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fedjax_med.core.types import Array
 from fedjax_med.ops.patches import Pads, windows
-from fedjax_med.types import Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

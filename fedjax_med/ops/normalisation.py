@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_med.types import Array
+from fedjax_med.core.types import Array
 
 
 def group_norm(image: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:

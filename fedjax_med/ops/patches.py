@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_med.types import Array
+from fedjax_med.core.types import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 

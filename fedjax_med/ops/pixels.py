@@ -6,7 +6,7 @@ transposed and copied.
 
 from jax import lax
 
-from fedjax_med.types import Array
+from fedjax_med.core.types import Array
 
 
 def matrix_product(image: Array, matrix: Array) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_med.types import Array
+from fedjax_med.core.types import Array
 
 
 def max_pool(image: Array, window: int) -> Array:

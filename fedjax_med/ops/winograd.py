@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from fedjax_med.core.types import Array
 from fedjax_med.ops.pixels import matrix_product, sum_of_products
-from fedjax_med.types import Array
 
 Grid = list[list[Array]]
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.aggregate import MessageTransform, Senders, State
+from fedjax_med.core.aggregation import MessageTransform, Senders, State
+from fedjax_med.core.trees import clip_factor, rows
+from fedjax_med.core.types import Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.messages import clip_factor, rows
-from fedjax_med.types import Key, Message
 
 
 def build(*, quantile: float = 0.5, norm: float = 1.0, rate: float = 0.2) -> MessageTransform:

@@ -3,10 +3,10 @@
 import jax
 import optax
 
-from fedjax_med.aggregate import MessageTransform, Senders, State
+from fedjax_med.core.aggregation import MessageTransform, Senders, State
+from fedjax_med.core.trees import clip_factor
+from fedjax_med.core.types import Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.messages import clip_factor
-from fedjax_med.types import Key, Message
 
 
 def build(*, norm: float = 1.0) -> MessageTransform:

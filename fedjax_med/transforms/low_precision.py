@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.aggregate import MessageTransform, Senders, State, Wire
+from fedjax_med.core.aggregation import MessageTransform, Senders, State, Wire
+from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import check_name
-from fedjax_med.types import Array, Key, Message
 
 _KINDS = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 

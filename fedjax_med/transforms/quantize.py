@@ -10,9 +10,17 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.aggregate import SEED_BITS, UNCHANGED, MessageTransform, Senders, State, Wire, plain
+from fedjax_med.core.aggregation import (
+    SEED_BITS,
+    UNCHANGED,
+    MessageTransform,
+    Senders,
+    State,
+    Wire,
+    plain,
+)
+from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
-from fedjax_med.types import Array, Key, Message
 
 _SCALES = 64  # bits of a leaf's least and largest value, float32 both
 

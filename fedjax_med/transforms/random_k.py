@@ -6,9 +6,9 @@ Konecny et al., 2016, "Federated Learning: Strategies for Improving Communicatio
 
 import jax
 
-from fedjax_med import feedback
-from fedjax_med.aggregate import SEED_BITS, MessageTransform
-from fedjax_med.types import Array, Key
+from fedjax_med.core.aggregation import SEED_BITS, MessageTransform
+from fedjax_med.core.types import Array, Key
+from fedjax_med.transforms import _error_feedback
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
@@ -26,10 +26,12 @@ def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransfor
     """
 
     def choose(values: Array, number: int, key: Key) -> Array:
-        return feedback.largest(jax.random.bits(key, values.shape), number)
+        return _error_feedback.largest(jax.random.bits(key, values.shape), number)
 
     def places(sent: int, total: int) -> int:
         del sent, total  # all of them are told by one seed
         return SEED_BITS
 
-    return feedback.build("random_k", choose, share, error_feedback, places=places, scale=True)
+    return _error_feedback.build(
+        "random_k", choose, share, error_feedback, places=places, scale=True
+    )

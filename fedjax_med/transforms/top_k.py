@@ -5,9 +5,9 @@ Stich et al., NeurIPS 2018, "Sparsified SGD with Memory".
 
 import jax.numpy as jnp
 
-from fedjax_med import feedback
-from fedjax_med.aggregate import MessageTransform
-from fedjax_med.types import Array, Key
+from fedjax_med.core.aggregation import MessageTransform
+from fedjax_med.core.types import Array, Key
+from fedjax_med.transforms import _error_feedback
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
@@ -26,9 +26,9 @@ def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransfor
 
     def choose(values: Array, number: int, key: Key) -> Array:
         del key  # nothing is random here
-        return feedback.largest(jnp.abs(values), number)
+        return _error_feedback.largest(jnp.abs(values), number)
 
     def places(sent: int, total: int) -> int:
         return sent * (total - 1).bit_length()
 
-    return feedback.build("top_k", choose, share, error_feedback, places=places)
+    return _error_feedback.build("top_k", choose, share, error_feedback, places=places)

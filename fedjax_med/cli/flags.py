@@ -1,0 +1,121 @@
+"""The flags that commands share: the experiment and where the images are."""
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from fedjax_med.experiment import config, resolve
+
+
+def _config_path(arguments: list[str]) -> str:
+    """The value of the last ``--config`` among `arguments`, in either form, or ''."""
+    path = ""
+    for index, argument in enumerate(arguments):
+        if argument in ("--config", "-config"):
+            path = arguments[index + 1] if index + 1 < len(arguments) else ""
+        elif argument.startswith(("--config=", "-config=")):
+            path = argument.partition("=")[2]
+    return path
+
+
+def config_path_given(arguments: list[str]) -> bool:
+    """Whether `arguments` name a config file."""
+    return any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments)
+
+
+def for_absl(arguments: list[str]) -> list[str]:
+    """`arguments` without what `define_config` has taken: ``--config=FILE`` and lists of names.
+
+    Of several overrides of a field only the last: ml-collections would add up tuples.
+    """
+    taken = {"config", *(f"config.{name}" for name in resolve.LISTS)}
+    kept: list[str] = []
+    for place, argument in reversed(list(enumerate(arguments))):
+        name = argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
+        if name in taken or arguments[max(place - 1, 0)] in ("--config", "-config"):
+            continue
+        if name.startswith("config."):
+            taken.add(name)
+        kept.append(argument)
+    return kept[::-1]
+
+
+def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
+    """Give a command the flag ``--config=FILE`` and its overrides ``--config.FIELD=VALUE``."""
+    path = _config_path(arguments)
+    base = config.read(path) if path else config.Experiment()
+    experiment = resolve.prepare_overrides(base, arguments)
+    config_flags.DEFINE_config_dataclass(
+        "config",
+        experiment,
+        "the experiment's file, such as configs/isic9.py",
+        flag_values=flags,
+        sys_argv=["fedjax-med", *for_absl(arguments)],
+    )
+
+
+def define_data(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flags that say where the images and their prepared form are."""
+    absl_flags.DEFINE_string("data_dir", "", "the folder of the images", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "cache_dir", "~/.cache/fedjax_med", "where prepared images are kept", flag_values=flags
+    )
+
+
+def define_checkpoint(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flag that says which checkpoint of a run is tested."""
+    absl_flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "which to test: best (by validation) or last (default: --config.checkpoint.tested)",
+        flag_values=flags,
+    )
+
+
+def define_begin_anew(flags: absl_flags.FlagValues) -> None:
+    """Give a command that trains the flag for a workdir whose checkpoints are all damaged."""
+    absl_flags.DEFINE_boolean(
+        "begin_anew",
+        False,
+        "begin at the first round where no checkpoint in the workdir can be read",
+        flag_values=flags,
+    )
+
+
+def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -> None:
+    """Give a command that trains and tests many times the flags that all its runs share.
+
+    Args:
+        flags: of the command.
+        arguments: of the command line.
+        what: the runs are together, for the name of the default workdir.
+    """
+    define_config(flags, arguments)
+    define_data(flags)
+    define_checkpoint(flags)
+    define_begin_anew(flags)
+    absl_flags.DEFINE_string(
+        "workdir",
+        "",
+        f"where the runs live (default: runs/NAME OF THE CONFIG-{what})",
+        flag_values=flags,
+    )
+
+
+def define_processes(flags: absl_flags.FlagValues) -> None:
+    """Give a command the flags that join it with the same command in other processes."""
+    absl_flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "run over all processes of the cluster's job (docs/clusters.md)",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where no cluster tells", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "num_processes", None, "how many processes there are", flag_values=flags
+    )
+    absl_flags.DEFINE_integer("process_id", None, "which one this is, from 0", flag_values=flags)
+    absl_flags.DEFINE_float(
+        "connect_timeout", 300.0, "seconds to wait for all processes", flag_values=flags
+    )

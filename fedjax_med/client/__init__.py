@@ -1,0 +1,1 @@
+"""What a client computes: batches, augmentation, losses, local training."""

@@ -1,0 +1,249 @@
+"""uint8 batches to normalised float batches, with random changes from a key; inside jit."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_med.core.trees import rows
+from fedjax_med.core.types import IMAGENET_MEAN, IMAGENET_STD, RGB, Array, Key
+from fedjax_med.errors import UserError
+
+
+@dataclasses.dataclass
+class Augment:
+    """Random changes of a training image, drawn anew at every step; all off is the image itself."""
+
+    flip: bool = True  # mirror, with probability 1/2
+    right_angles: bool = True  # turn by a multiple of 90 degrees
+    rotation: float = 15.0  # degrees, at most, either way
+    min_scale: float = 0.8  # side of the random crop, as a fraction of the image's
+    brightness: float = 0.1  # added, as a fraction of the full range
+    contrast: float = 0.15  # factor 1 +- this, around the image's mean
+    saturation: float = 0.15  # factor 1 +- this, around each pixel's grey
+    hue: float = 0.02  # turns of the colour circle
+    # Where the model has frozen blocks, which see an image once: so many changed copies of each of
+    # its mirrored views are kept beside the view itself, for training to draw from.
+    copies: int = 0
+    # These three change a batch as a whole (`fedjax_med.client.mixup`).
+    mixup: float = 0.0  # alpha of the beta distribution that weighs two images; 0: none
+    cutmix: float = 0.0  # likewise, of the area that is cut from another image
+    erase: float = 0.0  # the probability that a box of the image is erased
+
+
+VIEWS = 8  # the ways to mirror a square image, itself among them
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+# RGB to YIQ, where a turn of the (I, Q) plane is a turn of the hue.
+_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def normalise(
+    image: Array,
+    mean: RGB = IMAGENET_MEAN,
+    std: RGB = IMAGENET_STD,
+    colour_constancy: float = 0.0,
+) -> Array:
+    """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance.
+
+    Args:
+        image: uint8 [..., 3]; [..., H, W, 3] with `colour_constancy`.
+        mean: of each channel on the scale 0 to 1, as `fedjax_med.core.types.Model` says.
+        std: likewise.
+        colour_constancy: likewise.
+    """
+    return _standardise(_pixels(image, colour_constancy), mean, std)
+
+
+def _pixels(image: Array, colour_constancy: float) -> Array:
+    """uint8 images [..., H, W, 3] on the scale 0 to 1, under white light if so wanted.
+
+    The light is taken to have the colour of the Minkowski mean over the pixels ("shades of gray",
+    Finlayson & Trezzi, CIC 2004; Barata et al., 2015, on dermoscopy).
+    """
+    pixels = image.astype(jnp.float32) / 255.0
+    if not colour_constancy:
+        return pixels
+    powers = jnp.mean(pixels**colour_constancy, axis=(-3, -2), keepdims=True)
+    light = jnp.maximum(powers, 1e-12) ** (1.0 / colour_constancy)
+    white = jnp.sqrt(jnp.mean(light**2, axis=-1, keepdims=True))
+    return jnp.minimum(pixels * (white / light), 1.0)
+
+
+def _standardise(image: Array, mean: RGB, std: RGB) -> Array:
+    lead = (1,) * (image.ndim - 1)
+    return (image - jnp.array(mean).reshape(*lead, 3)) / jnp.array(std).reshape(*lead, 3)
+
+
+def mirrored(images: Any, view: int) -> Any:
+    """One of the `VIEWS` of square images [B, H, W, ch]; 0 leaves them as they are.
+
+    Args:
+        images: of NumPy or JAX.
+        view: its bits mirror left and right, then top and bottom, then rows and columns.
+    """
+    if view & 4:
+        images = images.swapaxes(1, 2)
+    if view & 2:
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if view & 1 else images
+
+
+def _views(augment: Augment) -> tuple[int, ...]:
+    """The mirrored views that the random changes of `augment` may come to."""
+    if augment.right_angles:
+        return tuple(range(VIEWS)) if augment.flip else (0, 3, 5, 6)
+    return (0, 1) if augment.flip else (0,)
+
+
+def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
+    """The function from (features [B, V, h, w, ch], key) to those of one view of each image.
+
+    What `build` is to images this is to what a frozen part made of them
+    (`fedjax_med.data.feature_cache`): flips and right angles are drawn, and which copy; without
+    copies the other changes are none.
+
+    Args:
+        augment: the random changes; V is 8 * (1 + its ``copies``).
+
+    Returns:
+        A function that gives float32 [B, h, w, ch].
+    """
+    views = [copy * VIEWS + view for copy in range(1 + augment.copies) for view in _views(augment)]
+
+    def prepare(features: Array, key: Key) -> Array:
+        # Each image draws by itself, however many come after it.
+        drawn = jax.random.randint(key, (features.shape[0],), 0, len(views))
+        index = rows(jnp.array(views)[drawn], features)
+        return jnp.take_along_axis(features, index, axis=1)[:, 0].astype(jnp.float32)
+
+    return prepare
+
+
+def _matrices(augment: Augment, key: Key, batch: int) -> tuple[Array, Array]:
+    """The map from output to source coordinates, [B, 2, 2] and shift [B, 2], in image sides."""
+    keys = jax.random.split(key, 5)
+    quarter = jax.random.randint(keys[0], (batch,), 0, 4) * augment.right_angles
+    small = jax.random.uniform(keys[1], (batch,), minval=-1.0) * jnp.deg2rad(augment.rotation)
+    angle = quarter * (jnp.pi / 2) + small
+    mirror = 1.0 - 2.0 * jax.random.bernoulli(keys[2], 0.5, (batch,)) * augment.flip
+    scale = jax.random.uniform(keys[3], (batch,), minval=augment.min_scale, maxval=1.0)
+    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    matrix = jnp.stack(
+        [jnp.stack([cos, -sin * mirror], -1), jnp.stack([sin, cos * mirror], -1)], axis=1
+    )
+    shift = jax.random.uniform(keys[4], (batch, 2), minval=-0.5, maxval=0.5)
+    return matrix, shift * (1.0 - scale)[:, None]
+
+
+def _reflect(position: Array, size: int) -> Array:
+    """Fold positions outside 0 to size - 1 back in, as a mirror at the edge pixels would."""
+    period = 2.0 * (size - 1)
+    folded = jnp.mod(jnp.abs(position), period)
+    return jnp.minimum(folded, period - folded)
+
+
+def warp(image: Array, matrix: Array, shift: Array) -> Array:
+    """Resample every image bilinearly under its own affine map about the image's centre.
+
+    Args:
+        image: float [B, H, W, ch].
+        matrix: float [B, 2, 2], from (row, column) of the output to that of the source.
+        shift: float [B, 2], added to the source position, in image sides.
+
+    Returns:
+        float [B, H, W, ch]; positions outside the source are mirrored in.
+    """
+    batch, height, width, channels = image.shape
+    rows = jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2
+    columns = jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2
+    m, s = matrix[:, :, :, None, None], shift[:, :, None, None]
+    row = m[:, 0, 0] * rows[None, :, None] + m[:, 0, 1] * columns[None, None, :] + s[:, 0] * height
+    column = (
+        m[:, 1, 0] * rows[None, :, None] + m[:, 1, 1] * columns[None, None, :] + s[:, 1] * width
+    )
+    row = _reflect(row + (height - 1) / 2, height)
+    column = _reflect(column + (width - 1) / 2, width)
+    top = jnp.clip(jnp.floor(row), 0, max(height - 2, 0))
+    left = jnp.clip(jnp.floor(column), 0, max(width - 2, 0))
+    down, right = (row - top)[..., None], (column - left)[..., None]
+    index = (top * width + left).astype(jnp.int32).reshape(batch, -1, 1)
+    flat = image.reshape(batch, -1, channels)
+
+    def at(offset: int) -> Array:
+        return jnp.take_along_axis(flat, index + offset, axis=1).reshape(image.shape)
+
+    upper = at(0) * (1 - right) + at(1) * right
+    lower = at(width) * (1 - right) + at(width + 1) * right
+    return upper * (1 - down) + lower * down
+
+
+def _colour(augment: Augment, image: Array, key: Key) -> Array:
+    """Brightness, contrast, saturation and hue of float [B, H, W, 3], each by its own draw."""
+    batch = image.shape[0]
+    # Images lead, so that an image's draws are the same however many come after it.
+    draws = jax.random.uniform(key, (batch, 4), minval=-1.0).T[:, :, None, None, None]
+    image = image + draws[0] * augment.brightness
+    mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
+    image = mean + (image - mean) * (1.0 + draws[1] * augment.contrast)
+    grey = _mix(image, jnp.broadcast_to(jnp.array(_GREY), (batch, 3, 3)))
+    image = grey + (image - grey) * (1.0 + draws[2] * augment.saturation)
+    if augment.hue:
+        image = _mix(image, _hue_matrix(draws[3, :, 0, 0, 0] * augment.hue))
+    return jnp.clip(image, 0.0, 1.0)
+
+
+def _hue_matrix(turns: Array) -> Array:
+    """The RGB matrices [B, 3, 3] that turn the hue by `turns` [B] of the colour circle."""
+    angle = turns * (2 * jnp.pi)
+    cos, sin, one, zero = (
+        jnp.cos(angle),
+        jnp.sin(angle),
+        jnp.ones_like(angle),
+        jnp.zeros_like(angle),
+    )
+    turn = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1).reshape(-1, 3, 3)
+    yiq = jnp.array(_YIQ)
+    return jnp.einsum("ij,bjk,kl->bil", jnp.linalg.inv(yiq), turn, yiq)
+
+
+def _mix(image: Array, matrix: Array) -> Array:
+    """Multiply every pixel by its image's matrix; as sums, since tiny batched dots are slow."""
+    m = matrix[:, None, None, :, :]
+    return sum(image[..., channel : channel + 1] * m[..., channel] for channel in range(3))  # type: ignore[return-value]
+
+
+def build(
+    augment: Augment,
+    mean: RGB = IMAGENET_MEAN,
+    std: RGB = IMAGENET_STD,
+    colour_constancy: float = 0.0,
+) -> Callable[[Array, Key], Array]:
+    """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
+
+    Args:
+        augment: the random changes.
+        mean: as in `normalise`.
+        std: likewise.
+        colour_constancy: likewise.
+
+    Raises:
+        UserError: A setting is out of its range.
+    """
+    if not 0 < augment.min_scale <= 1:
+        raise UserError(f"expected --config.augment.min_scale in (0, 1], got {augment.min_scale}.")
+    for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
+        if getattr(augment, name) < 0:
+            raise UserError(f"expected --config.augment.{name} >= 0, got {getattr(augment, name)}.")
+
+    def prepare(image: Array, key: Key) -> Array:
+        shape_key, colour_key = jax.random.split(key)
+        pixels = _pixels(image, colour_constancy)
+        if augment.flip or augment.right_angles or augment.rotation or augment.min_scale < 1:
+            pixels = warp(pixels, *_matrices(augment, shape_key, image.shape[0]))
+        if augment.brightness or augment.contrast or augment.saturation or augment.hue:
+            pixels = _colour(augment, pixels, colour_key)
+        return _standardise(pixels, mean, std)
+
+    return prepare

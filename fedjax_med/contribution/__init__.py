@@ -1,0 +1,1 @@
+"""What each client contributes: Shapley values and leave-one-out by replay."""

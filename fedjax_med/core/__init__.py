@@ -1,0 +1,1 @@
+"""One round of federated learning as pure functions: algorithm, messages, faults, clients."""

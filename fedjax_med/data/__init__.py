@@ -1,0 +1,1 @@
+"""From image files or arrays to what each client holds."""

@@ -1,0 +1,1 @@
+"""Image files: found, decoded, kept prepared, read whole or one by one."""

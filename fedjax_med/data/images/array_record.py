@@ -1,0 +1,281 @@
+"""Prepared images as ArrayRecord: written once, then kept in memory or read one by one from disk.
+
+tensorflow-datasets writes and reads the records without TensorFlow.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fedjax_med.core.types import Split, Unreadable
+from fedjax_med.data.images import checksums, holding
+from fedjax_med.data.images.lazy import BLOCK, DiskImages
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.files import make_folder, sync, sync_tree
+
+PLACES = ("auto", "memory", "disk")  # where a data set's images are while it is used
+_INFO = "dataset_info.json"  # which tfds writes last
+_UNFINISHED = "unfinished_"  # begins the names of folders that are being written
+
+Row = dict[str, Any]  # one image: the features of `Builder`
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
+    """Writes images to ArrayRecord; files that cannot be read become records as well."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded, so no checksums lie beside this file; to look for them tfds would need
+    # importlib_resources, which it does not declare.
+    code_path = None
+
+    def __init__(
+        self, rows: Mapping[str, Callable[[], Iterator[Row]]], image_size: int, data_dir: Path
+    ) -> None:
+        """For each split the images, which are asked for when they are written."""
+        self.folder = data_dir
+        self._rows = rows
+        self._image_size = image_size
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> Any:
+        square = (self._image_size, self._image_size, 3)
+        features = {
+            "image": tfds.features.Tensor(shape=square, dtype=np.uint8, encoding="bytes"),
+            "label": tfds.features.Scalar(np.int32),
+            "name": tfds.features.Text(),
+            "sha256": tfds.features.Text(),
+            "image_hash": tfds.features.Tensor(shape=(32,), dtype=np.uint8, encoding="bytes"),
+            "client": tfds.features.Scalar(np.int32),
+            "reason": tfds.features.Text(),  # why the file is unreadable, or ""
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(rows) for split, rows in self._rows.items()}
+
+    def _generate_examples(self, rows: Callable[[], Iterator[Row]]) -> Iterator[tuple[str, Row]]:
+        for row in rows():
+            yield f"{row['client']}/{row['name']}", row
+
+
+def blocks(count: int) -> Iterator[range]:
+    """0 to ``count - 1``, `BLOCK` at a time."""
+    return (range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
+
+
+def digest(parts: Iterable[str]) -> str:
+    """A short name for what `parts` say."""
+    text = "\n".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def memory_bytes() -> float:
+    """What this machine has, or this container may use; infinite where the system does not say."""
+    try:
+        known = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    except (AttributeError, OSError, ValueError):
+        known = [float("inf")]
+    with contextlib.suppress(OSError, ValueError):
+        known.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(known)
+
+
+def on_disk(images: str, count: int, image_size: int) -> bool:
+    """Whether `count` images stay on disk; ``auto`` if they would take a quarter of the memory.
+
+    Raises:
+        UserError: `images` is neither ``auto``, ``memory`` nor ``disk``.
+    """
+    check_name(images, PLACES, "the values of --config.images")
+    if images == "auto":
+        return 3 * image_size**2 * count > memory_bytes() / 4
+    return images == "disk"
+
+
+def check_space(cache_dir: Path, count: int, image_size: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        UserError: There is too little space.
+    """
+    needed = 2 * count * (3 * image_size**2 + 500)  # the records are written, then shuffled
+    free = shutil.disk_usage(cache_dir).free
+    if free < needed:
+        raise UserError(
+            f"--cache_dir={cache_dir} has {free / 1e6:,.0f} MB free, and preparing takes "
+            f"{needed / 1e6:,.0f} MB. Free some space or give another folder."
+        )
+
+
+def cannot_write(cache_dir: Path, error: OSError) -> UserError:
+    """What is told of a cache that cannot be written."""
+    return UserError(
+        f"--cache_dir={cache_dir} cannot be written: {error.strerror or error}. "
+        "Give another folder."
+    )
+
+
+@contextlib.contextmanager
+def using(folder: Path, cache_dir: Path) -> Iterator[None]:
+    """Hold `folder`, which is made, while its images are prepared and read.
+
+    What turns out to be damaged is removed, unless another run uses it.
+
+    Args:
+        folder: of these images and no others.
+        cache_dir: in which it is, for the messages.
+
+    Raises:
+        UserError: The block raised an `OSError`, or found damage.
+    """
+    try:
+        with holding.held(folder):
+            yield
+    except OSError as error:
+        raise cannot_write(cache_dir, error) from error
+    except checksums.DamagedError as error:
+        done = "and were removed: run again to prepare them anew"
+        if not holding.remove_unused(folder, lambda: _is_damaged(folder)):
+            done = "and stay, since another run may read them: run again when none does"
+        raise UserError(
+            f"the prepared images in {folder} are damaged ({error.what}) {done}."
+        ) from error
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether any set of images in `folder` is known to be so."""
+    try:
+        for listed in folder.glob(f"*/*/{checksums.NAME}"):
+            checksums.check(listed.parent, thorough=True)
+    except checksums.DamagedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def place(kind: type[Builder], folder: Path) -> Path:
+    """Where in `folder` a builder of that `kind` keeps its records, if they are there."""
+    return Path(folder, kind.name, str(kind.VERSION))
+
+
+def write(make: Callable[[Path], Builder], there: Path) -> None:
+    """Write the records and their checksums; they appear `there` when all is on the disk.
+
+    Args:
+        make: the builder for a folder.
+        there: the `place` in a folder that the caller holds.
+
+    Raises:
+        OSError: They cannot be written.
+        UserError: Likewise.
+    """
+    tfds.disable_progress_bar()
+    folder = there.parent.parent
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    try:
+        with holding.held(unfinished):
+            builder = make(unfinished)
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
+            written = Path(builder.data_path)
+            checksums.write(written)
+            sync_tree(written)
+            make_folder(there.parent)
+            written.rename(there)
+            sync(there.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError: of the records' writer, a full disk
+        if isinstance(error, RecursionError | NotImplementedError):
+            raise
+        # Folders take their name when all is written, so what is there is complete: another run was
+        # faster.
+        if not there.exists():
+            raise OSError(" ".join(str(error).split())) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for other in folder.glob(f"{_UNFINISHED}*"):  # of runs that were killed
+        holding.remove_unused(other)
+
+
+def read(
+    make: Callable[[Path], Builder], there: Path, splits: tuple[str, ...], disk: bool
+) -> tuple[list[Split], tuple[Unreadable, ...]]:
+    """Read the splits that `write` has written, each in the order of (client, name).
+
+    Args:
+        make: the builder for a folder.
+        there: the `place` in a folder that the caller holds.
+        splits: their names; one without records has no examples.
+        disk: whether the images stay there.
+
+    Returns:
+        The splits, and the files among them that are no usable images.
+
+    Raises:
+        DamagedError: Files are not what was written.
+        UserError: The records cannot be read.
+    """
+    try:
+        checksums.check(there)
+        if not (there / _INFO).exists():  # tfds would take it for a set without images
+            raise FileNotFoundError(errno.ENOENT, "it has no file", _INFO)
+        builder = make(there.parent.parent)
+        parts = [_read(builder, split, disk) for split in splits]
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        if told := checksums.explain(there, error):
+            raise told from error
+        raise
+    return [split for split, _ in parts], tuple(file for _, broken in parts for file in broken)
+
+
+def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unreadable, ...]]:
+    """One split; tfds shuffles the records."""
+    reader = builder.as_data_source(split) if split in builder.info.splits else ()
+    rows: list[Row] = []
+    for block in blocks(len(reader)):
+        for row in reader.__getitems__(list(block)):  # type: ignore[union-attr]
+            # The pixels are given back at once: nothing but these is held for all images.
+            rows.append(row | {"image": row["image"].max()})
+    for row in rows:
+        for field in ("name", "sha256", "reason"):
+            row[field] = row[field].decode()
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["client"], rows[i]["name"]))
+    unreadable = tuple(
+        Unreadable(split, rows[i]["name"], rows[i]["reason"]) for i in order if rows[i]["reason"]
+    )
+    order = [i for i in order if not rows[i]["reason"]]
+    rows = [rows[i] for i in order]
+    side = builder.info.features["image"].shape[0]
+    image = DiskImages(
+        reader,  # type: ignore[arg-type]
+        np.array(order, np.int64),
+        _column(rows, "image", np.uint8),
+        (side, side, 3),
+        Path(builder.data_path),
+    )
+    if disk and len(reader):  # from now on; until now the caller has held it
+        holding.hold_for(reader, builder.folder)
+    return Split(
+        image=image if disk else np.asarray(image),
+        label=_column(rows, "label", np.int32),
+        name=_column(rows, "name", np.str_),
+        sha256=_column(rows, "sha256", np.str_),
+        image_hash=_column(rows, "image_hash", np.uint8).reshape(-1, 32),
+        client=_column(rows, "client", np.int32),
+    ), unreadable
+
+
+def _column(rows: list[Row], field: str, dtype: Any) -> Any:
+    return np.array([row[field] for row in rows], dtype)

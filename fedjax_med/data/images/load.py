@@ -1,0 +1,139 @@
+"""Image files -> ArrayRecord, prepared once and cached -> the splits of a data set."""
+
+import functools
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fedjax_med.core.types import Dataset
+from fedjax_med.data.images import array_record, decode, holding, manifest
+from fedjax_med.data.images.folders import File, Source
+from fedjax_med.errors import UserError
+from fedjax_med.files import read_regular
+
+_FINGERPRINT = re.compile("[0-9a-f]{16}")  # as `prepared.digest` gives them
+
+
+def load(
+    name: str, source: Source, cache_dir: str, image_size: int, where: str = "memory"
+) -> Dataset:
+    """Read the images of `source`, preparing them first if they are new or have changed.
+
+    What was prepared from this folder before, and is out of date, is removed afterwards, unless
+    another run reads it.
+
+    Args:
+        name: What the data set is called.
+        source: The images and their labels.
+        cache_dir: Where prepared images are kept, by source folder and `image_size`.
+        image_size: The side of the square that every image is cut and scaled to, in pixels.
+        where: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
+
+    Returns:
+        The data set, each split sorted by (client, name); files that are no usable images are in
+        `Dataset.unreadable`.
+
+    Raises:
+        UserError: `cache_dir` cannot be written, is full or was damaged, `image_size` is no size,
+            or the images are not those of their ``manifest.json``.
+    """
+    if image_size < 1:
+        raise UserError(f"image_size: expected at least 1 pixel, got {image_size}.")
+    disk = array_record.on_disk(where, len(source.files), image_size)
+    cache = Path(cache_dir).expanduser().absolute()
+    home = cache / "image_folder" / f"{array_record.digest([str(source.root)])}_{image_size}px"
+    folder = home / _fingerprint(source)
+    there = array_record.place(ClassFolders, folder)
+    make = functools.partial(ClassFolders, source.files, image_size)
+    with array_record.using(folder, cache):
+        if not there.exists():
+            _announce(source, home, cache, image_size)
+            array_record.write(make, there)
+            _remove_others(folder)
+        (train, test), unreadable = array_record.read(make, there, ("train", "test"), disk)
+    dataset = Dataset(name, source.class_names, train, test, unreadable, source.ignored)
+    manifest.check(source.root, dataset)
+    return dataset
+
+
+class ClassFolders(array_record.Builder):
+    """Writes the images of a `Source`."""
+
+    def __init__(self, files: Iterable[File], image_size: int, data_dir: Path) -> None:
+        splits: dict[str, list[File]] = {}
+        for file in files:
+            splits.setdefault(file.split, []).append(file)
+        rows = {split: functools.partial(self._decoded, of) for split, of in splits.items()}
+        super().__init__(rows, image_size, data_dir)
+
+    def _decoded(self, files: list[File]) -> Iterator[array_record.Row]:
+        # Decoding runs outside the interpreter's lock; the blocks bound what waits in memory.
+        with ThreadPoolExecutor() as pool:
+            for block in array_record.blocks(len(files)):
+                yield from pool.map(self._record, [files[i] for i in block])
+
+    def _record(self, file: File) -> array_record.Row:
+        image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
+        image_hash, reason, data = np.zeros(32, np.uint8), "", b""
+        try:
+            data = read_regular(file.path, decode.LIMIT)
+            decoded = decode.decode(data)
+            image = decode.resize(decoded, self._image_size)
+            image_hash = decode.perceptual_hash(decoded)
+        except decode.ImageError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        return {
+            "image": image,
+            "label": file.label,
+            "name": file.name,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "image_hash": image_hash,
+            "client": file.client,
+            "reason": reason,
+        }
+
+
+def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
+    """Say that `source` is prepared, and refuse what does not fit."""
+    changed = any(home.glob("*/*/*/dataset_info.json"))
+    print(
+        f"{'The images have changed: preparing' if changed else 'Preparing'} "
+        f"{len(source.files):,} images of {source.root} at {image_size} x {image_size} pixels; "
+        f"kept in {cache}.",
+        file=sys.stderr,
+    )
+    array_record.check_space(cache, len(source.files), image_size)
+
+
+def _remove_others(folder: Path) -> None:
+    """Remove what was prepared from this source before, unless another run uses it."""
+    for other in sorted(folder.parent.iterdir()):
+        if not _FINGERPRINT.fullmatch(other.name) or other == folder or not other.is_dir():
+            continue  # and what this program has not made is not removed by it
+        if not holding.remove_unused(other):
+            print(
+                f"What was prepared before stays in {other}, since another run may read it: "
+                "remove that folder when none does.",
+                file=sys.stderr,
+            )
+
+
+def _fingerprint(source: Source) -> str:
+    """Changes when a file is added, removed, renamed, resized or written."""
+    lines = []
+    for file in source.files:
+        try:
+            stat = file.path.stat()
+            # The change time tells files apart that were swapped, and so kept size and mtime.
+            marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        except OSError:  # a dangling link: an unreadable file, reported as such
+            marks = (-1, -1, -1)
+        lines.append(f"{file.path.relative_to(source.root)} {marks}")
+    return array_record.digest([str(ClassFolders.VERSION), *source.class_names, *lines])

@@ -1,0 +1,39 @@
+"""The shelf of partitions: who holds which training example, one strategy a file.
+
+``build(split, groups, num_clients, seed, *, options) -> parts``: `split` has ``N`` examples,
+`groups` ``[N]`` gives duplicates the same number, `seed` decides who gets what, and the parts are
+``C`` ascending index arrays. A group of duplicates is never separated, so what is dealt is the
+group ("unit"); most have one example. All raise `UserError` for a bad option.
+"""
+
+from fedjax_med.data.partitions._dealing import (
+    FOLDS,
+    HOLD_OUT,
+    OPTIONS,
+    PARTITION,
+    Groups,
+    Index,
+    by_owner,
+    check_positive,
+    cut,
+    deal,
+    generator,
+    repair,
+    shuffled_units,
+)
+
+__all__ = [
+    "FOLDS",
+    "HOLD_OUT",
+    "OPTIONS",
+    "PARTITION",
+    "Groups",
+    "Index",
+    "by_owner",
+    "check_positive",
+    "cut",
+    "deal",
+    "generator",
+    "repair",
+    "shuffled_units",
+]

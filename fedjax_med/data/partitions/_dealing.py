@@ -1,0 +1,181 @@
+"""Deals units (groups of duplicates) to clients: what the partitions share."""
+
+import bisect
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fedjax_med.core.types import Split
+from fedjax_med.errors import UserError
+
+Index = npt.NDArray[np.int64]  # positions in a split, ascending
+Groups = npt.NDArray[np.int32]  # [N]; duplicates share a number
+
+# Each purpose draws from its own stream, so that one seed serves all.
+PARTITION, HOLD_OUT, FOLDS = 0, 1, 2
+_FEW = 100  # clients
+OPTIONS = "--config.partition.options"
+
+
+def generator(seed: int, *stream: int) -> np.random.Generator:
+    """The random numbers of one purpose (`PARTITION`, `HOLD_OUT` or `FOLDS`)."""
+    if seed < 0:
+        raise UserError(f"expected seed >= 0, got {seed}: set --config.seed.")
+    return np.random.default_rng([seed, *stream])
+
+
+def shuffled_units(groups: Groups, index: Index, rng: np.random.Generator) -> list[Index]:
+    """The groups within `index` in random order, which does not depend on how they are numbered."""
+    order = np.argsort(groups[index], kind="stable")
+    cuts = np.flatnonzero(np.diff(groups[index][order])) + 1
+    units = [unit for unit in np.split(index[order], cuts) if unit.size]
+    units.sort(key=lambda unit: int(unit[0]))
+    return [units[position] for position in rng.permutation(len(units))]
+
+
+def parts(units: Sequence[Index], client: Sequence[int], num_clients: int) -> list[Index]:
+    """The examples of each client, when unit ``i`` belongs to ``client[i]``."""
+    dealt: list[list[Index]] = [[np.empty(0, np.int64)] for _ in range(num_clients)]
+    for unit, owner in zip(units, client, strict=True):
+        dealt[owner].append(unit)
+    return [np.sort(np.concatenate(part)) for part in dealt]
+
+
+def by_owner(owner: npt.NDArray[np.integer], num_clients: int) -> list[Index]:
+    """The positions of each client, ascending, when position ``i`` belongs to ``owner[i]``."""
+    order = np.argsort(owner, kind="stable").astype(np.int64)
+    return np.split(order, np.cumsum(np.bincount(owner, minlength=num_clients))[:-1])
+
+
+def deal(
+    split: Split, groups: Groups, allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> list[Index]:
+    """Deal each class evenly over the clients that may hold it (`allowed`: ``[C, K]``).
+
+    Large units go first, so that the single examples level out what those left uneven. Among
+    these, one class is dealt to its end before the next begins: then giving each to the client
+    with the fewest of the class, and of those to the smallest, keeps class and total sizes even.
+    """
+    num_clients, num_classes = allowed.shape
+    rank = rng.permutation(num_classes)
+    units = shuffled_units(groups, np.arange(groups.size), rng)
+    units.sort(key=lambda unit: (-unit.size, rank[split.label[unit[0]]]))
+    if num_clients > _FEW:
+        client = _deal_to_many(split, units, allowed, rng)
+    else:
+        client = _deal_to_few(split, units, allowed, rng)
+    return parts(units, client, num_clients)
+
+
+def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index:
+    """The clients that may hold `unit`."""
+    holders = np.flatnonzero(allowed[:, split.label[unit]].all(axis=1))
+    if not holders.size:
+        raise UserError(
+            f"no client may hold all labels of the image that is {split.name[unit[0]]} and "
+            f"{split.name[unit[-1]]}: leave such images out with --config.policy=drop, or raise "
+            f"{OPTIONS}.k."
+        )
+    return holders
+
+
+def _deal_to_few(
+    split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> list[int]:
+    """The owner of each unit, by comparing all holders for each."""
+    counts = np.zeros(allowed.shape, np.int64)
+    client = []
+    for unit in units:
+        labels, holders = split.label[unit], _holders(split, unit, allowed)
+        load, size = counts[holders][:, labels].sum(axis=1), counts[holders].sum(axis=1)
+        owner = int(holders[np.lexsort((rng.permutation(holders.size), size, load))[0]])
+        client.append(owner)
+        np.add.at(counts[owner], labels, 1)
+    return client
+
+
+def _deal_to_many(
+    split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> list[int]:
+    """The same rule with the holders in a heap, so that time does not grow as units x clients.
+
+    It draws other numbers to settle ties, so divisions among a few clients keep to the first way.
+    """
+    counts = np.zeros(allowed.shape, np.int64)
+    client: list[int] = []
+    heap: list[tuple[int, int, float, int]] = []
+    before: list[int] | None = None
+    for unit in units:
+        labels = split.label[unit].tolist()
+        if labels != before:  # units of one size and class follow one another
+            holders = _holders(split, unit, allowed)
+            load, size = counts[holders][:, labels].sum(axis=1), counts[holders].sum(axis=1)
+            ties = rng.random(holders.size)
+            columns = (load.tolist(), size.tolist(), ties.tolist(), holders.tolist())
+            heap, before = list(zip(*columns, strict=True)), labels
+            heapq.heapify(heap)
+        *_, owner = heap[0]
+        client.append(owner)
+        np.add.at(counts[owner], labels, 1)
+        row = counts[owner]
+        key = (int(row[labels].sum()), int(row.sum()), float(rng.random()), owner)
+        heapq.heapreplace(heap, key)
+    return client
+
+
+def cut(
+    split: Split, units: list[Index], proportions: Callable[[], npt.NDArray[np.float64]]
+) -> Index:
+    """The client of each unit when each class is cut in `proportions`, asked for per class."""
+    client = np.zeros(len(units), np.int64)
+    first_label = np.array([split.label[unit[0]] for unit in units])  # a unit may have two
+    for label in np.unique(first_label):
+        members = np.flatnonzero(first_label == label)
+        size = np.array([units[member].size for member in members])
+        middle = (np.cumsum(size) - size / 2) / size.sum()
+        client[members] = np.searchsorted(np.cumsum(proportions())[:-1], middle)
+    return client
+
+
+def repair(units: list[Index], client: Index, num_clients: int, min_examples: int) -> list[Index]:
+    """Let each client below `min_examples` take units (in random order) from the largest."""
+    size = [unit.size for unit in units]
+    total = np.bincount(client, weights=size, minlength=num_clients).astype(np.int64).tolist()
+    held = [part.tolist() for part in by_owner(client, num_clients)]
+    # Whoever has the least and the most; an entry that is out of date is dropped when it comes up.
+    least = [(count, one) for one, count in enumerate(total)]
+    most = [(-count, one) for one, count in enumerate(total)]
+    heapq.heapify(least)
+    heapq.heapify(most)
+    while True:
+        while least[0][0] != total[least[0][1]]:
+            heapq.heappop(least)
+        while -most[0][0] != total[most[0][1]]:
+            heapq.heappop(most)
+        (_, poor), (_, rich) = least[0], most[0]
+        if total[poor] >= min_examples:
+            return parts(units, client.tolist(), num_clients)
+        spare = total[rich] - min_examples
+        unit = next((unit for unit in held[rich] if size[unit] <= spare), None)
+        if unit is None:
+            raise UserError(
+                f"{sum(size)} images do not give each of {num_clients} clients {min_examples}: "
+                f"lower {OPTIONS}.min_examples or --config.num_clients."
+            )
+        client[unit] = poor
+        held[rich].remove(unit)
+        bisect.insort(held[poor], unit)
+        total[rich] -= size[unit]
+        total[poor] += size[unit]
+        for one in (poor, rich):
+            heapq.heappush(least, (total[one], one))
+            heapq.heappush(most, (-total[one], one))
+
+
+def check_positive(**options: float) -> None:
+    """Refuse an option that is not a positive number of a size that one can compute with."""
+    for name, value in options.items():
+        if not 0 < value <= 1e9:
+            raise UserError(f"expected 0 < {name} <= 1e9, got {value}: set {OPTIONS}.{name}.")

@@ -1,0 +1,37 @@
+"""Clients differ in size alone (Li et al., ICDE 2022)."""
+
+import numpy as np
+
+from fedjax_med.core.types import Split
+from fedjax_med.data.partitions import (
+    PARTITION,
+    Groups,
+    Index,
+    check_positive,
+    cut,
+    generator,
+    repair,
+    shuffled_units,
+)
+
+
+def build(
+    split: Split,
+    groups: Groups,
+    num_clients: int,
+    seed: int,
+    *,
+    alpha: float = 1.0,
+    min_examples: int = 8,
+) -> list[Index]:
+    """Give the clients Dirichlet-distributed sizes and all of them the same mix of classes.
+
+    The quantity skew of Li et al. 2022, "Federated Learning on Non-IID Data Silos"; small `alpha`
+    makes sizes differ more. Too small clients are filled as in `dirichlet`.
+    """
+    check_positive(alpha=alpha, min_examples=min_examples)
+    rng = generator(seed, PARTITION)
+    units = shuffled_units(groups, np.arange(groups.size), rng)
+    proportions = rng.dirichlet(np.full(num_clients, alpha))
+    client = cut(split, units, lambda: proportions)
+    return repair(units, client, num_clients, min_examples)

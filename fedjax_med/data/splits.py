@@ -1,0 +1,139 @@
+"""Which client holds which training example, and which part of it the client keeps to validate."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fedjax_med.core.types import Split
+from fedjax_med.data.partitions import (
+    FOLDS,
+    HOLD_OUT,
+    Groups,
+    Index,
+    by_owner,
+    deal,
+    generator,
+    shuffled_units,
+)
+from fedjax_med.errors import UserError
+
+
+def _divided(split: Split, num_clients: int) -> list[Index]:
+    """The division that the client folders already make."""
+    found = int(split.client.max()) + 1
+    if found != num_clients:
+        raise UserError(
+            f"the data is already divided into {found} client folders, but num_clients is "
+            f"{num_clients}: set --config.num_clients={found}."
+        )
+    return by_owner(split.client, found)
+
+
+def _check(split: Split, groups: Groups, parts: list[Index]) -> None:
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(split.num_examples)):
+        raise UserError("a partition must give every image to exactly one client.")
+    owner = np.empty(split.num_examples, np.int64)
+    for client, part in enumerate(parts):
+        owner[part] = client
+    order = np.argsort(groups, kind="stable")
+    separated = (np.diff(groups[order]) == 0) & (np.diff(owner[order]) != 0)
+    for position in np.flatnonzero(separated):
+        one, other = order[position : position + 2]
+        raise UserError(
+            f"{split.name[one]} and {split.name[other]} are the same image, but go to clients "
+            f"{owner[one]} and {owner[other]}: clean the data with --config.policy=rarest or drop."
+        )
+
+
+def partition(
+    split: Split, groups: Groups, divide: Callable[[Split, Groups], list[Index]], num_clients: int
+) -> list[Index]:
+    """Divide `split` among the clients, by `divide` or as its client folders already do.
+
+    Args:
+        split: ``N`` training examples.
+        groups: ``[N]``, duplicates share a number; a strategy keeps them together. (What hospitals
+            hold is theirs: client folders may share an image, which the audit reports.)
+        divide: Gives each client's positions, ascending; not used with client folders.
+        num_clients: ``C``.
+
+    Returns:
+        ``C`` index arrays, ascending; each example is in exactly one.
+
+    Raises:
+        UserError: `num_clients` is not that of the client folders, a client gets nothing, a group
+            is separated (by a CSV), or an option does not fit.
+    """
+    if num_clients < 1:
+        raise UserError(f"expected num_clients >= 1, got {num_clients}: set --config.num_clients.")
+    if not split.num_examples:
+        raise UserError("there are no training images to divide: look at `fedjax-med audit`.")
+    divided = bool((split.client >= 0).all())
+    if divided:
+        parts = _divided(split, num_clients)
+    else:
+        parts = divide(split, groups)
+        _check(split, groups, parts)
+    for client, part in enumerate(parts):
+        if not part.size:
+            raise UserError(
+                f"client {client} of {num_clients} gets none of the {split.num_examples} images: "
+                "lower --config.num_clients or choose another --config.partition."
+            )
+    return parts
+
+
+def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
+    """Divide `split` into parts of which each has the same share of every class.
+
+    Args:
+        split: ``N`` examples.
+        groups: ``[N]``, duplicates share a number; they are in one fold.
+        number: of folds.
+        seed: Decides what is where.
+
+    Returns:
+        `number` index arrays, ascending; each example is in exactly one.
+    """
+    allowed = np.ones((number, int(split.label.max()) + 1), bool)
+    return deal(split, groups, allowed, generator(seed, FOLDS))
+
+
+def hold_out(
+    split: Split, groups: Groups, index: Index, fraction: float, seed: int, client: int
+) -> tuple[Index, Index]:
+    """Divide one client's examples into those to train on and those to validate with.
+
+    A function of this client's examples alone, in the order of their names: it does not matter
+    where in the whole split they stand.
+
+    Args:
+        split: The whole split.
+        groups: ``[N]``, duplicates share a number; they stay together.
+        index: This client's examples, ascending.
+        fraction: The part to hold out; of each class as near as the groups allow to
+            ``round(fraction * n)``, never more, and never all of it. In ``[0, 1)``.
+        seed: Decides, with `client`, which examples those are.
+        client: This client's number.
+
+    Returns:
+        The training index and the validation index, both ascending.
+
+    Raises:
+        UserError: `fraction` is not in ``[0, 1)``.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(
+            f"expected 0 <= validation_fraction < 1, got {fraction}: set "
+            "--config.validation_fraction."
+        )
+    size = np.bincount(split.label[index])
+    room = np.minimum(np.rint(fraction * size).astype(np.int64), np.maximum(size - 1, 0))
+    held: list[Index] = [np.empty(0, np.int64)]
+    for unit in shuffled_units(groups, index, generator(seed, HOLD_OUT, client)):
+        need = np.bincount(split.label[unit], minlength=room.size)
+        if (need <= room).all():
+            held.append(unit)
+            room -= need
+    validation = np.sort(np.concatenate(held))
+    return np.setdiff1d(index, validation, assume_unique=True), validation

@@ -1,0 +1,1 @@
+"""Predictions, metrics and their intervals, calibration, tables and plots."""

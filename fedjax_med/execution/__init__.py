@@ -1,0 +1,1 @@
+"""How a round runs on this machine: client map, devices, processes, prefetching."""

@@ -1,0 +1,291 @@
+"""The same program in several processes, over the devices of all of them.
+
+Every process runs the same rounds (JAX's multi-controller way). The first one also reads and writes
+the workdir and tells what happens. The processes agree through their coordinator's key-value store,
+not through the devices, so that waiting compiles nothing and has no time limit.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed as runtime
+from jax.experimental import multihost_utils
+
+from fedjax_med.errors import UserError
+
+T = TypeVar("T")
+
+_POLL = 1000  # milliseconds between two looks at the signals while waiting
+_exchanges = itertools.count()
+
+
+def active() -> bool:
+    """Whether there are other processes."""
+    return bool(jax.distributed.is_initialized()) and jax.process_count() > 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and tells."""
+    return jax.process_index() == 0
+
+
+def check_flags(
+    automatic: bool, coordinator: str, num_processes: int | None, process_id: int | None
+) -> bool:
+    """Whether the flags ask for several processes.
+
+    Raises:
+        UserError: They contradict each other, or one is out of its range.
+    """
+    given = {
+        "--coordinator=HOST:PORT": coordinator or None,
+        "--num_processes=N": num_processes,
+        "--process_id=I": process_id,
+    }
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == 3:
+        return automatic
+    if missing or automatic:
+        alone = " and without --distributed, which finds them out" if automatic else ""
+        raise UserError(f"expected {', '.join(given)} together{alone}, in every process.")
+    assert num_processes is not None
+    assert process_id is not None
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"expected 0 <= --process_id < --num_processes, got {process_id} and {num_processes}."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(f"expected --coordinator=HOST:PORT, got {coordinator!r}.")
+    return True
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float, message: str) -> Iterator[None]:
+    """End the process with one line; JAX itself ends it without one, inside its C++ part."""
+
+    def end() -> None:
+        os.write(2, f"fedjax-med: {message}\n".encode())
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def initialise(
+    coordinator: str, num_processes: int | None, process_id: int | None, seconds: float
+) -> None:
+    """Join the other processes; before anything else asks JAX for a device.
+
+    Args:
+        coordinator: host and port of the first process, or "" to ask the cluster: Slurm, Open MPI,
+            Kubernetes (with the package ``kubernetes``) or a TPU pod.
+        num_processes: how many there are; None with "".
+        process_id: of this one; None with "".
+        seconds: to wait for all.
+
+    Raises:
+        UserError: There is no such cluster, or the coordinator's port is taken.
+    """
+    # Orderly stops are our own affair (`fedjax_med.run.signals`); JAX's would take the signals.
+    jax.config.update("jax_enable_preemption_service", False)
+    where = coordinator or "the cluster's first process"
+    late = (
+        f"not all processes met at {where} within {seconds:g} s: is the address that of process "
+        "0, are all started, is the port open? (--connect_timeout=SECONDS)"
+    )
+    try:
+        with _time_limit(seconds, late):
+            jax.distributed.initialize(
+                coordinator or None,
+                num_processes,
+                process_id,
+                # Also where a scheduler's variables name devices: the flags say all.
+                cluster_detection_method="deactivate" if coordinator else None,
+                initialization_timeout=int(seconds) + 60,
+                shutdown_timeout_seconds=60,
+            )
+    except (ValueError, RuntimeError) as error:
+        hint = "" if coordinator else " Give --coordinator, --num_processes and --process_id."
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the processes cannot be joined at {where}: {said}{hint}") from error
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+def leave(code: int, patience: float = 0) -> int:
+    """Give `code` back, or end at once where the other processes would be waited for in vain.
+
+    Args:
+        code: of the exit.
+        patience: seconds in which the others, if they leave as well, do so.
+    """
+    if code and active():
+        client: Any = runtime.global_state.client
+        if patience:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client.wait_at_barrier("leave", int(1000 * patience))
+                return code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _exchange(mine: str) -> list[str]:
+    """What each process gives, in their order; waits for all of them."""
+    if not active():
+        return [mine]
+    client: Any = runtime.global_state.client
+    number, me = next(_exchanges), jax.process_index()
+
+    def wait_for(process: int) -> str:
+        while True:
+            try:
+                return str(client.blocking_key_value_get(f"exchange/{number}/{process}", _POLL))
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+
+    client.key_value_set(f"exchange/{number}/{me}", json.dumps(mine))
+    every = [json.loads(wait_for(process)) for process in range(jax.process_count())]
+    # Who has taken part in this one has read all of the one before.
+    client.key_value_delete(f"exchange/{number - 1}/{me}")
+    return every
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Where what is done in here fails in any process, all end; waits for all of them.
+
+    Raises:
+        UserError: It failed in another process.
+    """
+    if not active():
+        yield
+        return
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    said = _exchange("" if error is None else str(error) or type(error).__name__)
+    failed = [process for process, one in enumerate(said) if one]
+    if error is not None and failed[0] == jax.process_index():
+        raise error
+    if failed:
+        raise UserError(f"ended, since process {failed[0]} could not go on.") from error
+
+
+def on_main(function: Callable[..., T], *arguments: Any) -> T | None:
+    """What `function` gives in the first process, which alone calls it; the others wait."""
+    result = None
+    with together():
+        if is_main():
+            result = function(*arguments)
+    return result
+
+
+def main_first(function: Callable[..., T], *arguments: Any) -> T:
+    """What `function` gives; the first process is done with it when the others begin."""
+    result = on_main(function, *arguments)
+    with together():
+        if not is_main():
+            result = function(*arguments)
+    return result  # type: ignore[return-value]
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Refuse to go on where `values` (of JSON) are not the same in every process.
+
+    Raises:
+        UserError: The message names the first that differs.
+    """
+    every = [json.loads(one) for one in _exchange(json.dumps(values))]
+    with together():
+        for process, name in itertools.product(range(len(every)), values):
+            first, other = every[0][name], every[process][name]
+            if first != other:
+                raise UserError(
+                    f"expected the same {name} in every process, got {first!r} in process 0 and "
+                    f"{other!r} in process {process}."
+                )
+
+
+def text_from_main(function: Callable[[], str]) -> str:
+    """What `function` gives in the first process, which alone calls it."""
+    return _exchange(on_main(function) or "")[0]
+
+
+def first_signal(received: list[int]) -> int:
+    """A signal that any process has received so far, the same in all of them; 0 if none."""
+    return max(int(one) for one in _exchange(str(received[0] if received else 0)))
+
+
+def all_of(value: bool) -> bool:
+    """Whether `value` is true in every process."""
+    return "" not in _exchange("yes" if value else "")
+
+
+def place(tree: Any, sharding: Any) -> Any:
+    """`tree`, the same in every process, on the devices; each process places what is its own.
+
+    Args:
+        tree: arrays.
+        sharding: for all of them, or a tree of such for its upper part.
+    """
+    if not active():
+        return jax.device_put(tree, sharding)
+
+    def one(where: jax.sharding.Sharding, leaf: Any) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+    return jax.tree.map(one, jax.tree.broadcast(sharding, tree), tree)
+
+
+def gather(tree: Any) -> Any:
+    """`tree` with all that other processes hold of it; every process has to call it."""
+    if not active():
+        return tree
+    return jax.tree.map(
+        lambda leaf: np.asarray(
+            leaf
+            if leaf.is_fully_replicated
+            else multihost_utils.process_allgather(leaf, tiled=True)
+        ),
+        tree,
+    )
+
+
+def local(tree: Any) -> Any:
+    """Arrays that all devices hold, as they lie on the first of this process."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if active() else tree
+
+
+def from_main(tree: Any) -> Any:
+    """The first process's `tree`, bit for bit; in the others `tree` has the same shapes."""
+    if not active():
+        return tree
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
+    flat = [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in leaves]
+    joined = multihost_utils.broadcast_one_to_all(np.concatenate(flat))
+    parts = np.split(np.asarray(joined), np.cumsum([len(one) for one in flat])[:-1])
+    same = [
+        part.copy().view(leaf.dtype).reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, same)

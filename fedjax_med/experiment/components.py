@@ -1,0 +1,73 @@
+"""What a `Spec` names: the files on the shelves, found by their name, without any registry."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import optax
+
+from fedjax_med.errors import check_name
+from fedjax_med.experiment.config import Spec
+
+# Shelves that do not lie directly in the package.
+_HOMES = {"datasets": "data.datasets", "partitions": "data.partitions", "reducers": "aggregators"}
+
+
+def _home(shelf: str) -> str:
+    return f"fedjax_med.{_HOMES.get(shelf, shelf)}"
+
+
+def names(shelf: str) -> tuple[str, ...]:
+    """What there is on `shelf`: the files of its folder, or (``optax``) optax's optimizers."""
+    if shelf != "optax":
+        files = pkgutil.iter_modules(importlib.import_module(_home(shelf)).__path__)
+        # What begins with "_" is shared by its neighbours, and a folder is no choice.
+        return tuple(sorted(f.name for f in files if not f.ispkg and not f.name.startswith("_")))
+    return tuple(
+        name
+        for name, value in sorted(vars(optax).items())
+        # lbfgs wants the loss itself; noisy_sgd keeps a random key, and randomness is never state.
+        if not name.startswith(("_", "scale_by_", "lbfgs", "noisy_sgd"))
+        and inspect.isfunction(value)
+        and "learning_rate" in inspect.signature(value).parameters
+    )
+
+
+def find(shelf: str, name: str) -> Callable[..., Any]:
+    """The function that builds `name` of `shelf`.
+
+    Raises:
+        UserError: There is no such name; the message has the nearest one and all there are.
+    """
+    place = "optax's optimizers" if shelf == "optax" else f"{_home(shelf).replace('.', '/')}/"
+    check_name(name, names(shelf), place)
+    if shelf == "optax":
+        return getattr(optax, name)  # type: ignore[no-any-return]
+    return module(shelf, name).build  # type: ignore[no-any-return]
+
+
+def module(shelf: str, name: str) -> ModuleType:
+    """The file `name` of `shelf`, which is there."""
+    return importlib.import_module(f"{_home(shelf)}.{name}")
+
+
+def default_options(shelf: str, name: str) -> dict[str, Any]:
+    """The options of `name` on `shelf` with their defaults (`inspect.Parameter.empty`: none).
+
+    On our shelves the keyword-only parameters of ``build`` are the options and the positional ones
+    come from the program; in optax every parameter is an option.
+    """
+    parameters = inspect.signature(find(shelf, name)).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if shelf == "optax" or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def build(shelf: str, spec: Spec, *args: Any) -> Any:
+    """Build what `spec` names on `shelf` from the program's `args` and the spec's options."""
+    return find(shelf, spec.name)(*args, **spec.options)

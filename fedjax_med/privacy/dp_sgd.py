@@ -1,0 +1,82 @@
+"""Differentially private gradients, for the unit of one example (Abadi et al., CCS 2016)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
+from fedjax_med.privacy import gaussian
+
+_CHUNK = 8  # examples whose gradients are in memory at a time
+
+
+def private_grad_fn(
+    grad_fn: GradFn,
+    clip_norm: float,
+    noise_multiplier: float,
+    expected_batch: int,
+    chunk: int = _CHUNK,
+) -> GradFn:
+    """The sum of the examples' clipped gradients, plus Gaussian noise, over the expected batch.
+
+    An example whose gradient has a NaN or an infinity counts as zero. A batch without an example,
+    which Poisson sampling draws too, is noise alone.
+
+    Formal guarantee:
+        Neighbouring are two batches of which one example is left out in one. The gradient differs
+        by at most ``C/B`` in l2 norm over all leaves (up to rounding in float32), and each of its
+        coordinates has noise of standard deviation ``z C/B``: one call is one Gaussian mechanism of
+        noise multiplier z. Not protected are the sums of the metrics, the number of examples (the
+        client's weight), and what is computed beside training: statistics before it, validation.
+
+    Args:
+        grad_fn: of batches; it must give an example's gradient in a batch of one, so nothing in it
+            may mix examples or know the other ones (the classes' frequencies, say).
+        clip_norm: C, the largest l2 norm of an example's gradient that passes.
+        noise_multiplier: z.
+        expected_batch: B, the fixed denominator.
+        chunk: examples whose gradients are in memory at a time; a batch is filled up to it.
+
+    Returns:
+        A `GradFn` with the sums of `grad_fn`.
+    """
+
+    def of_chunk(params: Params, batch: Examples, keys: Key) -> tuple[Params, Metrics]:
+        alone = jax.tree.map(lambda leaf: leaf[:, None], batch)
+        gradients, metrics = jax.vmap(grad_fn, in_axes=(None, 0, 0))(params, alone, keys)
+        lengths = gaussian.norms(gradients)
+        total = gaussian.clipped_sum(gradients, lengths, batch.mask, clip_norm)
+        return total, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+
+    def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
+        key, noise_key = jax.random.split(key)
+        size = batch.mask.shape[0]
+        parts = _in_chunks(batch, min(chunk, size))
+        positions = jnp.arange(parts.mask.size).reshape(parts.mask.shape)
+        keys = jax.vmap(jax.vmap(lambda position: jax.random.fold_in(key, position)))(positions)
+
+        def add(sums: Any, part: tuple[Examples, Key]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, of_chunk(params, *part)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
+        shapes = jax.eval_shape(of_chunk, params, *first)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (total, metrics), _ = jax.lax.scan(add, zeros, (parts, keys))
+        mean = jax.tree.map(lambda leaf: leaf / expected_batch, total)
+        deviation = noise_multiplier * clip_norm / expected_batch
+        # The noise comes last, so that what leaves is the mechanism's output itself.
+        return gaussian.with_noise(mean, deviation, noise_key), metrics
+
+    return gradient
+
+
+def _in_chunks(batch: Examples, size: int) -> Examples:
+    """`batch` [B] as [chunks, size], filled with padding."""
+    fill = -batch.mask.shape[0] % size
+
+    def cut(leaf: Array) -> Array:
+        padded = jnp.pad(leaf, ((0, fill), *[(0, 0)] * (leaf.ndim - 1)))
+        return padded.reshape(-1, size, *leaf.shape[1:])
+
+    return jax.tree.map(cut, batch)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""One run in its workdir: rounds, checkpoints, resumption, records, what is said."""

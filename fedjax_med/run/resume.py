@@ -1,0 +1,102 @@
+"""Where a run goes on: the last sound checkpoint of its workdir, if it is of this experiment."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedjax_med import files
+from fedjax_med.core.round import FedState
+from fedjax_med.errors import UserError
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.metrics_file import Record
+from fedjax_med.run.noise_key import NAME as NOISE_KEY
+from fedjax_med.run.provenance import refuse_other
+from fedjax_med.run.workdir import read_workdir
+
+
+class Start(NamedTuple):
+    """Where a run begins or goes on."""
+
+    state: FedState
+    records: list[Record] | None  # of the rounds that are done; None if no checkpoint has them
+
+
+def find_start(
+    workdir: Path,
+    checkpoints: Checkpoints,
+    template: FedState,
+    tag: dict[str, Any],
+    begin_anew: bool = False,
+) -> Start:
+    """Give the last sound checkpoint, or `template` where there is none.
+
+    Args:
+        workdir: of the run.
+        checkpoints: its own.
+        template: the state before the first round.
+        tag: the `identity` of the run.
+        begin_anew: whether to begin at the first round if there are checkpoints and none can be
+            read; those are put aside, not removed.
+
+    Raises:
+        UserError: The workdir holds another experiment, more rounds, or nothing that can be read.
+    """
+    saved = checkpoints.rounds()
+    if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
+        refuse_other(workdir, read_workdir(workdir), tag)
+        print(f"{workdir} has records of rounds and no checkpoint of any: beginning anew.")
+    restored = checkpoints.restore(lambda: template, tag, checkpoints.latest_first)
+    if restored is None and saved:
+        if not begin_anew:
+            raise UserError(_none_can_be_read(workdir, saved))
+        refuse_other(workdir, read_workdir(workdir), tag)
+        print(f"What was there is in {_put_aside(workdir)}; beginning anew.")
+    if restored is None:
+        return Start(template, None)
+    done, wanted = int(restored.state.round), tag["experiment"]["rounds"]
+    if done > wanted:
+        raise UserError(
+            f"{workdir} has done {done} rounds already, more than --config.rounds={wanted}: ask "
+            "for at least as many, or choose another --workdir."
+        )
+    return Start(restored.state, restored.records)
+
+
+def _none_can_be_read(workdir: Path, saved: list[int]) -> str:
+    rounds = ", ".join(map(str, saved))
+    return (
+        f"none of the checkpoints in {workdir} can be read (round {rounds}; what is damaged is "
+        "said above), and nothing was removed: restore them from a copy, choose another --workdir, "
+        "or give --begin_anew to put them aside and train from the first round."
+    )
+
+
+def _put_aside(workdir: Path) -> Path:
+    """Move what a run wrote into a folder of its own; all but its secret and what it is of."""
+    stays = (".lock", NOISE_KEY, "experiment.json")
+    paths = (path for path in workdir.iterdir() if path.name not in stays)
+    with files.writing(workdir):
+        return files.put_aside(
+            workdir, [path for path in paths if not path.name.startswith("damaged-")]
+        )
+
+
+def _has_records(workdir: Path) -> bool:
+    file = workdir / "metrics.jsonl"
+    return file.exists() and file.stat().st_size > 0
+
+
+def no_checkpoint(workdir: Path, done: int) -> str:
+    """Say why there is no model to load; `done` is the latest round that has a checkpoint, or 0."""
+    if done:
+        return f"no checkpoint in {workdir} can be read: what is damaged is said above."
+    return f"{workdir} has no checkpoint: run `fedjax-med train` first."
+
+
+def rounds_done(workdir: Path) -> int:
+    """The latest round of the run in `workdir` that has a checkpoint, or 0."""
+    checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
+    try:
+        return max(checkpoints.rounds(), default=0)
+    finally:
+        checkpoints.close()
