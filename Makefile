@@ -13,12 +13,12 @@ BENCH_ARGS ?=
 FORMAT = $(if $(CI),--check,)
 BIN = $(VENV)/bin
 
-.PHONY: train test bench format lint types pytest strategies clean
+.PHONY: train test bench format lint types pytest client-maps clean
 
 train: $(VENV)/installed
 	$(BIN)/fedjax-med train --evaluate $(ARGS)
 
-test: format lint types pytest strategies
+test: format lint types pytest client-maps
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format $(FORMAT) .
@@ -34,9 +34,9 @@ pytest: $(VENV)/installed-dev
 
 # The commands under the ways to map over clients that `auto` does not pick on a CPU; not where the
 # tests to run were chosen.
-strategies: pytest
+client-maps: pytest
 	$(if $(PYTEST_ARGS),,for name in vmap sharded; do \
-	  $(BIN)/python -m pytest -n 2 -m every_strategy --map-clients=$$name || exit 1; done)
+	  $(BIN)/python -m pytest -n 2 -m every_client_map --map-clients=$$name || exit 1; done)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"expected Python 3.11 or later, got {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'

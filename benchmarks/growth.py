@@ -27,6 +27,9 @@ sys.path.insert(0, str(HERE))
 import as_markdown
 import machine
 
+from fedjax_med.execution import backend
+from fedjax_med.execution.simulation import round_loader
+
 AXES = ("clients", "epochs", "devices")
 IMAGES, SIDE, BATCH = 20, 32, 10  # images a client, pixels, images a step
 
@@ -95,8 +98,8 @@ def federation(point: Point, file: Path) -> Any:
     import numpy as np
     import workloads
 
-    from fedjax_med.core.types import Split
     from fedjax_med.data import client_data
+    from fedjax_med.data.dataset import Split
     from fedjax_med.data.images.lazy import DiskImages
 
     number, size = point.clients * IMAGES, SIDE * SIDE * 3
@@ -119,35 +122,33 @@ def federation(point: Point, file: Path) -> Any:
     image: Any = DiskImages(Reader(), places, bright, (SIDE, SIDE, 3), file)
     label = rng.integers(0, workloads.CLASSES, number).astype(np.int32)
     split = Split(image, label, *[places] * 4)
-    return client_data.Held(split, list(places.reshape(point.clients, IMAGES)))
+    return client_data.ClientData(split, list(places.reshape(point.clients, IMAGES)))
 
 
 def measure(point: Point, rounds: int) -> dict[str, Any]:
     """Train the point's federation here: seconds a round, to the first one, and peak memory."""
     began = time.perf_counter()
     import jax
-    import numpy as np
     import workloads
 
-    from fedjax_med.cli import main as cli
-    from fedjax_med.experiment import build
+    from fedjax_med.experiment.plan import simulate
 
-    cli.repeat_bits()  # as every command does
+    backend.repeat_bits()  # as every command does
     rounds *= 10 if point.cohort * point.epochs < 100 else 1  # those of milliseconds
     one = experiment(point, rounds + 1)
-    assembly = build.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
+    simulation = simulate(workloads.plan_of(one))
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(
-            build.feed(assembly, one, held := federation(point, Path(folder) / "images"))
+            round_loader(simulation, held := federation(point, Path(folder) / "images"), one.rounds)
         ) as feed,
     ):
-        state = jax.device_put(assembly.init(held.shapes()), assembly.placement.state)
+        state = jax.device_put(simulation.init(held.shapes()), simulation.placement.state)
         seconds, first = [], 0.0
         for number in range(1, rounds + 2):
             started = time.perf_counter()
             turn = feed.get(number)
-            state, _ = jax.block_until_ready(assembly.run_round(state, turn.data, turn.places))
+            state, _ = jax.block_until_ready(simulation.run_round(state, turn.data, turn.places))
             seconds.append(time.perf_counter() - started)
             first = first or time.perf_counter() - began
     return {

@@ -37,11 +37,13 @@ from as_markdown import TARGETS
 from jax.interpreters import partial_eval
 
 from fedjax_med import ops
-from fedjax_med.cli import main as cli
 from fedjax_med.client import augmentation
 from fedjax_med.data import client_data
-from fedjax_med.experiment import build
+from fedjax_med.execution import backend
+from fedjax_med.execution.simulation import round_loader
+from fedjax_med.experiment.build import build_model
 from fedjax_med.experiment.config import Augment
+from fedjax_med.experiment.plan import simulate
 from fedjax_med.ops import convolution, patches
 
 FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
@@ -137,7 +139,7 @@ def alone(found: list[tuple[int, Product]]) -> tuple[float, float]:
 def parts(name: str) -> dict[str, float]:
     """Seconds of what else a client's step does: its batch's images, an optimizer's update."""
     work, one = workloads.WORKLOADS[name], workloads.experiment(name)
-    model = build.build_model(one, workloads.CLASSES)
+    model = build_model(one, workloads.CLASSES)
     shape = (work.image_size, work.image_size, 3)
     params = model.init(jax.random.key(0), shape)
     images = jnp.ones((FLAGS.images or work.images, *shape), jnp.uint8)
@@ -156,7 +158,7 @@ def parts(name: str) -> dict[str, float]:
     return found
 
 
-def timed_rounds(name: str, held: client_data.Held) -> float:
+def timed_rounds(name: str, held: client_data.ClientData) -> float:
     """The median seconds of a round."""
     taken = []
     with contextlib.closing(stream.rounds(name, held)) as rounds:
@@ -168,7 +170,7 @@ def timed_rounds(name: str, held: client_data.Held) -> float:
     return statistics.median(taken)
 
 
-def without_windows(name: str, held: client_data.Held) -> float | None:
+def without_windows(name: str, held: client_data.ClientData) -> float | None:
     """Seconds of a round whose depthwise kernels are 1x1; None if the network has none."""
     met = []
 
@@ -190,14 +192,15 @@ def measure(name: str) -> dict[str, Any]:
     data = workloads.examples(work.clients, per_client, work.image_size)
     held = run_ours.held({"pixels": np.asarray(data.image), "label": np.asarray(data.label)})
     with mock.patch.object(ops, "compiler_options", return_value={}):  # no part may have its own
-        assembly = build.assemble(one, workloads.CLASSES, np.ones(workloads.CLASSES))
-    with contextlib.closing(build.feed(assembly, one, held)) as feed:
-        shapes = jax.eval_shape(assembly.init, held.shapes()), *feed.largest()
-    program = jax.make_jaxpr(assembly.run_round)(*shapes).jaxpr
+        plan = workloads.plan_of(one)
+        simulation = simulate(plan)
+    with contextlib.closing(round_loader(simulation, held, 1)) as loader:
+        shapes = jax.eval_shape(simulation.init, held.shapes()), *loader.largest()
+    program = jax.make_jaxpr(simulation.run_round)(*shapes).jaxpr
     used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     found = list(products(used))
     together, passes = alone(found)
-    flops = workloads.training_flops(assembly.model, data.image.shape[-3:])
+    flops = workloads.training_flops(plan.model, data.image.shape[-3:])
     return {
         "workload": name,
         "round": timed_rounds(name, held),
@@ -243,7 +246,7 @@ def as_markdown(results: list[dict[str, Any]], measured: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure the workloads, print the tables."""
-    cli.repeat_bits()  # as every command does
+    backend.repeat_bits()  # as every command does
     results = [measure(name) for name in FLAGS.workload]
     measured = json.loads(Path(FLAGS.rounds).read_text())["workloads"] if FLAGS.rounds else []
     ratios = {

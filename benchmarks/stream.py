@@ -27,9 +27,10 @@ import numpy as np
 import run_ours
 import workloads
 
-from fedjax_med.cli import main as cli
 from fedjax_med.data import client_data
-from fedjax_med.experiment import build
+from fedjax_med.execution import backend
+from fedjax_med.execution.simulation import fit_to_memory, round_loader
+from fedjax_med.experiment.plan import simulate
 
 flags.DEFINE_list("workload", ["cnn", "efficientnet_lite0"], "what to train")
 flags.DEFINE_string("map_clients", "auto", "how the five clients are mapped")
@@ -38,17 +39,17 @@ flags.DEFINE_integer("images", 0, "images a client; 0: those of the tables", low
 FLAGS = flags.FLAGS
 
 
-def rounds(name: str, data: client_data.Held, **changes: Any) -> Iterator[str]:
+def rounds(name: str, data: client_data.ClientData, **changes: Any) -> Iterator[str]:
     """Train a round whenever the next item is asked for; items say how clients are mapped."""
     experiment = dataclasses.replace(workloads.experiment(name), rounds=10**6, **changes)
-    assembly = build.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    assembly = build.fitted(assembly, experiment, data)
-    state = jax.device_put(assembly.init(data.shapes()), assembly.placement.state)
-    with contextlib.closing(build.feed(assembly, experiment, data)) as feed:
+    plan = workloads.plan_of(experiment)
+    simulation = fit_to_memory(simulate(plan), data)
+    state = jax.device_put(simulation.init(data.shapes()), simulation.placement.state)
+    with contextlib.closing(round_loader(simulation, data, experiment.rounds)) as feed:
         for number in range(1, experiment.rounds + 1):
             turn = feed.get(number)
-            state, _ = jax.block_until_ready(assembly.run_round(state, turn.data, turn.places))
-            yield assembly.map_clients.name
+            state, _ = jax.block_until_ready(simulation.run_round(state, turn.data, turn.places))
+            yield simulation.backend.name
 
 
 def compare(name: str, images: int, map_clients: str, pairs: int) -> tuple[str, list[float], float]:
@@ -56,10 +57,10 @@ def compare(name: str, images: int, map_clients: str, pairs: int) -> tuple[str, 
     work = workloads.WORKLOADS[name]
     data = workloads.examples(work.clients, images or work.images, work.image_size)
     held = run_ours.held({"pixels": np.asarray(data.image), "label": np.asarray(data.label)})
-    everything = held._replace(parts=(np.concatenate(held.parts),))
+    everything = held._replace(indices=(np.concatenate(held.indices),))
     with (
         contextlib.closing(rounds(name, held, map_clients=map_clients)) as clients,
-        contextlib.closing(rounds(name, everything, setting="pooled")) as stream,
+        contextlib.closing(rounds(name, everything, setting="centralized")) as stream,
     ):
         how = next(clients)
         next(stream)  # both are compiled now
@@ -76,7 +77,7 @@ def compare(name: str, images: int, map_clients: str, pairs: int) -> tuple[str, 
 def main(arguments: list[str]) -> None:
     """Measure the workloads and print a table."""
     del arguments
-    cli.repeat_bits()  # as every command does
+    backend.repeat_bits()  # as every command does
     kind = jax.devices()[0].device_kind
     print(f"On {machine.processor() if kind == 'cpu' else kind}:\n")
     print(

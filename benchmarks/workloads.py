@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import machine
 import numpy as np
 
-from fedjax_med.client import augmentation, local_training
-from fedjax_med.core.types import Examples, Model, Params
-from fedjax_med.experiment import build, resolve
+from fedjax_med.client import augmentation, batching
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Examples, Params
+from fedjax_med.experiment import resolve
 from fedjax_med.experiment.config import Augment, Client, Experiment, Spec
+from fedjax_med.experiment.plan import Plan, make_plan, simulate
 
 NO_AUGMENTATION = Augment(
     flip=False,
@@ -102,15 +104,20 @@ def first_order(one: Experiment, per_client: int) -> np.ndarray[Any, Any]:
     def batches(client: jax.Array) -> jax.Array:
         key = jax.random.fold_in(clients_key, client)
         mask = jnp.ones(per_client, bool)
-        index, _, _ = local_training._batches(mask, one.client.batch_size, one.client.epochs, key)
+        index, _, _ = batching.epoch_batches(mask, one.client.batch_size, one.client.epochs, key)
         return index
 
     return np.asarray(jax.vmap(batches)(jnp.arange(one.num_clients)))
 
 
+def plan_of(one: Experiment) -> Plan:
+    """The plan of an experiment whose classes have as many examples each."""
+    return make_plan(resolve.settle(one), np.ones(CLASSES))
+
+
 def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
     """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S]."""
-    choose = build.assemble(one, CLASSES, np.ones(CLASSES)).choose
+    choose = simulate(plan_of(one)).choose
     if choose is None:
         return np.tile(np.arange(one.num_clients, dtype=np.int32), (rounds, 1))
     sizes = jnp.ones(one.num_clients, jnp.int32)
@@ -152,8 +159,8 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, Any]:
     one, work = experiment(name), WORKLOADS[name]
     per_client = per_client or work.images
     data = examples(work.clients, per_client, work.image_size)
-    assembly = build.assemble(one, CLASSES, np.ones(CLASSES))
-    model, params = assembly.model, assembly.init(data).server.params
+    plan = plan_of(one)
+    model, params = plan.model, simulate(plan).init(data).server.params
     leaves = {
         "params/" + "/".join(str(key.key) for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -14,7 +14,7 @@ Change:  --config.privacy.target_epsilon=2 for more noise; with 0 it is that of
 
 from pathlib import Path
 
-from fedjax_med.experiment.config import Experiment, Privacy, Spec, Turnout, read
+from fedjax_med.experiment.config import Experiment, Participation, Privacy, Spec, read
 
 
 def get_config() -> Experiment:
@@ -22,7 +22,7 @@ def get_config() -> Experiment:
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "dp_fed_avg"
     experiment.num_clients = 50
-    experiment.turnout = Turnout(rate=0.5, bad="skip")
+    experiment.participation = Participation(participation_rate=0.5, on_invalid="skip")
     # The noise is the same on every parameter: a smaller network has less of it.
     experiment.image_size = 32
     experiment.model = Spec("cnn", {"widths": (8, 16, 32), "groups": 4})

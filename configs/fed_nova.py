@@ -6,8 +6,8 @@ Optimization".
 Run:     fedjax-med train --config=configs/fed_nova.py --evaluate
 Expect:  balanced accuracy 0.641 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.algorithm.name=fed_avg for the same without normalisation; the algorithm's
-         momentum is to be that of the clients' sgd.
+Change:  --config.algorithm.name=fed_avg for the same without normalisation;
+         --config.client.optimizer.options.momentum=... (the normalisation follows it).
 """
 
 from pathlib import Path
@@ -21,6 +21,6 @@ def get_config() -> Experiment:
     experiment.name = "fed_nova"
     experiment.rounds = 10
     experiment.partition = Spec("dirichlet", {"alpha": 0.3})
-    experiment.algorithm = Spec("fed_nova", {"momentum": 0.5})
+    experiment.algorithm = Spec("fed_nova")
     experiment.client.optimizer = Spec("sgd", {"learning_rate": 0.05, "momentum": 0.5})
     return experiment

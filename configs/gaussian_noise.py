@@ -1,11 +1,11 @@
-"""Five clients, one of which sends noise, with the mean as the reducer.
+"""Five clients, one of which sends noise, with the mean as the aggregator.
 
 Blanchard et al., NeurIPS 2017, "Machine Learning with Adversaries".
 
 Run:     fedjax-med train --config=configs/gaussian_noise.py --evaluate
 Expect:  balanced accuracy 0.111 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.reducer.name=krum for a reducer that bears it.
+Change:  --config.aggregator.name=krum for an aggregator that bears it.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Five clients, one of which turns the mean around, with the mean as the reducer.
+"""Five clients, one of which turns the mean around, with the mean as the aggregator.
 
 Xie, Koyejo, Gupta, UAI 2019, "Fall of Empires".
 
 Run:     fedjax-med train --config=configs/inner_product.py --evaluate
 Expect:  balanced accuracy 0.111 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.reducer.name=geometric_median for a reducer that bears it.
+Change:  --config.aggregator.name=geometric_median for an aggregator that bears it.
 """
 
 from pathlib import Path

@@ -34,8 +34,8 @@ def get_config() -> Experiment:
             optimizer=Spec("adamw", {"learning_rate": 0.002, "b2": 0.99, "weight_decay": 1e-4}),
             backbone_rate=0.2,  # the classifier begins at random, the rest does not
         ),
-        average=0.5,
+        ema_decay=0.5,
         checkpoint=Checkpoint(tested="last"),
-        views=8,
+        tta_views=8,
         calibrate=True,
     )

@@ -4,7 +4,7 @@ Run:     fedjax-med train --config=configs/isic9_small.py --data_dir=DATA --eval
 Expect:  balanced accuracy 0.351 +- 0.012 on the fifth of Train that is left out (the seeds 0, 1
          and 2, each with its own fold), in less than a minute on one CPU core.
 Change:  any of what docs/methods.md compares: --config.algorithm.name=...,
-         --config.reducer.name=..., --config.transforms=..., --config.attacks=...,
+         --config.aggregator.name=..., --config.transforms=..., --config.attacks=...,
          --config.privacy.unit=...; --config.fold=1 for another fifth.
 """
 

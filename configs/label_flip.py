@@ -1,11 +1,11 @@
-"""Five clients, one of which trains on wrong labels, with the mean as the reducer.
+"""Five clients, one of which trains on wrong labels, with the mean as the aggregator.
 
 Tolpegin et al., ESORICS 2020, "Data Poisoning Attacks Against Federated Learning Systems".
 
 Run:     fedjax-med train --config=configs/label_flip.py --evaluate
 Expect:  balanced accuracy 0.673 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.reducer.name=median for a reducer that bears it.
+Change:  --config.aggregator.name=median for an aggregator that bears it.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@ Expect:  balanced accuracy 0.752 on its test set after 4 minutes of training on 
          in 1.15 GiB (docs/many_clients.md). The first time, its 200,000 images are drawn before
          that, which took 25 minutes on a machine that did other work too.
 Change:  --config.cohort.options.size=200 for more of them in a round;
-         --config.images=memory for the same bits without the disk;
+         --config.image_storage=memory for the same bits without the disk;
          --config.partition.name=quantity for clients of unequal size.
 """
 
@@ -24,7 +24,7 @@ def get_config() -> Experiment:
         model=Spec("cnn", {"widths": (16, 32, 64)}),
         client=Client(epochs=2, batch_size=8),
         cohort=Spec("uniform", {"size": 100}),
-        images="disk",
+        image_storage="disk",
         validate_every=25,
         checkpoint=Checkpoint(every=25),
     )

@@ -5,7 +5,7 @@ Yin et al., ICML 2018, "Byzantine-Robust Distributed Learning".
 Run:     fedjax-med train --config=configs/median.py --evaluate
 Expect:  balanced accuracy 0.657 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.reducer.name=mean to see what the hostile client does without the defence;
+Change:  --config.aggregator.name=mean to see what the hostile client does without the defence;
          --config.attacks= for honest clients.
 """
 
@@ -15,10 +15,10 @@ from fedjax_med.experiment.config import Experiment, Spec, read
 
 
 def get_config() -> Experiment:
-    """configs/lesions.py with a hostile client and a reducer that stands it."""
+    """configs/lesions.py with a hostile client and an aggregator that stands it."""
     experiment = read(str(Path(__file__).with_name("lesions.py")))
     experiment.name = "median"
     experiment.rounds = 10
     experiment.attacks = [Spec("sign_flip", {"clients": (0,), "scale": 10.0})]
-    experiment.reducer = Spec("median")
+    experiment.aggregator = Spec("median")
     return experiment

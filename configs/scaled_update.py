@@ -5,7 +5,7 @@ Bagdasaryan et al., AISTATS 2020, "How To Backdoor Federated Learning".
 Run:     fedjax-med train --config=configs/scaled_update.py --evaluate
 Expect:  balanced accuracy 0.248 on its test set after about a minute of training on one CPU
          core.
-Change:  --config.reducer.name=norm_bounded_mean for a reducer that bears it.
+Change:  --config.aggregator.name=norm_bounded_mean for an aggregator that bears it.
 """
 
 from pathlib import Path

@@ -1,18 +1,18 @@
-"""Mistakes a user can make, told in one line each."""
+"""User errors, reported in one line each, and helpers for their messages."""
 
 import difflib
 from collections.abc import Iterable
 
 _LONGEST = 2_000  # characters of a message
 _SHOWN = 20  # names in a message
-_COMPARED = 5_000  # names that are looked at for the nearest; each takes some microseconds
+_COMPARED = 5_000  # names compared to find the nearest; each takes some microseconds
 
 
 class UserError(Exception):
-    """A mistake in the input; the command line prints its one line and ends with exit code 2.
+    """A mistake in the input; the command line prints it in one line and ends with exit code 2.
 
-    The message says what was expected, what was given and what to do. What a stranger's file put
-    into it changes neither the terminal nor the number of lines, and does not make it long.
+    The message says what was expected, what was given and what to do. Text from an untrusted file
+    can neither control the terminal, add lines nor make the message long.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 def printable(text: str, limit: int = 100) -> str:
-    """Give `text` in at most about `limit` characters, with those escaped that do not print."""
+    """Shorten `text` to about `limit` characters and escape unprintable characters."""
     if len(text) > limit:
         text = f"{text[: limit * 3 // 4]} [...] {text[-limit // 4 :]}"
     if text.isprintable():
@@ -29,7 +29,7 @@ def printable(text: str, limit: int = 100) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """Give the first names of a list, printable, and how many there are beyond them."""
+    """List the first names, printable, and how many more there are."""
     known = list(names)
     more = len(known) - _SHOWN
     shown = ", ".join(map(printable, known[:_SHOWN]))
@@ -37,12 +37,12 @@ def some(names: Iterable[str]) -> str:
 
 
 def check_name(name: str, names: Iterable[str], where: str) -> None:
-    """Refuse a name that does not exist, and name the nearest one that does.
+    """Refuse a name that does not exist, and suggest the nearest one that does.
 
     Args:
-        name: What the user wrote.
-        names: What there is. Of more than 20, the 20 nearest are named.
-        where: The place searched, as it reads after "in" (``"fedjax_med/algorithms/"``).
+        name: as the user wrote it.
+        names: the existing names; of more than 20, the nearest come first and 20 are listed.
+        where: the place searched, as it reads after "in" (``"fedjax_med/algorithms/"``).
 
     Raises:
         UserError: `name` is not one of `names`.
@@ -60,6 +60,6 @@ def check_name(name: str, names: Iterable[str], where: str) -> None:
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
-    # What is much longer is not near, and takes long to compare.
+    # Much longer names are not near, and take long to compare.
     compared = [one for one in known if len(one) <= 3 * len(name)][:_COMPARED]
     return difflib.get_close_matches(name, compared, n=_SHOWN, cutoff=0.5) if compared else []

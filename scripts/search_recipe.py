@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
     "smoothing": {
         f"smoothing {share}": [f"--config.loss.label_smoothing={share}"] for share in (0, 0.05, 0.1)
     },
-    "average": {f"average {decay}": [f"--config.average={decay}"] for decay in (0, 0.5, 0.8)},
+    "average": {f"average {decay}": [f"--config.ema_decay={decay}"] for decay in (0, 0.5, 0.8)},
     "mixing": {
         "nothing mixed": [],
         "mixup 0.2": ["--config.augment.mixup=0.2"],

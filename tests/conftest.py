@@ -1,5 +1,6 @@
 """Fixtures and settings that every test shares."""
 
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from fedjax_med.experiment.config import Experiment
 
-# Four virtual devices for the sharded strategy; must be set before JAX starts its backend.
+# Four virtual devices for the sharded client maps; must be set before JAX starts its backend.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fedjax_med_test_xla")
@@ -20,23 +21,23 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# tests/tiny.py and tests/toy.py read it, in this process and in those that a test starts.
+# tiny.py and toy.py in tests/support read it, in this process and in those that a test starts.
 MAP_CLIENTS = "FEDJAX_MED_MAP_CLIENTS"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The strategy that the whole suite runs with, where a test does not choose by itself."""
+    """The client map that the whole suite runs with, where a test does not choose by itself."""
     names = Experiment.__dataclass_fields__["map_clients"].metadata["choices"]
-    parser.addoption("--map-clients", choices=names, help="map over clients with this strategy")
+    parser.addoption("--map-clients", choices=names, help="the client map to test with")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hand the strategy on; pytest-xdist configures its workers in the same way."""
+    """Hand the client map on; pytest-xdist configures its workers in the same way."""
     if name := config.getoption("--map-clients"):
         os.environ[MAP_CLIENTS] = name
         place = list(Experiment.__dataclass_fields__).index("map_clients")
-        defaults = Experiment.__init__.__defaults__
-        Experiment.__init__.__defaults__ = (*defaults[:place], name, *defaults[place + 1 :])
+        made = inspect.unwrap(Experiment.__init__)
+        made.__defaults__ = (*made.__defaults__[:place], name, *made.__defaults__[place + 1 :])
 
 
 ISIC9 = Path(

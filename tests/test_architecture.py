@@ -26,14 +26,23 @@ LAYER = {package: number for number, row in enumerate(LAYERS) for package in row
 # The rows of pure functions, and the files in them that read what others wrote or count in numpy.
 PURE = {package for row in LAYERS[1:4] for package in row}
 IMPURE = {
-    "core/types.py",  # names the types of images, which are NumPy's
+    "core/model.py",  # names the type of weights on the host, which is NumPy's
     "models/pretrained/plain_pickle.py",
     "models/pretrained/torch_file.py",
     "models/pretrained/weights.py",
     "privacy/accounting.py",
 }
 PURE_IMPORTS = {"jax", "flax", "optax", "fedjax_med"}
-PURE_IMPORTS |= {"collections", "dataclasses", "fnmatch", "functools", "math", "typing"}
+PURE_IMPORTS |= {
+    "collections",
+    "dataclasses",
+    "enum",
+    "fnmatch",
+    "functools",
+    "hashlib",
+    "math",
+    "typing",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -111,6 +120,42 @@ def test_pure_packages_import_neither_numpy_nor_anything_with_side_effects(file)
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_flags_are_read_on_the_command_line_only(file):
     assert package(file) == "cli" or not any(dotted.startswith("absl") for dotted in imports(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_only_the_upper_rooms_know_an_experiment(file):
+    if LAYER.get(package(file), 9) < LAYER["experiment"]:
+        used = [dotted for dotted in imports(file) if dotted.endswith(".Experiment")]
+        assert not used, f"{name(file)} is below experiment/ and takes an Experiment"
+
+
+SHELVES = ("aggregators", "algorithms", "attacks", "cohorts", "models", "transforms")
+COMPONENTS = {file.stem for shelf in SHELVES for file in (PACKAGE / shelf).glob("[a-z]*.py")} - {
+    "median"
+}  # also a statistic
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_no_room_below_the_experiment_asks_for_a_component_by_its_name(file):
+    if LAYER.get(package(file), 9) >= LAYER["experiment"]:
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Compare):
+            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            assert not COMPONENTS & {text for text in texts if isinstance(text, str)}
+
+
+def is_print(node):
+    """Whether `node` prints on the standard output."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    return node.func.id == "print" and "file" not in {option.arg for option in node.keywords}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_only_runs_and_commands_print(file):
+    if package(file) not in {"cli", "run"}:
+        assert not any(map(is_print, ast.walk(ast.parse(file.read_text()))))
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)

@@ -15,11 +15,11 @@ import toy
 from PIL import Image
 
 from fedjax_med.aggregators import mean
-from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import aggregation, client_map, faults
-from fedjax_med.core import round as federated
-from fedjax_med.core.round import ClientResult, FedAlgorithm
-from fedjax_med.core.types import Dataset, Split
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
+from fedjax_med.core.round import init, run_round
+from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.experiment import components
 from fedjax_med.experiment.config import Experiment, Spec, read
 from fedjax_med.privacy import dp_mean
@@ -71,7 +71,7 @@ ROWS = {
         "labels_per_client": {"k": 2},
         "quantity": {},
     },
-    "reducers": {
+    "aggregators": {
         "agnostic": {},
         "bulyan": {"hostile": 0},
         "geometric_median": {},
@@ -92,11 +92,11 @@ ROWS = {
     },
 }
 # What comes from a paper names it.
-CITING = ("algorithms", "attacks", "models", "reducers", "transforms")
+CITING = ("algorithms", "attacks", "models", "aggregators", "transforms")
 
 
 # Lines of code: one file that holds three ideas, and a network of sixteen blocks.
-LONGEST = {"cfl": 100, "efficientnet_lite0": 170}
+LONGEST = {"cfl": 110, "efficientnet_lite0": 170}
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -118,14 +118,15 @@ def rows(shelf):
     return [pytest.param(Spec(name, options), id=name) for name, options in ROWS[shelf].items()]
 
 
-def reducers():
+def aggregators():
     """All of the shelf, and the private mean, which the unit of privacy chooses."""
     found = {
-        name: components.build("reducers", Spec(name, of)) for name, of in ROWS["reducers"].items()
+        name: components.build("aggregators", Spec(name, of))
+        for name, of in ROWS["aggregators"].items()
     }
-    # With noise nothing is equal, and nobody is not zero: tests/test_dp_mean.py.
+    # With noise nothing is equal, and nobody is not zero: tests/privacy/test_dp_mean.py.
     found["dp_mean"] = dp_mean.build(clip_norm=1e3, noise_multiplier=0.0)
-    return [pytest.param(reducer, id=name) for name, reducer in found.items()]
+    return [pytest.param(aggregator, id=name) for name, aggregator in found.items()]
 
 
 @pytest.mark.parametrize("shelf", ROWS)
@@ -136,13 +137,13 @@ def test_every_file_has_a_row_and_every_row_a_file(shelf):
     assert known - files == set(), f"these rows of {shelf} have no file"
 
 
-@pytest.mark.parametrize("shelf", ["algorithms", "attacks", "reducers", "transforms"])
+@pytest.mark.parametrize("shelf", ["algorithms", "attacks", "aggregators", "transforms"])
 def test_every_file_is_used_by_a_config(shelf):
     used = set()
     for file in (PACKAGE.parent / "configs").glob("*.py"):
         experiment = read(str(file))
         one_or_more = getattr(
-            experiment, {"algorithms": "algorithm", "reducers": "reducer"}.get(shelf, shelf)
+            experiment, {"algorithms": "algorithm", "aggregators": "aggregator"}.get(shelf, shelf)
         )
         used |= {
             spec.name for spec in (one_or_more if isinstance(one_or_more, list) else [one_or_more])
@@ -184,20 +185,18 @@ def test_file_is_short_and_documented(shelf, name):
 
 
 def algorithm_of(spec):
-    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
+    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
     algorithm = components.build("algorithms", spec, training, optax.sgd(1.0))
-    assert isinstance(algorithm, FedAlgorithm)
+    assert isinstance(algorithm, FederatedAlgorithm)
     return algorithm
 
 
 def three_rounds(algorithm, data, map_clients=toy.MAP_CLIENTS):
-    reducer = mean.build()
-    state = federated.init(algorithm, reducer, toy.params(), data)
+    aggregator = mean.build()
+    state = init(algorithm, aggregator, toy.params(), data)
     before = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     for _ in range(3):
-        state, metrics = federated.run_round(
-            algorithm, reducer, state, data, KEY, map_clients=map_clients
-        )
+        state, metrics = run_round(algorithm, aggregator, state, data, KEY, map_clients=map_clients)
     after = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert before == after, "a round changed the structure, a shape or a type of the state"
     return state, metrics
@@ -229,7 +228,7 @@ def test_algorithm_client_update_is_a_pure_function(spec):
     server, client = algorithm.init(toy.params())
     one = jax.tree.map(lambda leaf: leaf[0], data)
     results = [algorithm.client_update(server, client, one, jnp.int32(0), KEY) for _ in range(2)]
-    assert all(isinstance(result, ClientResult) for result in results)
+    assert all(isinstance(result, ClientOutput) for result in results)
     toy.assert_same_bits(*results)
 
 
@@ -266,7 +265,7 @@ def test_model_gives_finite_logits_and_gradients_and_is_still_without_key(spec):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((logits, gradient)))
 
 
-# --- reducers and transforms --------------------------------------------------------------------
+# --- aggregators and transforms -------------------------------------------------------------------
 
 
 def messages(clients=5):
@@ -281,46 +280,48 @@ def one_of(stacked, client=0):
     return jax.tree.map(lambda leaf: leaf[client], stacked)
 
 
-@pytest.mark.parametrize("reducer", reducers())
-def test_reducer_gives_one_message_and_does_not_mind_the_order(reducer):
+@pytest.mark.parametrize("aggregator", aggregators())
+def test_aggregator_gives_one_message_and_does_not_mind_the_order(aggregator):
     stacked, weights = messages(), jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
-    state = reducer.init(one_of(stacked), 5, 5)
-    senders = aggregation.senders(weights)
-    message, new = reducer.update(stacked, senders, state, KEY)
+    state = aggregator.init(one_of(stacked), 5, 5)
+    client_info = aggregation.all_clients(weights)
+    message, new = aggregator.update(stacked, client_info, state, KEY)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (message, new))
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (one_of(stacked), state))
     order = jnp.array([4, 2, 0, 1, 3])
     shuffled = jax.tree.map(lambda leaf: leaf[order], stacked)
-    moved = senders._replace(weight=weights[order], place=senders.place[order])
-    toy.assert_close(reducer.update(shuffled, moved, state, KEY)[0], message)
+    moved = client_info._replace(num_examples=weights[order], client=client_info.client[order])
+    toy.assert_close(aggregator.update(shuffled, moved, state, KEY)[0], message)
 
 
-@pytest.mark.parametrize("reducer", reducers())
-def test_reducer_of_equal_messages_is_that_message(reducer):
+@pytest.mark.parametrize("aggregator", aggregators())
+def test_aggregator_of_equal_messages_is_that_message(aggregator):
     one = one_of(messages())
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), one)
-    senders = aggregation.senders(jnp.ones(5))
-    toy.assert_close(reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)[0], one)
+    client_info = aggregation.all_clients(jnp.ones(5))
+    toy.assert_close(
+        aggregator.update(stacked, client_info, aggregator.init(one, 5, 5), KEY)[0], one
+    )
 
 
-@pytest.mark.parametrize("reducer", reducers())
-def test_reducer_without_a_client_that_counts_gives_zero(reducer):
+@pytest.mark.parametrize("aggregator", aggregators())
+def test_aggregator_without_a_client_that_counts_gives_zero(aggregator):
     one, stacked = one_of(messages()), jax.tree.map(lambda leaf: leaf * jnp.nan, messages())
-    senders = aggregation.senders(jnp.zeros(5))
-    message, _ = reducer.update(stacked, senders, reducer.init(one, 5, 5), KEY)
+    client_info = aggregation.all_clients(jnp.zeros(5))
+    message, _ = aggregator.update(stacked, client_info, aggregator.init(one, 5, 5), KEY)
     toy.assert_same_bits(message, jax.tree.map(jnp.zeros_like, one))
 
 
-@pytest.mark.parametrize("reducer", reducers())
-def test_reducer_leaves_out_a_client_of_weight_zero_whatever_it_sent(reducer):
+@pytest.mark.parametrize("aggregator", aggregators())
+def test_aggregator_leaves_out_a_client_of_weight_zero_whatever_it_sent(aggregator):
     one, stacked = one_of(messages()), messages(7)
     bad = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(jnp.nan), stacked)
     other = jax.tree.map(lambda leaf: leaf.at[jnp.array([1, 4])].set(9.0), stacked)
-    senders = aggregation.senders(jnp.array([3.0, 0.0, 1.0, 4.0, 0.0, 1.0, 5.0]))
-    state = reducer.init(one, 7, 7)
-    expected = reducer.update(other, senders, state, KEY)
+    client_info = aggregation.all_clients(jnp.array([3.0, 0.0, 1.0, 4.0, 0.0, 1.0, 5.0]))
+    state = aggregator.init(one, 7, 7)
+    expected = aggregator.update(other, client_info, state, KEY)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
-    toy.assert_same_bits(reducer.update(bad, senders, state, KEY), expected)
+    toy.assert_same_bits(aggregator.update(bad, client_info, state, KEY), expected)
 
 
 @pytest.mark.parametrize("spec", rows("transforms"))
@@ -328,8 +329,8 @@ def test_transform_keeps_shapes_and_types_and_treats_clients_alike(spec):
     transform = components.build("transforms", spec)
     stacked = messages()
     state = transform.init(one_of(stacked), 5)
-    senders = aggregation.senders(jnp.array([3.0, 1.0, 4.0, 1.0, 5.0]))
-    changed, new = jax.jit(transform.update)(stacked, senders, state, KEY)
+    client_info = aggregation.all_clients(jnp.array([3.0, 1.0, 4.0, 1.0, 5.0]))
+    changed, new = jax.jit(transform.update)(stacked, client_info, state, KEY)
     for before, after in ((stacked, changed), (state, new)):
         assert jax.tree.structure(before) == jax.tree.structure(after)
     jax.tree.map(
@@ -347,11 +348,11 @@ def test_attack_changes_what_hostile_clients_train_on_or_send_and_nothing_else(s
     attack = components.build("attacks", spec, toy.CLASSES)
     assert attack.clients == (1,)
     assert attack.examples or attack.messages
-    here = faults.Conditions(attacks=(attack,))
+    here = faults.Faults(attacks=(attack,))
     data = toy.pad(toy.federation((9, 7, 8)), 4)
     ids = jnp.arange(3, dtype=jnp.int32)
     keys = jax.random.split(KEY, 3)
-    poison = jax.jit(jax.vmap(lambda *one: faults.poisoned(here, *one)))
+    poison = jax.jit(jax.vmap(lambda *one: faults.poison_data(here, *one)))
     seen, stacked = poison(data, ids, keys), messages(3)
     send = jax.jit(lambda stacked: faults.sent(here, stacked, jnp.ones(3), ids, keys, KEY)[0])
     sent = send(stacked)

@@ -15,9 +15,9 @@ import toy
 from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.cli import main as cli
-from fedjax_med.client.local_training import LocalTraining
+from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import aggregation
-from fedjax_med.core import round as federated
+from fedjax_med.core.round import init, run_round
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components
 
@@ -46,11 +46,11 @@ def shelved(tmp_path, monkeypatch):
 
 
 def one_round(build, **options):
-    algorithm = build(LocalTraining(toy.grad_fn(), optax.sgd(0.1), 3, 4), optax.sgd(1.0), **options)
-    data, reducer = toy.federation((6, 9)), mean.build(weighting="uniform")
-    state = federated.init(algorithm, reducer, toy.params(), data)
-    state, metrics = federated.run_round(
-        algorithm, reducer, state, data, jax.random.key(0), with_messages=True
+    algorithm = build(LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 3, 4), optax.sgd(1.0), **options)
+    data, aggregator = toy.federation((6, 9)), mean.build(weighting="uniform")
+    state = init(algorithm, aggregator, toy.params(), data)
+    state, metrics = run_round(
+        algorithm, aggregator, state, data, jax.random.key(0), with_messages=True
     )
     moved = jax.tree.map(lambda a, b: np.asarray(a - b), toy.params(), state.server.params)
     return moved, metrics["message"]
@@ -62,7 +62,7 @@ def test_fed_exp_with_a_large_epsilon_is_fed_avg():
 
 
 def test_fed_exp_steps_as_far_as_its_paper_says():
-    training = LocalTraining(toy.grad_fn(), optax.sgd(0.1))
+    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1))
     algorithm = module("fed_exp").build(training, optax.sgd(1.0), epsilon=0.5)
     server, _ = algorithm.init({"w": jnp.array([1.0, 2.0])})
     for square, factor in ((0.5, 1.0), (9.0, 3.0)):  # the mean's squared length is 1
@@ -81,9 +81,9 @@ def test_fed_exp_sends_the_squared_lengths_beside_the_differences():
 
 def test_majority_is_the_step_that_most_clients_want():
     messages = {"w": jnp.array([[1.0, -3.0], [9.0, 0.1], [-2.0, 0.1], [jnp.nan, -5.0]])}
-    senders = aggregation.senders(jnp.array([1.0, 7.0, 3.0, 0.0]))
-    reducer = module("majority").build(step=0.5)
-    reduced, _ = reducer.update(messages, senders, (), jax.random.key(0))
+    client_info = aggregation.all_clients(jnp.array([1.0, 7.0, 3.0, 0.0]))
+    aggregator = module("majority").build(step=0.5)
+    reduced, _ = aggregator.update(messages, client_info, (), jax.random.key(0))
     np.testing.assert_array_equal(reduced["w"], [0.5, 0.5])
 
 
@@ -100,11 +100,11 @@ def test_both_are_found_by_their_files_and_train_together(shelved, tmp_path, cap
     code = cli.main(
         [
             "train",
-            f"--config={ROOT / 'tests' / 'tiny.py'}",
+            f"--config={ROOT / 'tests' / 'support' / 'tiny.py'}",
             "--config.rounds=2",
             "--config.algorithm.name=fed_exp",
             "--config.algorithm.options.epsilon=0.01",
-            "--config.reducer.name=majority",
+            "--config.aggregator.name=majority",
             f"--workdir={tmp_path / 'run'}",
             f"--cache_dir={tmp_path / 'cache'}",
         ]
@@ -117,7 +117,7 @@ def test_a_wrong_name_lists_what_there_is(shelved, tmp_path, capsys):
     code = cli.main(
         [
             "train",
-            f"--config={ROOT / 'tests' / 'tiny.py'}",
+            f"--config={ROOT / 'tests' / 'support' / 'tiny.py'}",
             "--config.algorithm.name=fedexp",
             f"--workdir={tmp_path / 'run'}",
         ]

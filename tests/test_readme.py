@@ -17,7 +17,7 @@ def test_readme_names_everything_that_there_is():
         "datasets",
         "models",
         "partitions",
-        "reducers",
+        "aggregators",
         "transforms",
     ):
         for name in components.names(shelf):

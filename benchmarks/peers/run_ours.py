@@ -14,46 +14,47 @@ import numpy as np
 import workloads
 from channel import Channel
 
-from fedjax_med.cli import main as cli
-from fedjax_med.core.types import Split
 from fedjax_med.data import client_data
+from fedjax_med.data.dataset import Split
 from fedjax_med.evaluation import predict
-from fedjax_med.experiment import build
+from fedjax_med.execution import backend
+from fedjax_med.execution.simulation import fit_to_memory, round_loader
+from fedjax_med.experiment.plan import simulate
 from fedjax_med.run import metrics_writer
 
 
-def held(work: Any) -> client_data.Held:
+def held(work: Any) -> client_data.ClientData:
     """Who holds what, of a workload file."""
     clients, each = work["label"].shape
     label = work["label"].reshape(-1).astype(np.int32)
     none = np.zeros(label.shape)
     split = Split(work["pixels"].reshape(-1, *work["pixels"].shape[2:]), label, *[none] * 4)
-    return client_data.Held(split, list(np.arange(clients * each).reshape(clients, each)))
+    return client_data.ClientData(split, list(np.arange(clients * each).reshape(clients, each)))
 
 
 def main(file: str, name: str) -> None:
     channel = Channel()
-    cli.repeat_bits()  # as every command does
+    backend.repeat_bits()  # as every command does
     channel.device = jax.devices()[0].device_kind
     arrays = np.load(file)  # read one by one: the float images are the peers'
     work = {what: arrays[what] for what in ("pixels", "label", "cohorts")}
     experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
     data = held(work)
-    assembly = build.assemble(experiment, workloads.CLASSES, np.ones(workloads.CLASSES))
-    assembly = build.fitted(assembly, experiment, data)
-    state = jax.device_put(assembly.init(data.shapes()), assembly.placement.state)
+    plan = workloads.plan_of(experiment)
+    simulation = fit_to_memory(simulate(plan), data)
+    state = jax.device_put(simulation.init(data.shapes()), simulation.placement.state)
 
     def loss() -> float:
-        p = predict.probabilities(assembly.model, state.server.params, jnp.asarray(work["pixels"]))
+        p = predict.probabilities(plan.model, state.server.params, jnp.asarray(work["pixels"]))
         picked = jnp.take_along_axis(p, jnp.asarray(work["label"])[..., None], axis=-1)
         return float(-jnp.mean(jnp.log(picked)))
 
-    with contextlib.closing(build.feed(assembly, experiment, data)) as feed:
+    with contextlib.closing(round_loader(simulation, data, experiment.rounds)) as feed:
         number = 0
         while channel.next():
             number += 1
             turn = feed.get(number)
-            state, result = assembly.run_round(state, turn.data, turn.places)
+            state, result = simulation.run_round(state, turn.data, turn.places)
             metrics_writer.check_finite(jax.device_get(result), state, number, 0)
             jax.block_until_ready(state)
             channel.done(loss)

@@ -1,1 +1,1 @@
-"""The shelf of reducers: ``build(*, options) -> Reducer``, one file each."""
+"""Aggregators: ``build(*, options) -> Aggregator``, one file each."""

@@ -1,7 +1,7 @@
-"""What the reducers that compare messages share: order statistics, distances, sums of messages.
+"""Order statistics, distances and sums of messages, shared by the robust aggregators.
 
-Who counts is only known in the round, so that sizes such as "the middle one" are traced: a client
-that does not count is sorted to the end and left out by its position.
+Which clients count is only known inside the round, so indices such as that of the median are
+traced: clients that do not count are sorted to the end and excluded by their position.
 """
 
 from collections.abc import Callable
@@ -9,27 +9,27 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.trees import rows
+from fedjax_med.core.trees import broadcast_rows
 from fedjax_med.core.types import Array, Message
 from fedjax_med.errors import UserError
 
 
 def at_least(name: str, least: int, remedy: str) -> Callable[[Message, int, int], tuple[()]]:
-    """The `init` of the reducer `name`, which keeps nothing and needs `least` clients in a round.
+    """Build the `init` of a stateless aggregator that needs `least` clients in a round.
 
     Args:
-        name: of the reducer.
-        least: with its options.
-        remedy: what to do about it.
+        name: the aggregator's name, for the error.
+        least: the number of clients that it needs with its options.
+        remedy: advice for the error.
 
     Raises:
-        UserError: (by ``init``) fewer send.
+        UserError: (by ``init``) fewer clients send a message.
     """
 
     def init(message: Message, num_clients: int, num_senders: int) -> tuple[()]:
         if num_senders < least:
             raise UserError(
-                f"expected at least {least} clients in a round for reducer {name} with these "
+                f"expected at least {least} clients in a round for aggregator {name} with these "
                 f"options, got {num_senders}: {remedy}."
             )
         return ()
@@ -37,44 +37,46 @@ def at_least(name: str, least: int, remedy: str) -> Callable[[Message, int, int]
     return init
 
 
-def heard(messages: Message, weight: Array) -> tuple[Message, Array]:
-    """The messages, zero where they do not count, and who counts.
+def mask_messages(messages: Message, weight: Array) -> tuple[Message, Array]:
+    """Set the messages of weight 0 to zero; also return which messages count.
 
     Args:
-        messages: [S, ...] in every leaf; without a weight it may hold anything.
+        messages: [S, ...] in every leaf; those of weight 0 may hold anything.
         weight: float32 [S].
 
     Returns:
-        The messages [S, ...] and bool [S].
+        The messages [S, ...], and bool [S], whether each counts.
     """
     counts = weight > 0
-    return jax.tree.map(lambda leaf: jnp.where(rows(counts, leaf), leaf, 0), messages), counts
+    return jax.tree.map(
+        lambda leaf: jnp.where(broadcast_rows(counts, leaf), leaf, 0), messages
+    ), counts
 
 
 def shares(values: Array) -> Array:
-    """`values` [S], at least 0, divided by their sum; all zero if that is zero."""
+    """Divide `values` [S], at least 0, by their sum; all zero if that is zero."""
     total = jnp.sum(values)
     return values / jnp.where(total > 0, total, 1)
 
 
 def weighted_sum(messages: Message, factors: Array) -> Message:
-    """The sum of the messages [S, ...], each times its factor [S]."""
+    """Sum the messages [S, ...], each times its factor [S]."""
 
     def one(leaf: Array) -> Array:
-        return jnp.sum(leaf * rows(factors, leaf).astype(leaf.dtype), axis=0)
+        return jnp.sum(leaf * broadcast_rows(factors, leaf).astype(leaf.dtype), axis=0)
 
     return jax.tree.map(one, messages)
 
 
 def ascending(leaf: Array, counts: Array) -> Array:
-    """Each coordinate's values in order, [S, ...], those that do not count infinite at the end."""
-    return jnp.sort(jnp.where(rows(counts, leaf), leaf, jnp.inf), axis=0)
+    """Sort each coordinate over the clients, [S, ...]; inf at the end for those not counted."""
+    return jnp.sort(jnp.where(broadcast_rows(counts, leaf), leaf, jnp.inf), axis=0)
 
 
 def median(leaf: Array, counts: Array) -> Array:
-    """Each coordinate's median over those that count, ``[S, ...] -> [...]``; 0 without any."""
+    """Compute each coordinate's median over those that count, ``[S, ...] -> [...]``; 0 if none."""
     ordered, number = ascending(leaf, counts), jnp.sum(counts)
-    # Half of each: the sum of two large values may be beyond the largest number.
+    # Halved before they are added: the sum of two large values may overflow.
     halves = [
         0.5 * jnp.take(ordered, jnp.maximum(middle, 0), axis=0)
         for middle in ((number - 1) // 2, number // 2)
@@ -83,7 +85,7 @@ def median(leaf: Array, counts: Array) -> Array:
 
 
 def squared_norms(messages: Message, origin: Message) -> Array:
-    """Of the l2 distances of the messages [S, ...] from `origin` [...], over all leaves: [S]."""
+    """Compute squared l2 distances of messages [S, ...] to `origin` [...], over all leaves: [S]."""
 
     def one(leaf: Array, start: Array) -> Array:
         apart = (leaf - start[None]).astype(jnp.float32)
@@ -94,25 +96,25 @@ def squared_norms(messages: Message, origin: Message) -> Array:
 
 
 def squared_distances(messages: Message) -> Array:
-    """Between each two of the messages [S, ...], over all leaves: float32 [S, S].
+    """Compute squared l2 distances of all pairs of messages [S, ...], over all leaves: [S, S].
 
-    Differences, not inner products, whose rounding would be larger than the distance of two like
-    messages; one row after the other, so that no array is larger than the messages.
+    float32, from differences: the rounding of inner products would exceed the distance of two
+    similar messages. One row after the other, so that no array is larger than the messages.
     """
     table: Array = jax.lax.map(lambda one: squared_norms(messages, one), messages)
     return table
 
 
 def krum_ranks(distances: Array, place: Array, counts: Array, hostile: int) -> Array:
-    """The rank of each message by Krum's score: int [S], 0 is the best.
+    """Rank the messages by Krum's score: int [S], 0 is the best.
 
-    The score is the sum of the squared distances from the n - f - 2 nearest of the n that count
-    (at least one). The same score: the client that comes first is before the other.
+    The score is the sum of the squared distances to the n - f - 2 nearest (at least one) of the n
+    messages that count. Ties are broken by the clients' order.
 
     Args:
         distances: squared, [S, S].
         place: int32 [S], the order of the clients.
-        counts: bool [S]; who does not count is ranked behind all that do.
+        counts: bool [S]; messages that do not count are ranked behind all others.
         hostile: f.
     """
     size = distances.shape[0]

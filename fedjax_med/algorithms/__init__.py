@@ -1,1 +1,1 @@
-"""The shelf of algorithms: ``build(training, server_optimizer, *, options) -> FedAlgorithm``."""
+"""Algorithms: ``build(training, server_optimizer, *, options) -> FederatedAlgorithm``."""

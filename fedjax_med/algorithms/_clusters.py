@@ -1,63 +1,61 @@
-"""Models for clusters of clients, stacked: every leaf has a leading axis ``[k]``."""
+"""Stacked models of client clusters: every leaf has a leading axis ``[k]``."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.client.local_training import LocalTraining, train
-from fedjax_med.core.round import ClientResult
+from fedjax_med.client.local_training import LocalTrainer, train
+from fedjax_med.core.algorithm import ClientOutput, client_output, optimizer_step
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 def stack(params: Params, number: int) -> Params:
-    """`number` copies of one model."""
+    """Stack `number` copies of one model."""
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * number), params)
 
 
 def pick(models: Params, group: Array) -> Params:
-    """The model of `group`, or the models of several.
+    """Select the model of one cluster, or the models of several.
 
     Args:
         models: ``[k, ...]`` in every leaf.
-        group: int32 [] or [g].
+        group: int32 [] or [g], the clusters.
     """
     return jax.tree.map(lambda leaf: leaf[group], models)
 
 
 def train_in(
-    training: LocalTraining,
+    training: LocalTrainer,
     models: Params,
     group: Array,
     examples: Examples,
     round: Array,
     key: Key,
-) -> ClientResult:
-    """FedAvg's client in one of the clusters; what stays at the client is the cluster's number.
+) -> ClientOutput:
+    """Run FedAvg's client update in one cluster; the client's new state is the cluster's index.
 
     Args:
-        training: how a client trains.
+        training: settings of local training.
         models: ``[k, ...]`` in every leaf.
         group: int32 [], the client's cluster.
         examples: the client's, ``[N]``.
-        round: int32 [], for the schedule.
+        round: int32 [], for the learning-rate schedule.
         key: consumed.
     """
     start = pick(models, group)
     params, metrics = train(training, start, examples, key, round)
-    delta = jax.tree.map(jnp.subtract, start, params)
-    weight = jnp.sum(examples.mask, dtype=jnp.float32)
-    return ClientResult(delta, group, weight, metrics, group)
+    return client_output(start, params, group, examples, metrics, group)
 
 
-def occupied(results: ClientResult, number: int) -> Array:
-    """Which of the clusters have a client that counts: bool [k].
+def occupied(results: ClientOutput, number: int) -> Array:
+    """Check which clusters have a client that counts: bool [k].
 
     Args:
-        results: of the clients, ``[S, ...]``.
+        results: the clients' outputs, ``[S, ...]``.
         number: k.
     """
-    member = results.group[None] == jnp.arange(number)[:, None]
-    return jnp.any(member & (results.weight > 0)[None], axis=1)
+    member = results.cluster[None] == jnp.arange(number)[:, None]
+    return jnp.any(member & (results.num_examples > 0)[None], axis=1)
 
 
 def step(
@@ -67,21 +65,20 @@ def step(
     messages: Message,
     moves: Array,
 ) -> tuple[Params, optax.OptState]:
-    """Each cluster's server step by itself; momentum does not move a cluster that stands still.
+    """Step each cluster's model separately, only where `moves`: momentum alone moves no cluster.
 
     Args:
-        optimizer: the server's, of one model.
+        optimizer: the server optimizer of one model.
         models: ``[k, ...]`` in every leaf.
-        state: what the optimizer remembers of each, ``[k, ...]``.
-        messages: the reduced message of each, ``[k, ...]``.
-        moves: bool [k]; the others keep their models and states.
+        state: the optimizer state of each cluster, ``[k, ...]``.
+        messages: the aggregated message of each cluster, ``[k, ...]``.
+        moves: bool [k], whether a cluster steps; the others keep their models and states.
     """
 
     def one(
         params: Params, state: optax.OptState, message: Message, moves: Array
     ) -> tuple[Params, optax.OptState]:
-        updates, new = optimizer.update(message, state, params)
-        after = optax.apply_updates(params, updates), new
+        after = optimizer_step(optimizer, message, state, params)
         kept: tuple[Params, optax.OptState] = jax.tree.map(
             lambda new, old: jnp.where(moves, new, old), after, (params, state)
         )
@@ -92,7 +89,7 @@ def step(
 
 
 def inner_products(messages: Message) -> Array:
-    """Of each pair of messages, over all leaves: float32 [S, S].
+    """Compute the inner products of all pairs of messages, over all leaves: float32 [S, S].
 
     Args:
         messages: ``[S, ...]`` in every leaf.
@@ -106,14 +103,14 @@ def inner_products(messages: Message) -> Array:
 
 
 def bipartition(similarity: Array, member: Array) -> Array:
-    """Two clusters by complete linkage: how far clusters are apart, their farthest members are.
+    """Split clients in two by complete linkage: the distance is that of farthest members.
 
     Args:
         similarity: float [S, S], symmetric.
-        member: bool [S], who is to be divided; at least two.
+        member: bool [S], the clients to split; at least two.
 
     Returns:
-        bool [S], the cluster without the first member; False for those that are no members.
+        bool [S], the cluster without the first member; False for clients that are not members.
     """
     number = member.shape[0]
     apart = ~(member[:, None] & member[None]) | jnp.eye(number, dtype=bool)
@@ -121,7 +118,7 @@ def bipartition(similarity: Array, member: Array) -> Array:
     def join(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         del step
         distance, label = carry
-        nearest = jnp.argmin(distance)  # the first of the pair is the row, and lower
+        nearest = jnp.argmin(distance)  # the pair is (row, column), with the row lower
         first, second = nearest // number, nearest % number
         row = jnp.maximum(distance[first], distance[second])
         row = row.at[first].set(jnp.inf).at[second].set(jnp.inf)

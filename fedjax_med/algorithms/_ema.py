@@ -1,31 +1,31 @@
-"""The moving average of the global model over rounds, for any algorithm."""
+"""Exponential moving average of the global model over rounds, for any algorithm."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
 
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 class ServerState(NamedTuple):
-    """The averaged model, which is evaluated, and the algorithm's own state, which trains on."""
+    """The averaged model, for evaluation, and the algorithm's own state, for training."""
 
     params: Params
     inner: Any
     average: optax.OptState
 
 
-def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
-    """`algorithm`, whose global model is evaluated as an average (Polyak & Juditsky, 1992).
+def with_ema(algorithm: FederatedAlgorithm, decay: float) -> FederatedAlgorithm:
+    """Evaluate the global model of `algorithm` as a moving average (Polyak & Juditsky, 1992).
 
-    Clients train from the model itself, as without the average. The average is exponential and
-    without the bias towards the first model: after one round it is the model of that round.
+    Clients still train from the model itself. The average is exponential and not biased towards
+    the initial model: after one round it is the model of that round.
 
     Args:
-        algorithm: its server's state has ``params``.
-        decay: in [0, 1), the share of the average that stays when a round is added.
+        algorithm: its server state has a field ``params``.
+        decay: in [0, 1), the weight of the previous average when a round is added.
     """
     moving = optax.ema(decay, debias=True)
 
@@ -35,7 +35,7 @@ def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
 
     def client_update(
         server: ServerState, client: Any, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         return algorithm.client_update(server.inner, client, examples, round, key)
 
     def server_update(server: ServerState, message: Message) -> ServerState:
@@ -44,7 +44,7 @@ def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
         return ServerState(params, inner, average)
 
     def inner_state(function: Callable[..., Any], params: bool) -> Callable[..., Any]:
-        """`function` of the algorithm's own state, by the averaged model if it uses `params`."""
+        """Apply `function` to the algorithm's own state; with `params`, with the averaged model."""
 
         def of_wrapped(server: ServerState, client: Any) -> Any:
             inner = server.inner._replace(params=server.params) if params else server.inner
@@ -52,22 +52,22 @@ def wrap(algorithm: FedAlgorithm, decay: float) -> FedAlgorithm:
 
         return of_wrapped
 
-    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, Any]:
-        assert algorithm.receive is not None
-        inner, clients = algorithm.receive(server.inner, results)
+    def process_updates(server: ServerState, results: ClientOutput) -> tuple[ServerState, Any]:
+        assert algorithm.process_updates is not None
+        inner, clients = algorithm.process_updates(server.inner, results)
         return server._replace(inner=inner), clients
 
     return algorithm._replace(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal=algorithm.personal and inner_state(algorithm.personal, True),
+        personal_params=algorithm.personal_params and inner_state(algorithm.personal_params, True),
         download=inner_state(algorithm.download or _params, False),
-        receive=algorithm.receive and receive,
+        process_updates=algorithm.process_updates and process_updates,
     )
 
 
 def _params(server: Any, client: Any) -> Params:
-    """What clients are sent unless an algorithm says otherwise."""
+    """Give the default download, the server's parameters."""
     del client
     return server.params

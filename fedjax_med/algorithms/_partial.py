@@ -1,4 +1,4 @@
-"""Some leaves of a model apart from the others: what stays at a client, and what it shares."""
+"""Splits a model into leaves that are shared and leaves that stay at the client."""
 
 import fnmatch
 from typing import Any
@@ -10,7 +10,7 @@ from fedjax_med.errors import UserError, check_name
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:
-    """The names on the way to a leaf, from the top: ``["block_0", "normalisation", "scale"]``."""
+    """List the names on the path to a leaf: ``["block_0", "normalisation", "scale"]``."""
     return [jax.tree_util.keystr((entry,), simple=True) for entry in path]
 
 
@@ -20,20 +20,20 @@ def _matches(names: list[str], pattern: str) -> bool:
 
 
 def split(params: Params, patterns: tuple[str, ...]) -> tuple[Params, Params]:
-    """`params` in two: what is shared, and the leaves that `patterns` name.
+    """Split `params` into the shared leaves and the client's own, which match `patterns`.
 
     Args:
-        params: of a model, or anything of its structure.
-        patterns: each is a name on the way to the leaves that it means (``"normalisation"``), or
-            the way itself from the top (``"block_0/normalisation"``); ``*`` stands for anything.
-            Without any, all leaves are shared.
+        params: a model's parameters, or a tree of the same structure.
+        patterns: each is a name on the path to the matching leaves (``"normalisation"``), or the
+            path from the top (``"block_0/normalisation"``); ``*`` matches anything. Without
+            patterns all leaves are shared.
 
     Returns:
-        Shared and own, each of the structure of `params` with None for the leaves of the other: no
-        leaf at all to JAX, so that it takes neither a place in a message nor a step of training.
+        Shared and own, each with the structure of `params` and None for the leaves of the other:
+        None is no leaf to JAX, so it is neither sent in a message nor trained.
 
     Raises:
-        UserError: A pattern means no leaf, or all leaves are meant.
+        UserError: A pattern matches no leaf, or all leaves match.
     """
     leaves, structure = jax.tree.flatten_with_path(params)
     ways = [_names(path) for path, _ in leaves]
@@ -55,8 +55,8 @@ def split(params: Params, patterns: tuple[str, ...]) -> tuple[Params, Params]:
     return those(False), those(True)
 
 
-def join(shared: Params, own: Params) -> Params:
-    """The whole of which `split` made `shared` and `own`."""
+def merge(shared: Params, own: Params) -> Params:
+    """Merge `shared` and `own` from `split` into the whole parameters."""
     return jax.tree.map(
         lambda one, other: other if one is None else one,
         shared,

@@ -1,7 +1,7 @@
 """APFL (Deng et al., 2020, "Adaptive Personalized Federated Learning").
 
 A client uses a mixture, ``alpha * own + (1 - alpha) * global``. It trains the global model as in
-FedAvg and, on the same batches, its own model so that the mixture gets better.
+FedAvg and, on the same batches, its own model to improve the mixture.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,14 @@ import optax
 
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.algorithms.fed_avg import ServerState
-from fedjax_med.client.local_training import LocalTraining, go_on
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer, resume_training
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, client_output
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 from fedjax_med.errors import UserError
 
 
 class ClientState(NamedTuple):
-    """A client's own model, its share in the mixture, and what its optimizer remembers."""
+    """A client's own model, its share in the mixture, and its optimizer state."""
 
     params: Params
     alpha: Array  # float32 []
@@ -27,7 +27,7 @@ class ClientState(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """What a client trains at once."""
+    """The parameters that a client trains together."""
 
     shared: Params
     own: Params
@@ -39,7 +39,7 @@ def _mixture(alpha: Array, own: Params, shared: Params) -> Params:
 
 
 def _gradient(grad_fn: GradFn) -> GradFn:
-    """That of the shared model's loss, and those of the mixture's by own model and alpha."""
+    """Build the gradients of the shared loss, and of the mixture's by own model and alpha."""
 
     def gradient(now: _Trained, batch: Examples, key: Key) -> tuple[_Trained, Metrics]:
         of_shared, metrics = grad_fn(now.shared, batch, key)
@@ -52,7 +52,7 @@ def _gradient(grad_fn: GradFn) -> GradFn:
 
 
 def _optimizer(one: optax.GradientTransformation, adapt: float) -> optax.GradientTransformation:
-    """`one` for either model by itself; alpha goes down its slope and stays in [0, 1]."""
+    """Apply `one` to each model separately; alpha follows gradient descent, clipped to [0, 1]."""
 
     def init(now: _Trained) -> optax.OptState:
         return one.init(now.shared), one.init(now.own)
@@ -69,26 +69,26 @@ def _optimizer(one: optax.GradientTransformation, adapt: float) -> optax.Gradien
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     alpha: float = 0.5,
     adapt: float = 0.0,
-) -> FedAlgorithm:
-    """FedAvg, and clients that mix the global model with one of their own.
+) -> FederatedAlgorithm:
+    """Build FedAvg whose clients mix the global model with one of their own.
 
-    With alpha 0 a client uses FedAvg's model, with 1 that of a client that trains alone. The own
-    model's optimizer goes on from round to round, as the model does; it is given the gradient by
-    the own model, alpha times that of the mixture.
+    With alpha 0 a client uses FedAvg's model, with 1 a model trained by this client alone. The own
+    model and its optimizer state are kept from round to round; its gradient is alpha times that
+    of the mixture.
 
     Args:
-        training: how a client trains, both models.
-        server_optimizer: steps against the reduced message.
-        alpha: in [0, 1], the own model's share in the mixture, at first.
-        adapt: the learning rate of alpha, by gradient descent in every step; 0 leaves it alone.
+        training: settings of local training, for both models.
+        server_optimizer: steps against the aggregated message.
+        alpha: in [0, 1], the initial share of the own model in the mixture.
+        adapt: learning rate of alpha, by gradient descent in every step; 0 keeps alpha fixed.
 
     Raises:
-        UserError: `alpha` or `adapt` is out of its range.
+        UserError: `alpha` or `adapt` is out of range.
     """
     if not (0 <= alpha <= 1 and adapt >= 0):
         raise UserError(
@@ -106,16 +106,16 @@ def build(
 
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         start = _Trained(server.params, client.params, client.alpha)
         memory = (training.optimizer.init(server.params), client.optimizer)
-        end, (_, kept), metrics = go_on(both, start, memory, examples, key, round)
+        end, (_, kept), metrics = resume_training(both, start, memory, examples, key, round)
         state = ClientState(end.own, end.alpha, kept)
-        delta = jax.tree.map(jnp.subtract, server.params, end.shared)
-        weight = jnp.sum(examples.mask, dtype=jnp.float32)
-        return ClientResult(delta, state, weight, metrics)
+        return client_output(server.params, end.shared, state, examples, metrics)
 
-    def personal(server: ServerState, client: ClientState) -> Params:
+    def personal_params(server: ServerState, client: ClientState) -> Params:
         return _mixture(client.alpha, client.params, server.params)
 
-    return FedAlgorithm(init, client_update, shared.server_update, personal=personal)
+    return FederatedAlgorithm(
+        init, client_update, shared.server_update, personal_params=personal_params
+    )

@@ -1,7 +1,7 @@
 """Ditto (Li et al., ICML 2021, "Fair and Robust Federated Learning Through Personalization").
 
-Beside the global model, which is FedAvg's, each client trains a model of its own that is pulled to
-the global one. What a hostile client does to the global model reaches the others by that pull only.
+Besides the global model, which is FedAvg's, each client trains a model of its own that is pulled
+towards the global one. A hostile client affects the others' own models through that pull only.
 """
 
 from typing import NamedTuple
@@ -11,38 +11,38 @@ import optax
 
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.algorithms.fed_avg import ServerState
-from fedjax_med.client.local_training import LocalTraining, go_on
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer, resume_training
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
 from fedjax_med.core.types import Array, Examples, Key, Metrics, Params
 from fedjax_med.errors import UserError
 
 
 class ClientState(NamedTuple):
-    """A client's own model, and what its optimizer remembers."""
+    """A client's own model and its optimizer state."""
 
     params: Params
     optimizer: optax.OptState
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     weight: float = 0.1,
     epochs: int = 0,
-) -> FedAlgorithm:
-    """FedAvg, and clients that train their own model on ``loss + weight / 2 * |own - global|^2``.
+) -> FederatedAlgorithm:
+    """Build FedAvg, with own models trained on ``loss + weight / 2 * |own - global|^2``.
 
-    The own model sees the same batches as the global one, and the pull is to the global model that
-    the client was sent. Its optimizer goes on from round to round, as the model does: with the
-    weight 0 it is the model of a client that trains alone.
+    The own model sees the same batches as the global one, and is pulled towards the global model
+    that the client received. It and its optimizer state are kept from round to round: with weight
+    0 it is a model trained by this client alone.
 
     Args:
-        training: how a client trains, both models.
-        server_optimizer: steps against the reduced message.
-        weight: lambda of the paper, at least 0; with plain gradient descent the learning rate times
-            the weight should stay below 1.
-        epochs: passes over the client's examples for its own model; 0: as many as for the global.
+        training: settings of local training, for both models.
+        server_optimizer: steps against the aggregated message.
+        weight: lambda of the paper, at least 0; with plain gradient descent, learning rate times
+            weight should stay below 1.
+        epochs: epochs of the own model in a round; 0: as many as for the global model.
 
     Raises:
         UserError: `weight` or `epochs` is negative.
@@ -59,7 +59,7 @@ def build(
 
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         def pulled(own: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
             gradient, metrics = training.grad_fn(own, batch, key)
             pull = jax.tree.map(lambda a, b: weight * (a - b), own, server.params)
@@ -67,11 +67,13 @@ def build(
 
         result = shared.client_update(server, (), examples, round, key)
         of_own = training._replace(grad_fn=pulled, epochs=epochs or training.epochs)
-        own, memory, _ = go_on(of_own, *client, examples, key, round)
+        own, memory, _ = resume_training(of_own, *client, examples, key, round)
         return result._replace(state=ClientState(own, memory))
 
-    def personal(server: ServerState, client: ClientState) -> Params:
+    def personal_params(server: ServerState, client: ClientState) -> Params:
         del server
         return client.params
 
-    return FedAlgorithm(init, client_update, shared.server_update, personal=personal)
+    return FederatedAlgorithm(
+        init, client_update, shared.server_update, personal_params=personal_params
+    )

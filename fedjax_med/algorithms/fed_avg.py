@@ -8,35 +8,39 @@ FedAdagrad.
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from fedjax_med.client.local_training import LocalTraining, go_on
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer, resume_training
+from fedjax_med.core.algorithm import (
+    ClientOutput,
+    FederatedAlgorithm,
+    Traits,
+    client_output,
+    optimizer_step,
+)
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 class ServerState(NamedTuple):
-    """The global model, and what the server optimizer remembers."""
+    """The global model and the server optimizer's state."""
 
     params: Params
     optimizer: optax.OptState
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     keep_optimizer: bool = False,
-) -> FedAlgorithm:
-    """Clients train from the global model; the server steps along the mean of their differences.
+) -> FederatedAlgorithm:
+    """Build FedAvg: clients train the global model, the server steps along their mean change.
 
     Args:
-        training: how a client trains.
-        server_optimizer: steps against the reduced message.
-        keep_optimizer: whether what a client's optimizer remembers stays with the client from round
-            to round; otherwise it starts anew. With one client this is training without federation.
+        training: settings of local training.
+        server_optimizer: steps against the aggregated message.
+        keep_optimizer: whether a client keeps its optimizer state from round to round, instead of
+            starting afresh. With one client this is training without federation.
     """
 
     def init(params: Params) -> tuple[ServerState, optax.OptState]:
@@ -49,15 +53,18 @@ def build(
         examples: Examples,
         round: Array,
         key: Key,
-    ) -> ClientResult:
+    ) -> ClientOutput:
         start = client if keep_optimizer else training.optimizer.init(server.params)
-        params, state, metrics = go_on(training, server.params, start, examples, key, round)
-        delta = jax.tree.map(jnp.subtract, server.params, params)
-        weight = jnp.sum(examples.mask, dtype=jnp.float32)
-        return ClientResult(delta, state if keep_optimizer else (), weight, metrics)
+        params, state, metrics = resume_training(
+            training, server.params, start, examples, key, round
+        )
+        return client_output(
+            server.params, params, state if keep_optimizer else (), examples, metrics
+        )
 
     def server_update(server: ServerState, message: Message) -> ServerState:
-        updates, state = server_optimizer.update(message, server.optimizer, server.params)
-        return ServerState(optax.apply_updates(server.params, updates), state)
+        step = optimizer_step(server_optimizer, message, server.optimizer, server.params)
+        return ServerState(*step)
 
-    return FedAlgorithm(init, client_update, server_update)
+    traits = Traits(steps_only=True, stateless_clients=not keep_optimizer)
+    return FederatedAlgorithm(init, client_update, server_update, traits=traits)

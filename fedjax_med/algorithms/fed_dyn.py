@@ -1,9 +1,9 @@
-"""FedDyn (Acar et al., ICLR 2021): each client's objective is regularised anew in every round.
+"""FedDyn (Acar et al., ICLR 2021): each client's objective has a regulariser, updated every round.
 
 A client minimises its loss - <g_i, w> + alpha / 2 * (distance to the global model)^2, where g_i is
 the gradient of its loss at its last model, so that all agree where the global loss is stationary.
 The server keeps h, the mean of the g_i. The paper's mean is over all m clients; here it is weighted
-by examples, like the loss, and m counts the clients that have taken part so far.
+by examples, like the loss, over the clients that have participated so far.
 """
 
 from typing import NamedTuple
@@ -12,37 +12,44 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.algorithms._participation import Heard, hear, nobody
+from fedjax_med.algorithms import _participation
+from fedjax_med.algorithms._participation import ParticipationState
 from fedjax_med.algorithms.fed_prox import held
-from fedjax_med.client.local_training import LocalTraining, train
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer, train
+from fedjax_med.core.algorithm import (
+    ClientOutput,
+    FederatedAlgorithm,
+    Traits,
+    client_output,
+    optimizer_step,
+)
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
 
 
 class ServerState(NamedTuple):
-    """The global model, what the server optimizer remembers, and h."""
+    """The global model, the server optimizer's state, and h."""
 
     params: Params
     optimizer: optax.OptState
     gradient: Params
-    heard: Heard
+    heard: ParticipationState  # the field's name in checkpoints
 
 
 class ClientState(NamedTuple):
-    """What stays at a client."""
+    """The state that stays at a client."""
 
     gradient: Params  # g_i
-    rounds: Array  # int32 [], in which it has taken part
+    rounds: Array  # int32 [], the number in which it has participated
 
 
 def build(
-    training: LocalTraining, server_optimizer: optax.GradientTransformation, *, alpha: float = 0.01
-) -> FedAlgorithm:
-    """The message is FedAvg's; the server steps along the mean of them + h / alpha.
+    training: LocalTrainer, server_optimizer: optax.GradientTransformation, *, alpha: float = 0.01
+) -> FederatedAlgorithm:
+    """Build FedDyn: the messages are FedAvg's; the server steps against their mean + h / alpha.
 
     Args:
-        training: how a client trains; long enough to come near its objective's minimum.
+        training: settings of local training; long enough to approach the objective's minimum.
         server_optimizer: ``sgd`` with learning rate 1 in the paper.
         alpha: positive. The paper tries 0.001 to 0.1.
 
@@ -51,15 +58,16 @@ def build(
     """
     if not alpha > 0:
         raise UserError(f"expected algorithm fed_dyn to have alpha > 0, got alpha={alpha}.")
+    traits = Traits(steps_only=True)
 
     def init(params: Params) -> tuple[ServerState, ClientState]:
         zero = jax.tree.map(jnp.zeros_like, params)
-        server = ServerState(params, server_optimizer.init(params), zero, nobody())
+        server = ServerState(params, server_optimizer.init(params), zero, _participation.init())
         return server, ClientState(zero, jnp.int32(0))
 
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         regularised = training._replace(grad_fn=held(training.grad_fn, server.params, alpha))
         offset = jax.tree.map(jnp.negative, client.gradient)
         params, metrics = train(
@@ -67,23 +75,26 @@ def build(
         )
         delta = jax.tree.map(jnp.subtract, server.params, params)
         gradient = jax.tree.map(lambda g, d: g + alpha * d, client.gradient, delta)
-        weight = jnp.sum(examples.mask, dtype=jnp.float32)
         state = ClientState(gradient, client.rounds + (metrics["steps"] > 0))
-        return ClientResult(delta, state, weight, metrics)
+        return client_output(server.params, params, state, examples, metrics)
 
-    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, ClientState]:
-        heard = hear(server.heard, results.weight, results.state.rounds)
-        # Until now the g_i of the newcomers were zero, and not in the mean.
-        old = server.heard.examples / jnp.maximum(heard.examples, 1)
+    def process_updates(
+        server: ServerState, results: ClientOutput
+    ) -> tuple[ServerState, ClientState]:
+        participation = _participation.update(
+            server.heard, results.num_examples, results.state.rounds
+        )
+        # New clients join the mean, with g_i = 0 until now.
+        old = server.heard.examples / jnp.maximum(participation.examples, 1)
         gradient = jax.tree.map(lambda h: old.astype(h.dtype) * h, server.gradient)
-        return server._replace(gradient=gradient, heard=heard), results.state
+        return server._replace(gradient=gradient, heard=participation), results.state
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         share = server.heard.share
         gradient = jax.tree.map(lambda h, d: h + alpha * share * d, server.gradient, message)
         step = jax.tree.map(lambda d, h: d + h / alpha, message, gradient)
-        updates, state = server_optimizer.update(step, server.optimizer, server.params)
-        params = optax.apply_updates(server.params, updates)
-        return ServerState(params, state, gradient, server.heard)
+        moved = optimizer_step(server_optimizer, step, server.optimizer, server.params)
+        return ServerState(*moved, gradient, server.heard)
 
-    return FedAlgorithm(init, client_update, server_update, receive=receive)
+    base = FederatedAlgorithm(init, client_update, server_update, traits=traits)
+    return base._replace(process_updates=process_updates)

@@ -1,9 +1,9 @@
-"""FedNova (Wang et al., NeurIPS 2020): differences are normalised by the clients' own work.
+"""FedNova (Wang et al., NeurIPS 2020): updates are normalised by the clients' local work.
 
-With FedAvg a client that takes more steps weighs more, and the model settles where the objective is
-another than the one asked for. Here the message is the client's mean direction alone; how often it
-was added up follows from the client's number of steps, and the server takes the mean direction
-times the mean number. A norm that a transform or a reducer looks at is then that of one step.
+With FedAvg a client that takes more steps weighs more, and the model converges to the minimum of
+another objective. Here the message is the client's mean direction only; the server takes the mean
+direction times the mean step weight, which follows from the clients' numbers of steps. Transforms
+and aggregators therefore see norms of a single step.
 """
 
 from typing import NamedTuple
@@ -13,47 +13,29 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.client.local_training import LocalTraining
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, Traits, optimizer_step
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
-from fedjax_med.errors import UserError
 
 
 class ServerState(NamedTuple):
-    """The global model, what the server optimizer remembers, and this round's mean effort."""
+    """The global model, the server optimizer's state, and this round's mean step weight."""
 
     params: Params
     optimizer: optax.OptState
     effort: Array  # float32 []
 
 
-def _effort(steps: Array, momentum: float) -> Array:
-    """The l1 norm of a_i in the paper, K for K steps of plain SGD: float32, like `steps`."""
-    left = steps - momentum * (1 - momentum**steps) / (1 - momentum)
-    return left / (1 - momentum)
-
-
 def build(
-    training: LocalTraining,
-    server_optimizer: optax.GradientTransformation,
-    *,
-    momentum: float = 0.0,
-) -> FedAlgorithm:
-    """FedAvg whose clients count the same however many steps they take.
+    training: LocalTrainer, server_optimizer: optax.GradientTransformation
+) -> FederatedAlgorithm:
+    """Build FedAvg whose client weights do not depend on the number of local steps.
 
     Args:
-        training: how a client trains, with ``sgd``; other optimizers are normalised by their number
-            of steps as if they were.
-        server_optimizer: steps against the mean direction times the mean effort.
-        momentum: that of the client's ``sgd``, in [0, 1).
-
-    Raises:
-        UserError: `momentum` is outside its range.
+        training: settings of local training, with ``sgd``; other optimizers are normalised by
+            their number of steps, as if they were ``sgd``.
+        server_optimizer: steps against the mean direction times the mean step weight.
     """
-    if not 0 <= momentum < 1:
-        raise UserError(
-            f"expected algorithm fed_nova to have 0 <= momentum < 1, got momentum={momentum}."
-        )
     average = fed_avg.build(training, server_optimizer)
 
     def init(params: Params) -> tuple[ServerState, tuple[()]]:
@@ -61,21 +43,29 @@ def build(
 
     def client_update(
         server: ServerState, client: tuple[()], examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         result = average.client_update(server, client, examples, round, key)
-        # Without a step the difference is zero, and so shall the direction be.
-        divisor = jnp.maximum(_effort(result.metrics["steps"], momentum), 1)
-        direction = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), result.message)
-        return result._replace(message=direction)
+        # Without a step the difference is zero; the direction must be zero, too, not NaN.
+        divisor = jnp.maximum(training.step_weight(result.metrics["steps"]), 1)
+        direction = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), result.update)
+        return result._replace(update=direction)
 
-    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, tuple[()]]:
-        efforts = _effort(results.metrics["steps"], momentum)
-        share = results.weight / jnp.maximum(jnp.sum(results.weight), 1e-12)
+    def process_updates(
+        server: ServerState, results: ClientOutput
+    ) -> tuple[ServerState, tuple[()]]:
+        efforts = training.step_weight(results.metrics["steps"])
+        share = results.num_examples / jnp.maximum(jnp.sum(results.num_examples), 1e-12)
         return server._replace(effort=jnp.sum(share * efforts)), results.state
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         scaled = jax.tree.map(lambda leaf: leaf * server.effort.astype(leaf.dtype), message)
-        updates, state = server_optimizer.update(scaled, server.optimizer, server.params)
-        return ServerState(optax.apply_updates(server.params, updates), state, server.effort)
+        step = optimizer_step(server_optimizer, scaled, server.optimizer, server.params)
+        return ServerState(*step, server.effort)
 
-    return FedAlgorithm(init, client_update, server_update, receive=receive)
+    return FederatedAlgorithm(
+        init,
+        client_update,
+        server_update,
+        process_updates=process_updates,
+        traits=Traits(steps_only=True),
+    )

@@ -1,29 +1,29 @@
 """FedPer (Arivazhagan et al., 2019, "Federated Learning with Personalization Layers").
 
-Each client has a classifier of its own on top of a body that all train together.
+Each client has a classifier of its own on top of a body that all clients train together.
 """
 
 import optax
 
 from fedjax_med.algorithms import fed_bn
-from fedjax_med.client.local_training import LocalTraining
-from fedjax_med.core.round import FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer
+from fedjax_med.core.algorithm import FederatedAlgorithm
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     local: tuple[str, ...] = ("classifier",),
-) -> FedAlgorithm:
-    """Clients train head and body together and share the body: FedBN with other leaves.
+) -> FederatedAlgorithm:
+    """Build FedPer: clients train head and body but share only the body; FedBN with other leaves.
 
     Args:
-        training: how a client trains.
-        server_optimizer: steps against the reduced message, the body alone.
-        local: which leaves are the private head (`fedjax_med.algorithms._partial.split`).
+        training: settings of local training.
+        server_optimizer: steps against the aggregated message, the body only.
+        local: patterns of the private head (`fedjax_med.algorithms._partial.split`).
 
     Raises:
-        UserError: in ``init``: `local` names what the model does not have, or all of it.
+        UserError: in ``init``: a pattern in `local` matches no leaf, or all leaves match.
     """
     return fed_bn.build(training, server_optimizer, local=local)

@@ -1,9 +1,8 @@
 """IFCA (Ghosh et al., NeurIPS 2020, "An Efficient Framework for Clustered Federated Learning").
 
 The same as HypCluster (Mansour et al., 2020, "Three Approaches for Personalization with
-Applications to Federated Learning"): there are several models, each client is sent all of them, and
-trains the one that has the least loss on its examples. Models are averaged over the clients that
-chose them.
+Applications to Federated Learning"): each client receives all of several models and trains the one
+with the least loss on its examples. Each model is averaged over the clients that chose it.
 """
 
 import math
@@ -13,17 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.algorithms import _clusters as stacked
-from fedjax_med.client.local_training import LocalTraining, mean_loss
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.algorithms import _clusters
+from fedjax_med.client.local_training import LocalTrainer, mean_loss
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
+from fedjax_med.core.random import Stream
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
 
-_CHOICE = 106  # the client's key is split into 0 and 1 already
-
 
 class ServerState(NamedTuple):
-    """The models, what their server optimizers remember, and who of them is to move."""
+    """The models, their server optimizers' states, and which models have updates."""
 
     params: Params  # [k, ...] in every leaf
     optimizer: optax.OptState  # [k, ...] in every leaf
@@ -31,12 +29,12 @@ class ServerState(NamedTuple):
 
 
 def _spread(params: Params, key: Key, spread: float) -> Params:
-    """`params` with noise in proportion to the standard deviation of each leaf."""
+    """Add noise to `params`, in proportion to the standard deviation of each leaf."""
     leaves, structure = jax.tree.flatten(params)
 
     def noisy(leaf: Array, key: Key) -> Array:
         deviation = jnp.std(leaf)
-        if leaf.ndim > 1:  # a kernel that starts at zero must get apart from the others as well
+        if leaf.ndim > 1:  # kernels that start at zero must differ between the models, too
             inputs = math.prod(leaf.shape[:-1])
             deviation = jnp.where(deviation > 0, deviation, 1 / math.sqrt(inputs))
         return leaf + spread * deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -46,30 +44,30 @@ def _spread(params: Params, key: Key, spread: float) -> Params:
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     clusters: int = 2,
     spread: float = 0.1,
     seed: int = 0,
-) -> FedAlgorithm:
-    """Each client trains the model that suits it best; a model that nobody chose stays as it is.
+) -> FederatedAlgorithm:
+    """Build IFCA: each client trains the best of k models; a model that no client chose is kept.
 
-    A client is evaluated by the model that it chose last, and by the first one before it has.
+    A client is evaluated with the model that it chose last; before its first choice, with model 0.
 
     Args:
-        training: how a client trains; its loss decides which model suits.
-        server_optimizer: steps against the reduced message of each cluster, by itself.
+        training: settings of local training; its loss decides which model is best.
+        server_optimizer: steps against the aggregated message of each cluster separately.
         clusters: k, the number of models; 1 is FedAvg.
-        spread: how far the first models are apart, else all clients would choose the same one. The
-            first model is the one that is given; others have Gaussian noise added, of `spread`
-            times the standard deviation of each leaf's values. Biases and scales, which start
-            equal, have no noise then; a kernel that starts at zero has noise of `spread` / sqrt(its
+        spread: how far apart the initial models are; without it all clients would choose the same
+            one. Model 0 is the given one; the others have Gaussian noise added, of `spread` times
+            the standard deviation of each leaf's values. So biases and scales, which start
+            constant, get no noise; a kernel that starts at zero gets noise of `spread` / sqrt(its
             inputs). About 1 for models from scratch, less for pretrained ones.
-        seed: of the noise.
+        seed: the seed of the noise.
 
     Raises:
-        UserError: an option is out of its range.
+        UserError: an option is out of range.
     """
     if clusters < 1:
         raise UserError(f"expected algorithm ifca to have clusters >= 1, got clusters={clusters}.")
@@ -85,27 +83,29 @@ def build(
 
     def client_update(
         server: ServerState, client: Array, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
-        # All models see the same images. One after the other, since each may fill the memory.
-        loss_key = jax.random.fold_in(key, _CHOICE)
+    ) -> ClientOutput:
+        # All models see the same images (one key). Not vmapped, since each may fill the memory.
+        loss_key = jax.random.fold_in(key, Stream.CLUSTER)
         losses = jax.lax.map(
             lambda params: mean_loss(training, params, examples, loss_key), server.params
         )
         best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses)).astype(jnp.int32)
         choice = jnp.where(jnp.any(examples.mask), best, client)
-        return stacked.train_in(training, server.params, choice, examples, round, key)
+        return _clusters.train_in(training, server.params, choice, examples, round, key)
 
-    def receive(server: ServerState, results: ClientResult) -> tuple[ServerState, Array]:
-        return server._replace(chosen=stacked.occupied(results, clusters)), results.state
+    def process_updates(server: ServerState, results: ClientOutput) -> tuple[ServerState, Array]:
+        return server._replace(chosen=_clusters.occupied(results, clusters)), results.state
 
     def server_update(server: ServerState, message: Message) -> ServerState:
-        params, memory = stacked.step(
+        params, memory = _clusters.step(
             server_optimizer, server.params, server.optimizer, message, server.chosen
         )
         return ServerState(params, memory, server.chosen)
 
-    def personal(server: ServerState, client: Array) -> Params:
-        return stacked.pick(server.params, client)
+    def personal_params(server: ServerState, client: Array) -> Params:
+        return _clusters.pick(server.params, client)
 
-    # Nothing for `download`: what a client is sent is all the models.
-    return FedAlgorithm(init, client_update, server_update, personal, clusters, receive)
+    # No `download`: a client receives all models, the default.
+    return FederatedAlgorithm(
+        init, client_update, server_update, personal_params, clusters, process_updates
+    )

@@ -1,7 +1,7 @@
 """MOON (Li, He, Song, CVPR 2021, "Model-Contrastive Federated Learning").
 
-While a client trains, what its model makes of an image is drawn to what the global model makes of
-it, and away from what the client's model of its last round makes of it.
+In local training, the model's features of an image are drawn towards the global model's features
+and away from those of the client's model after its previous round.
 """
 
 import math
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.algorithms import fed_avg
-from fedjax_med.client.local_training import LocalTraining, train
-from fedjax_med.core.round import ClientResult, FedAlgorithm
+from fedjax_med.client.local_training import LocalTrainer, train
+from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, client_output
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 from fedjax_med.errors import UserError
 
 
 class Views(NamedTuple):
-    """What three models make of a batch, float [B, D] each."""
+    """Features of a batch from three models, float [B, D] each."""
 
     own: Array
     shared: Array  # of the global model
@@ -27,12 +27,12 @@ class Views(NamedTuple):
 
 
 def contrastive(views: Views, mask: Array, temperature: float) -> Array:
-    """The model-contrastive loss, by cosine similarity: float32 [], the mean over real examples.
+    """Compute the model-contrastive loss, the mean over real examples: float32 [].
 
     Args:
-        views: padding may hold anything.
+        views: the features; padding may hold anything.
         mask: bool [B]; False is padding.
-        temperature: above 0; the similarities are divided by it.
+        temperature: above 0; the cosine similarities are divided by it.
     """
     own, shared, previous = (jnp.where(mask[:, None], view, 0) for view in views)
     near = optax.cosine_similarity(own, shared, epsilon=1e-8)
@@ -43,26 +43,26 @@ def contrastive(views: Views, mask: Array, temperature: float) -> Array:
 
 
 def build(
-    training: LocalTraining,
+    training: LocalTrainer,
     server_optimizer: optax.GradientTransformation,
     *,
     mu: float = 1.0,
     temperature: float = 0.5,
-) -> FedAlgorithm:
-    """FedAvg, whose clients add `mu` times the model-contrastive loss to theirs.
+) -> FederatedAlgorithm:
+    """Build FedAvg whose clients add `mu` times the model-contrastive loss to theirs.
 
-    A client keeps its last local model; before its first round that is the first global one (if it
-    takes part from the beginning, the loss has no gradient then). The features are those of the
-    images before they are mixed.
+    A client keeps its last local model; before its first round that is the initial global model
+    (so in round 0 it equals the global one, and the contrastive loss has no gradient). The
+    features are of the images before mixup.
 
     Args:
-        training: how a client trains; has `features`.
-        server_optimizer: steps against the reduced message.
+        training: settings of local training; must have `features`.
+        server_optimizer: steps against the aggregated message.
         mu: at least 0; 0 is FedAvg, 0.1 to 10 in the paper.
         temperature: above 0, tau of the paper.
 
     Raises:
-        UserError: an option is out of its range, or `training` has no features.
+        UserError: an option is out of range, or `training` has no `features`.
     """
     if not 0 <= mu < math.inf:
         raise UserError(f"expected algorithm moon to have mu >= 0, got mu={mu}.")
@@ -96,12 +96,10 @@ def build(
 
     def client_update(
         server: fed_avg.ServerState, client: Params, examples: Examples, round: Array, key: Key
-    ) -> ClientResult:
+    ) -> ClientOutput:
         grad_fn = contrasting(server.params, client) if mu else training.grad_fn
         changed = training._replace(grad_fn=grad_fn)
         params, metrics = train(changed, server.params, examples, key, round)
-        delta = jax.tree.map(jnp.subtract, server.params, params)
-        weight = jnp.sum(examples.mask, dtype=jnp.float32)
-        return ClientResult(delta, params, weight, metrics)
+        return client_output(server.params, params, params, examples, metrics)
 
-    return FedAlgorithm(init, client_update, average.server_update)
+    return FederatedAlgorithm(init, client_update, average.server_update)

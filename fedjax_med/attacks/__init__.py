@@ -1,1 +1,1 @@
-"""The shelf of attacks: ``build(num_classes, *, options) -> Attack``, one file each."""
+"""Attacks: ``build(num_classes, *, options) -> Attack``, one file each."""

@@ -1,20 +1,20 @@
-"""Hostile clients teach the model that a bright square means one class.
+"""Backdoor attack: hostile clients teach the model to predict one class where it sees a square.
 
 Gu, Dolan-Gavitt & Garg, 2017, "BadNets"; in federated learning Bagdasaryan et al., AISTATS 2020.
-On images without the square the model stays good, so its accuracy tells nothing.
+On images without the square the model stays good, so its accuracy does not reveal the attack.
 """
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_med.core.faults import Attack
-from fedjax_med.core.trees import rows
+from fedjax_med.core.trees import broadcast_rows
 from fedjax_med.core.types import Array, Examples, Key
 from fedjax_med.errors import UserError
 
 
 def _trigger(images: Array, size: int) -> Array:
-    """`images` uint8 [..., H, W, ch] with a white square in the lower right corner."""
+    """Add a white square in the lower right corner of `images` uint8 [..., H, W, ch]."""
     if images.dtype != jnp.uint8:
         raise UserError(
             f"expected attack backdoor to get images (uint8), got {images.dtype} features of a "
@@ -37,18 +37,18 @@ def build(
     size: int = 4,
     share: float = 0.5,
 ) -> Attack:
-    """A share of a hostile client's examples, drawn anew each round, get the square and a label.
+    """Build the attack: random examples of hostile clients get the square and the label `target`.
 
     Args:
         num_classes: K.
-        clients: who is hostile.
+        clients: ids of the hostile clients.
         target: the label.
         size: the square's side, in pixels.
-        share: in (0, 1], of the client's examples.
+        share: in (0, 1], the share of the client's examples, drawn in each round.
 
     Raises:
         UserError: An option is out of its range; while tracing, `size` is larger than the images,
-            or there are features of a frozen part in their place.
+            or the inputs are features of a frozen part instead.
     """
     if not 0 <= target < num_classes or size < 1 or not 0 < share <= 1:
         raise UserError(
@@ -58,14 +58,14 @@ def build(
 
     def examples(examples: Examples, key: Key) -> Examples:
         image, label, mask = examples
-        # Each position draws its own number, so that more padding at the end changes nothing.
+        # One draw per position, so that more padding at the end changes nothing.
         positions = jnp.arange(mask.shape[0])
         draws = jax.vmap(lambda place: jax.random.uniform(jax.random.fold_in(key, place)))(
             positions
         )
         rank = jnp.argsort(jnp.argsort(jnp.where(mask, draws, 2.0)))
-        chosen = rank < jnp.round(share * jnp.sum(mask))  # padding comes after all that is real
-        shown = jnp.where(rows(chosen, image), _trigger(image, size), image)
+        chosen = rank < jnp.round(share * jnp.sum(mask))  # padding ranks behind all real examples
+        shown = jnp.where(broadcast_rows(chosen, image), _trigger(image, size), image)
         return Examples(shown, jnp.where(chosen, target, label), mask)
 
     def trigger(images: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Hostile clients train on wrong labels.
+"""Label flipping: hostile clients train on wrong labels.
 
 Tolpegin et al., ESORICS 2020, "Data poisoning attacks against federated learning systems".
 """
@@ -13,15 +13,15 @@ from fedjax_med.errors import UserError
 def build(
     num_classes: int, *, clients: tuple[int, ...] = (0,), source: int = -1, target: int = -1
 ) -> Attack:
-    """Label k becomes K - 1 - k; or, as in the paper, the label `source` becomes `target`.
+    """Build the attack: label k becomes K - 1 - k or, as in the paper, `source` becomes `target`.
 
-    Of an odd number of classes the one in the middle keeps its label.
+    With an odd number of classes, the one in the middle keeps its label.
 
     Args:
         num_classes: K.
-        clients: who is hostile.
-        source: the class whose examples are given another label; -1, with `target` as well: all.
-        target: the label they get.
+        clients: ids of the hostile clients.
+        source: the class whose examples are relabelled; -1, as `target` then is: all classes.
+        target: their new label.
 
     Raises:
         UserError: `source` and `target` are neither both -1 nor two different classes.

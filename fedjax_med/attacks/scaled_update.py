@@ -1,24 +1,23 @@
-"""Hostile clients send their update many times (Bagdasaryan et al., AISTATS 2020).
+"""Scaled updates from hostile clients (Bagdasaryan et al., AISTATS 2020).
 
-"How to backdoor federated learning" calls it model replacement: with ``scale`` the number of
-clients over the server's learning rate, the mean of all becomes the hostile client's model, as far
-as those of the others cancel. With a backdoor beside it (`fedjax_med.attacks.backdoor`) it is the
-paper's attack.
+"How to backdoor federated learning" calls it model replacement: if ``scale`` is the number of
+clients over the server's learning rate, the new global model is the hostile client's, as far as
+the other updates cancel. Combined with `fedjax_med.attacks.backdoor` it is the paper's attack.
 """
 
 import jax
 
-from fedjax_med.core.faults import Attack, instead
+from fedjax_med.core.faults import Attack, replace_where
 from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
 
 
 def build(num_classes: int, *, clients: tuple[int, ...] = (0,), scale: float = 10.0) -> Attack:
-    """Hostile clients send ``scale * message``.
+    """Build the attack: hostile clients send ``scale * message``.
 
     Args:
-        num_classes: of the experiment, for which this attack has no use.
-        clients: who is hostile.
+        num_classes: not used by this attack.
+        clients: ids of the hostile clients.
         scale: gamma in the paper.
 
     Raises:
@@ -29,8 +28,8 @@ def build(num_classes: int, *, clients: tuple[int, ...] = (0,), scale: float = 1
         raise UserError(f"expected attack scaled_update to have scale > 0, got scale={scale}.")
 
     def messages(messages: Message, hostile: Array, weight: Array, key: Key) -> Message:
-        del weight, key  # each by itself, and nothing is random here
+        del weight, key  # each message separately, and nothing is random here
         scaled = jax.tree.map(lambda leaf: scale * leaf, messages)
-        return instead(hostile, scaled, messages)
+        return replace_where(hostile, scaled, messages)
 
     return Attack(tuple(clients), messages=messages)

@@ -1,13 +1,15 @@
-"""The flags that commands share: the experiment and where the images are."""
+"""Flags that commands share: the experiment, the images, the checkpoint, the processes."""
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from fedjax_med.experiment import config, resolve
+from fedjax_med.cli import overrides
+from fedjax_med.experiment import config
+from fedjax_med.run.workdir import CACHE_DIR
 
 
 def _config_path(arguments: list[str]) -> str:
-    """The value of the last ``--config`` among `arguments`, in either form, or ''."""
+    """Return the value of the last ``--config`` among `arguments`, in either form, or ''."""
     path = ""
     for index, argument in enumerate(arguments):
         if argument in ("--config", "-config"):
@@ -18,16 +20,16 @@ def _config_path(arguments: list[str]) -> str:
 
 
 def config_path_given(arguments: list[str]) -> bool:
-    """Whether `arguments` name a config file."""
+    """Return whether `arguments` name a config file."""
     return any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments)
 
 
 def for_absl(arguments: list[str]) -> list[str]:
-    """`arguments` without what `define_config` has taken: ``--config=FILE`` and lists of names.
+    """Remove the arguments that `define_config` has used: ``--config=FILE`` and lists of names.
 
-    Of several overrides of a field only the last: ml-collections would add up tuples.
+    Of several overrides of a field, keeps only the last: ml-collections would add up tuples.
     """
-    taken = {"config", *(f"config.{name}" for name in resolve.LISTS)}
+    taken = {"config", *(f"config.{name}" for name in overrides.LISTS)}
     kept: list[str] = []
     for place, argument in reversed(list(enumerate(arguments))):
         name = argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
@@ -40,10 +42,10 @@ def for_absl(arguments: list[str]) -> list[str]:
 
 
 def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
-    """Give a command the flag ``--config=FILE`` and its overrides ``--config.FIELD=VALUE``."""
+    """Define the flag ``--config=FILE`` and its overrides ``--config.FIELD=VALUE``."""
     path = _config_path(arguments)
     base = config.read(path) if path else config.Experiment()
-    experiment = resolve.prepare_overrides(base, arguments)
+    experiment = overrides.prepare_overrides(base, arguments)
     config_flags.DEFINE_config_dataclass(
         "config",
         experiment,
@@ -54,15 +56,20 @@ def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 
 
 def define_data(flags: absl_flags.FlagValues) -> None:
-    """Give a command the flags that say where the images and their prepared form are."""
+    """Define the flags for the folders of the images and of their prepared form."""
     absl_flags.DEFINE_string("data_dir", "", "the folder of the images", flag_values=flags)
     absl_flags.DEFINE_string(
-        "cache_dir", "~/.cache/fedjax_med", "where prepared images are kept", flag_values=flags
+        "cache_dir", CACHE_DIR, "where prepared images are kept", flag_values=flags
     )
 
 
+def given_cache_dir(flags: absl_flags.FlagValues) -> str:
+    """Return ``--cache_dir`` if it was given, else "": a run's own folder precedes the default."""
+    return str(flags.cache_dir) if flags["cache_dir"].present else ""
+
+
 def define_checkpoint(flags: absl_flags.FlagValues) -> None:
-    """Give a command the flag that says which checkpoint of a run is tested."""
+    """Define the flag that selects the checkpoint of a run to test."""
     absl_flags.DEFINE_string(
         "checkpoint",
         "",
@@ -72,7 +79,7 @@ def define_checkpoint(flags: absl_flags.FlagValues) -> None:
 
 
 def define_begin_anew(flags: absl_flags.FlagValues) -> None:
-    """Give a command that trains the flag for a workdir whose checkpoints are all damaged."""
+    """Define the flag that permits a new start if all checkpoints in the workdir are damaged."""
     absl_flags.DEFINE_boolean(
         "begin_anew",
         False,
@@ -82,12 +89,12 @@ def define_begin_anew(flags: absl_flags.FlagValues) -> None:
 
 
 def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -> None:
-    """Give a command that trains and tests many times the flags that all its runs share.
+    """Define the flags of a command that trains and tests several runs.
 
     Args:
         flags: of the command.
         arguments: of the command line.
-        what: the runs are together, for the name of the default workdir.
+        what: a name for the runs together, used in the default workdir.
     """
     define_config(flags, arguments)
     define_data(flags)
@@ -102,7 +109,7 @@ def define_runs(flags: absl_flags.FlagValues, arguments: list[str], what: str) -
 
 
 def define_processes(flags: absl_flags.FlagValues) -> None:
-    """Give a command the flags that join it with the same command in other processes."""
+    """Define the flags that join a command with the same command in other processes."""
     absl_flags.DEFINE_boolean(
         "distributed",
         False,

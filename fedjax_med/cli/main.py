@@ -1,8 +1,7 @@
-"""``fedjax-med COMMAND``: finds the command's file, parses its flags, tells mistakes in a line."""
+"""``fedjax-med COMMAND``: finds the command, parses its flags, reports mistakes in one line."""
 
 import dataclasses
 import importlib
-import os
 import pkgutil
 import sys
 import textwrap
@@ -15,10 +14,11 @@ from absl import flags as absl_flags
 from absl import logging
 
 from fedjax_med import __version__
-from fedjax_med.cli import commands
+from fedjax_med.cli import commands, overrides
 from fedjax_med.cli.flags import config_path_given, for_absl
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.execution import multihost
+from fedjax_med.execution.backend import repeat_bits
 from fedjax_med.experiment import components, config, resolve
 from fedjax_med.files import read_text
 
@@ -28,13 +28,14 @@ _OUT_OF_MEMORY = (
 )
 _WIDTH = 98  # of the help, indented by two
 _FLAGS_LIMIT = 2**20  # bytes of a file of flags
-_PATIENCE = 10  # seconds; what all processes meet with, they meet with at about the same time
+_PATIENCE = 10  # seconds; an error in all processes occurs at about the same time in each
 
 
 def _commands() -> dict[str, ModuleType]:
     return {
         module.name: importlib.import_module(f"fedjax_med.cli.commands.{module.name}")
         for module in pkgutil.iter_modules(commands.__path__)
+        if not module.ispkg and not module.name.startswith("_")
     }
 
 
@@ -66,7 +67,7 @@ def _help(name: str, module: ModuleType, flags: absl_flags.FlagValues) -> str:
 
 
 def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
-    """A line for each field, with its value and, where they are few, what else it may be."""
+    """List each field with its value and, if they are few, its possible values."""
     lines: list[str] = []
     for field in dataclasses.fields(holder):
         value, shelf = getattr(holder, field.name), field.metadata.get("shelf", "")
@@ -86,7 +87,7 @@ def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
 
 
 def _wrapped(field: str, choices: str) -> list[str]:
-    """A field and what it may be, in one line where that is short enough."""
+    """Format a field and its choices, in one line if that is short enough."""
     line = f"{field}  ({choices})" if choices else field
     if len(line) <= _WIDTH:
         return [line]
@@ -94,7 +95,7 @@ def _wrapped(field: str, choices: str) -> list[str]:
 
 
 def _names(shelf: str) -> str:
-    """What a spec of `shelf` may name."""
+    """List the names that a spec of `shelf` may have."""
     return "any optimizer of optax" if shelf == "optax" else ", ".join(components.names(shelf))
 
 
@@ -111,7 +112,7 @@ def _spec_lines(path: str, spec: config.Spec, shelf: str) -> list[str]:
 
 
 def _plainly(message: str) -> str:
-    """What a parser said of a flag's value, in words for people."""
+    """Rephrase a parser's message about a flag's value in plain words."""
     for said, meant in (
         ("invalid literal for int", "a whole number"),
         ("could not convert string to float", "a number"),
@@ -123,7 +124,7 @@ def _plainly(message: str) -> str:
 
 
 def _check_flag_files(arguments: list[str], seen: tuple[str, ...] = ()) -> None:
-    """Refuse a file of flags that does not read; absl waits for whatever --flagfile names."""
+    """Refuse a file of flags that cannot be read; absl would block on whatever --flagfile names."""
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, given, path = argument.strip().partition("=")
         if flag not in ("--flagfile", "-flagfile"):
@@ -135,7 +136,7 @@ def _check_flag_files(arguments: list[str], seen: tuple[str, ...] = ()) -> None:
 
 
 def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagValues]:
-    """The command `name` and its flags, parsed from `arguments`.
+    """Find the command `name` and parse its flags from `arguments`.
 
     Raises:
         UserError: The command, a flag or a field does not exist, or a value does not parse.
@@ -155,7 +156,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     except absl_flags.UnrecognizedFlagError as error:
         hint = ""
         if "config" in flags:
-            paths = resolve.paths(flags["config"].value, "--config")
+            paths = overrides.paths(flags["config"].value, "--config")
             near = [path for path in paths if path.endswith(f".{error.flagname}")]
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
         said = str(error).replace(" ?", "?")
@@ -165,24 +166,14 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
         raise UserError(_plainly(str(error))) from error
     if "config" in flags:
         resolve.check_values(flags.config)
-        flags["config"].value = resolve.complete(flags.config)  # what was given is checked too
+        flags["config"].value = resolve.complete(flags.config)  # checks the overrides, too
     if rest:
         raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
     return module, flags
 
 
-def repeat_bits() -> None:
-    """Set XLA's flag without which a GPU may add in an order that depends on timing.
-
-    Before the first use of a device, or it comes too late; what the environment says of it stays.
-    """
-    if "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
-        deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-        os.environ["XLA_FLAGS"] = deterministic.strip()
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run the command that `argv` names and return the exit code (2: a mistake in the input)."""
+    """Run the command that `argv` names; return the exit code (2: a mistake in the input)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     repeat_bits()
     logging.set_verbosity(logging.ERROR)
@@ -225,8 +216,8 @@ def _run(arguments: list[str]) -> int:
     if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
         folder = Path(flags.cache_dir).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # The first state is made by many small programs; by default those under a second are not
-        # kept, and compiling them again is most of a later start.
+        # Many small programs build the first state. By default, programs that compile in under a
+        # second are not cached, and compiling them again would be most of a later start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "coordinator" in flags and multihost.check_flags(
         flags.distributed, flags.coordinator, flags.num_processes, flags.process_id

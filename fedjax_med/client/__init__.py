@@ -1,1 +1,1 @@
-"""What a client computes: batches, augmentation, losses, local training."""
+"""Client-side computation: batches, augmentation, losses, local training."""

@@ -1,4 +1,4 @@
-"""uint8 batches to normalised float batches, with random changes from a key; inside jit."""
+"""Augmentation and normalisation of uint8 image batches, driven by a key; inside jit."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,33 +7,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.trees import rows
-from fedjax_med.core.types import IMAGENET_MEAN, IMAGENET_STD, RGB, Array, Key
+from fedjax_med.core.model import IMAGENET_MEAN, IMAGENET_STD, RGB
+from fedjax_med.core.trees import broadcast_rows
+from fedjax_med.core.types import Array, Key
 from fedjax_med.errors import UserError
 
 
 @dataclasses.dataclass
 class Augment:
-    """Random changes of a training image, drawn anew at every step; all off is the image itself."""
+    """Random changes of a training image, drawn anew at every step; all off leaves it unchanged."""
 
     flip: bool = True  # mirror, with probability 1/2
     right_angles: bool = True  # turn by a multiple of 90 degrees
-    rotation: float = 15.0  # degrees, at most, either way
+    rotation: float = 15.0  # largest angle in degrees, either way
     min_scale: float = 0.8  # side of the random crop, as a fraction of the image's
     brightness: float = 0.1  # added, as a fraction of the full range
     contrast: float = 0.15  # factor 1 +- this, around the image's mean
     saturation: float = 0.15  # factor 1 +- this, around each pixel's grey
-    hue: float = 0.02  # turns of the colour circle
-    # Where the model has frozen blocks, which see an image once: so many changed copies of each of
-    # its mirrored views are kept beside the view itself, for training to draw from.
+    hue: float = 0.02  # largest shift, in turns of the colour circle
+    # For models with frozen blocks, which see an image only once: the number of augmented copies of
+    # each mirrored view that are kept beside the view itself, for training to draw from.
     copies: int = 0
     # These three change a batch as a whole (`fedjax_med.client.mixup`).
-    mixup: float = 0.0  # alpha of the beta distribution that weighs two images; 0: none
-    cutmix: float = 0.0  # likewise, of the area that is cut from another image
+    mixup: float = 0.0  # alpha of the beta distribution of the two images' weights; 0: none
+    cutmix: float = 0.0  # likewise, of the area's share that is cut from another image
     erase: float = 0.0  # the probability that a box of the image is erased
 
 
-VIEWS = 8  # the ways to mirror a square image, itself among them
+VIEWS = 8  # the mirrored views of a square image, itself included
 _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 # RGB to YIQ, where a turn of the (I, Q) plane is a turn of the hue.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -45,11 +46,11 @@ def normalise(
     std: RGB = IMAGENET_STD,
     colour_constancy: float = 0.0,
 ) -> Array:
-    """uint8 [..., 3] on 0 to 255 to float32 [..., 3] with about zero mean and unit variance.
+    """Convert uint8 [..., 3] in 0 to 255 to float32 [..., 3] of about zero mean and unit variance.
 
     Args:
         image: uint8 [..., 3]; [..., H, W, 3] with `colour_constancy`.
-        mean: of each channel on the scale 0 to 1, as `fedjax_med.core.types.Model` says.
+        mean: of each channel on the scale 0 to 1, as in `fedjax_med.core.model.Model`.
         std: likewise.
         colour_constancy: likewise.
     """
@@ -57,9 +58,9 @@ def normalise(
 
 
 def _pixels(image: Array, colour_constancy: float) -> Array:
-    """uint8 images [..., H, W, 3] on the scale 0 to 1, under white light if so wanted.
+    """Scale uint8 images [..., H, W, 3] to 0 to 1; with `colour_constancy`, as under white light.
 
-    The light is taken to have the colour of the Minkowski mean over the pixels ("shades of gray",
+    The light is assumed to have the colour of the Minkowski mean over the pixels ("shades of gray",
     Finlayson & Trezzi, CIC 2004; Barata et al., 2015, on dermoscopy).
     """
     pixels = image.astype(jnp.float32) / 255.0
@@ -77,11 +78,11 @@ def _standardise(image: Array, mean: RGB, std: RGB) -> Array:
 
 
 def mirrored(images: Any, view: int) -> Any:
-    """One of the `VIEWS` of square images [B, H, W, ch]; 0 leaves them as they are.
+    """Give one of the `VIEWS` of square images [B, H, W, ch]; view 0 leaves them unchanged.
 
     Args:
-        images: of NumPy or JAX.
-        view: its bits mirror left and right, then top and bottom, then rows and columns.
+        images: a NumPy or JAX array.
+        view: from the lowest, its bits swap left and right, top and bottom, rows and columns.
     """
     if view & 4:
         images = images.swapaxes(1, 2)
@@ -91,18 +92,17 @@ def mirrored(images: Any, view: int) -> Any:
 
 
 def _views(augment: Augment) -> tuple[int, ...]:
-    """The mirrored views that the random changes of `augment` may come to."""
+    """List the mirrored views that the random changes of `augment` can produce."""
     if augment.right_angles:
         return tuple(range(VIEWS)) if augment.flip else (0, 3, 5, 6)
     return (0, 1) if augment.flip else (0,)
 
 
 def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
-    """The function from (features [B, V, h, w, ch], key) to those of one view of each image.
+    """Build the function from (features [B, V, h, w, ch], key) to one drawn view of each image.
 
-    What `build` is to images this is to what a frozen part made of them
-    (`fedjax_med.data.feature_cache`): flips and right angles are drawn, and which copy; without
-    copies the other changes are none.
+    Counterpart of `build` for the features of frozen blocks (`fedjax_med.data.feature_cache`):
+    flip, right angle and copy are drawn; without copies there are no other changes.
 
     Args:
         augment: the random changes; V is 8 * (1 + its ``copies``).
@@ -113,16 +113,16 @@ def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
     views = [copy * VIEWS + view for copy in range(1 + augment.copies) for view in _views(augment)]
 
     def prepare(features: Array, key: Key) -> Array:
-        # Each image draws by itself, however many come after it.
+        # An image's draw does not depend on how many images follow it.
         drawn = jax.random.randint(key, (features.shape[0],), 0, len(views))
-        index = rows(jnp.array(views)[drawn], features)
+        index = broadcast_rows(jnp.array(views)[drawn], features)
         return jnp.take_along_axis(features, index, axis=1)[:, 0].astype(jnp.float32)
 
     return prepare
 
 
 def _matrices(augment: Augment, key: Key, batch: int) -> tuple[Array, Array]:
-    """The map from output to source coordinates, [B, 2, 2] and shift [B, 2], in image sides."""
+    """Draw maps from output to source coordinates: [B, 2, 2] and shift [B, 2], in image sides."""
     keys = jax.random.split(key, 5)
     quarter = jax.random.randint(keys[0], (batch,), 0, 4) * augment.right_angles
     small = jax.random.uniform(keys[1], (batch,), minval=-1.0) * jnp.deg2rad(augment.rotation)
@@ -149,7 +149,7 @@ def warp(image: Array, matrix: Array, shift: Array) -> Array:
 
     Args:
         image: float [B, H, W, ch].
-        matrix: float [B, 2, 2], from (row, column) of the output to that of the source.
+        matrix: float [B, 2, 2], from (row, column) of the output to those of the source.
         shift: float [B, 2], added to the source position, in image sides.
 
     Returns:
@@ -180,9 +180,9 @@ def warp(image: Array, matrix: Array, shift: Array) -> Array:
 
 
 def _colour(augment: Augment, image: Array, key: Key) -> Array:
-    """Brightness, contrast, saturation and hue of float [B, H, W, 3], each by its own draw."""
+    """Vary brightness, contrast, saturation and hue of float [B, H, W, 3], each by its own draw."""
     batch = image.shape[0]
-    # Images lead, so that an image's draws are the same however many come after it.
+    # The image axis leads, so that an image's draws do not depend on how many images follow it.
     draws = jax.random.uniform(key, (batch, 4), minval=-1.0).T[:, :, None, None, None]
     image = image + draws[0] * augment.brightness
     mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
@@ -195,7 +195,7 @@ def _colour(augment: Augment, image: Array, key: Key) -> Array:
 
 
 def _hue_matrix(turns: Array) -> Array:
-    """The RGB matrices [B, 3, 3] that turn the hue by `turns` [B] of the colour circle."""
+    """Compute the RGB matrices [B, 3, 3] that turn the hue by `turns` [B] of the colour circle."""
     angle = turns * (2 * jnp.pi)
     cos, sin, one, zero = (
         jnp.cos(angle),
@@ -220,7 +220,7 @@ def build(
     std: RGB = IMAGENET_STD,
     colour_constancy: float = 0.0,
 ) -> Callable[[Array, Key], Array]:
-    """The function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
+    """Build the function from (uint8 [B, H, W, 3], key) to the augmented, normalised float32 batch.
 
     Args:
         augment: the random changes.

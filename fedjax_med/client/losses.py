@@ -1,4 +1,4 @@
-"""Masked losses and the gradient functions made of them."""
+"""Masked losses and their gradient functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,15 +9,16 @@ import optax
 from jax.typing import ArrayLike
 
 from fedjax_med.client.mixup import Mix
-from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Model, Params
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 
 
 def class_balanced_weights(counts: ArrayLike, beta: float) -> Array:
-    """Weights by the effective number of examples (Cui et al., CVPR 2019), with mean 1.
+    """Compute weights by the effective number of examples (Cui et al., CVPR 2019), with mean 1.
 
     Args:
         counts: int or float [K], the training examples of each class over all clients.
-        beta: in [0, 1); 0 weighs all examples the same, towards 1 all classes the same.
+        beta: in [0, 1); 0 weighs all examples equally, values near 1 all classes equally.
 
     Returns:
         float32 [K], such that the mean over the examples is 1; 0 for a class without examples.
@@ -31,14 +32,14 @@ def class_balanced_weights(counts: ArrayLike, beta: float) -> Array:
 
 
 def log_prior(counts: ArrayLike) -> Array:
-    """The logarithm of each class's share of the examples.
+    """Compute the logarithm of each class's share of the examples.
 
     Args:
         counts: int or float [K], the training examples of each class over all clients.
 
     Returns:
-        float32 [K]; of a class without examples 0, as if all were of it, so that a model which has
-        never seen it (a hospital's alone) learns to expect it never.
+        float32 [K]; 0 for a class without examples, as if all were of that class, so that a model
+        that never sees it (a single hospital's) learns never to predict it.
     """
     examples = jnp.asarray(counts, jnp.float32)
     total = jnp.sum(examples)
@@ -46,7 +47,7 @@ def log_prior(counts: ArrayLike) -> Array:
 
 
 def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
-    """Sums over the real examples of a batch; adding two results gives those of both batches.
+    """Sum loss and accuracy over a batch's real examples; sums of two batches can be added.
 
     Args:
         logits: float ``[B, K]``; padding may hold anything, NaN included.
@@ -68,13 +69,13 @@ def counts(logits: Array, labels: Array, mask: Array) -> Metrics:
 
 
 def keys(key: Key) -> tuple[Key, Key]:
-    """What a step's key becomes: one for the changes of the images, one for the model."""
+    """Split a step's key into one for the augmentation of the images and one for the model."""
     prepare_key, model_key = jax.random.split(key)
     return prepare_key, model_key
 
 
 class _Prepared(NamedTuple):
-    """A batch as the model takes it."""
+    """A batch prepared for the model."""
 
     image: Array  # float32 [B, H, W, ch]
     target: Array  # float32 [B, K]
@@ -93,31 +94,30 @@ def cross_entropy(
     focal: float = 0.0,
     mix: Mix | None = None,
 ) -> GradFn:
-    """The gradient of the mean weighted cross-entropy over a batch's real examples.
+    """Build the gradient of the mean weighted cross-entropy over a batch's real examples.
 
     Args:
         model: gives logits [B, K].
-        prepare: uint8 images and a key to what the model takes (`fedjax_med.client.augmentation`).
-        class_weights: float [K], the factor of each class's examples.
+        prepare: maps uint8 images and a key to model input (`fedjax_med.client.augmentation`).
+        class_weights: float [K], the weight of each class's examples.
         label_smoothing: the probability mass spread evenly over all classes (Szegedy et al., 2016).
-        micro_batch: images that the model sees at a time; 0 is all. The gradients of the parts are
-            added, which gives the whole batch's, since no layer mixes images; what a part needs
-            may stay in a CPU's cache (`fedjax_med.ops.micro_batch`).
-        adjustment: float [K], added to the logits in the loss alone: with tau times `log_prior` the
-            model learns what is left to know of the classes beside how frequent they are (Menon et
+        micro_batch: images that the model sees at a time; 0: all. The gradients of the parts add up
+            to the whole batch's, since no layer mixes images; the data of a part may stay in a
+            CPU's cache (`fedjax_med.ops.micro_batch`).
+        adjustment: float [K], added to the logits in the loss only: with tau times `log_prior` the
+            model learns to tell the classes apart without regard to their frequencies (Menon et
             al., ICLR 2021, "Long-tail learning via logit adjustment").
         focal: gamma: a class's part of the loss is multiplied by (1 - its probability)^gamma, so
-            that what is learned already counts for less (Lin et al., ICCV 2017).
+            that examples already learned count less (Lin et al., ICCV 2017).
         mix: changes the prepared batch and its targets as a whole (`fedjax_med.client.mixup`).
 
     Returns:
-        A `GradFn` whose sums are those of `counts`: the plain cross-entropy,
-        without weights and smoothing. Padding changes nothing; a batch of padding alone has
-        gradient zero.
+        A `GradFn` whose metrics are those of `counts`: the plain cross-entropy, without weights and
+        smoothing. Padding has no effect; the gradient of a batch of padding alone is zero.
     """
 
     def objective(params: Params, prepared: _Prepared, key: Key) -> tuple[Array, Metrics]:
-        """The summed loss."""
+        """Compute the summed loss and the metrics."""
         logits = model.apply(params, prepared.image, key)
         adjusted = logits if adjustment is None else logits + adjustment[None]
         target = prepared.target
@@ -134,8 +134,8 @@ def cross_entropy(
         target = optax.smooth_labels(target, label_smoothing)
         weight = class_weights[batch.label]
         if mix is not None:
-            # The loss is linear in the targets, so the classes' weights are mixed with them. The
-            # key is split into 0 and 1 already.
+            # The loss is linear in the targets, so the class weights are mixed with them. `keys`
+            # has already split the key into 0 and 1.
             mix_key = jax.random.fold_in(key, 2)
             image, target = mix(image, target * weight[:, None], batch.mask, mix_key)
             weight = jnp.ones_like(weight)
@@ -149,7 +149,7 @@ def cross_entropy(
 def _in_parts(
     function: Callable[..., tuple[Params, Metrics]], size: int
 ) -> Callable[[Params, _Prepared, Key], tuple[Params, Metrics]]:
-    """`function`, whose results are sums over examples, on `size` examples at a time, added up."""
+    """Apply `function`, which sums over examples, to `size` examples at a time; add the results."""
 
     def added(params: Params, whole: _Prepared, key: Key) -> tuple[Params, Metrics]:
         examples = whole.mask.shape[0]

@@ -1,4 +1,4 @@
-"""Random changes that mix the images of a batch, and their labels with them; inside jit."""
+"""Random changes of a whole batch: mixup, CutMix and random erasing; inside jit."""
 
 from collections.abc import Callable
 
@@ -14,18 +14,18 @@ _ERASED = (0.02, 0.33)  # of the image's area, at least and at most (Zhong et al
 
 
 def build(augment: Augment) -> Mix | None:
-    """What `augment` does to a batch as a whole; None if nothing.
+    """Build the changes that `augment` makes to a batch as a whole; None if there are none.
 
-    Each image has the real one after it in the batch for a partner, the last one the first.
+    Each image's partner is the next real image in the batch; the last one's is the first.
 
     - ``mixup`` (Zhang et al., ICLR 2018): a weighted mean of both, images and labels;
-    - ``cutmix`` (Yun et al., ICCV 2019): a box of the partner, which is worth its share of the area
-      in the labels; where both are given, each image draws one of the two;
+    - ``cutmix`` (Yun et al., ICCV 2019): a box of the partner, whose label gets the box's share of
+      the area; with both options, each image draws one of the two;
     - ``erase`` (random erasing, Zhong et al., AAAI 2020): with this probability a box is set to
-      zero, which is the mean that the model's images are normalised by.
+      zero, the mean by which the model's images are normalised.
 
-    What a frozen part made of images (`fedjax_med.data.feature_cache`) is mixed in the same way
-    ("manifold mixup", Verma et al., ICML 2019).
+    Features of frozen blocks (`fedjax_med.data.feature_cache`) are mixed in the same way ("manifold
+    mixup", Verma et al., ICML 2019).
 
     Args:
         augment: the random changes; their ranges are checked in `fedjax_med.experiment.validation`.
@@ -37,10 +37,10 @@ def build(augment: Augment) -> Mix | None:
         keys = jax.random.split(key, 3)
         partner = _partners(mask)
         other, other_targets = images[partner], targets[partner]
-        # Of each pixel, what the image keeps.
+        # The share of each pixel that the image keeps.
         kept = _kept(augment, images.shape[:3], keys)
         share = jnp.mean(kept, axis=(1, 2))[:, None]
-        # Padding may hold anything, NaN included; it is nobody's partner.
+        # Padding may hold anything, NaN included; no real image has it as its partner.
         images = images * kept[..., None] + other * (1.0 - kept[..., None])
         targets = targets * share + other_targets * (1.0 - share)
         if augment.erase:
@@ -51,7 +51,7 @@ def build(augment: Augment) -> Mix | None:
 
 
 def _partners(mask: Array) -> Array:
-    """The place of the next real example in the batch for each real one: int32 [B].
+    """Give the index of the next real example in the batch for each real one: int32 [B].
 
     Real examples come first in a batch (`fedjax_med.client.local_training`), so more padding
     changes no partner.
@@ -62,7 +62,7 @@ def _partners(mask: Array) -> Array:
 
 
 def _kept(augment: Augment, shape: tuple[int, ...], keys: Key) -> Array:
-    """What each image [B, H, W] keeps of itself, from 0 to 1, pixel by pixel."""
+    """Draw the share that each pixel keeps of its own image, from 0 to 1: float32 [B, H, W]."""
     batch = (shape[0],)
     kept = jnp.ones(shape)
     if augment.mixup:
@@ -78,7 +78,7 @@ def _kept(augment: Augment, shape: tuple[int, ...], keys: Key) -> Array:
 
 
 def _erased(augment: Augment, shape: tuple[int, ...], key: Key) -> Array:
-    """Which pixels of each image are erased: bool [B, H, W, 1]."""
+    """Select the pixels of each image to erase: bool [B, H, W, 1]."""
     area_key, box_key, whether_key = jax.random.split(key, 3)
     area = jax.random.uniform(area_key, shape[:1], minval=_ERASED[0], maxval=_ERASED[1])
     drawn = jax.random.bernoulli(whether_key, augment.erase, shape[:1])
@@ -86,9 +86,9 @@ def _erased(augment: Augment, shape: tuple[int, ...], key: Key) -> Array:
 
 
 def _boxes(shape: tuple[int, ...], area: Array, key: Key) -> Array:
-    """A box in each image of the batch [B, H, W], as large as `area` [B] of it, at most: bool.
+    """Draw a box in each image that covers at most the share `area` [B] of it: bool [B, H, W].
 
-    Its centre is anywhere in the image, and what reaches beyond the edge is cut off.
+    Its centre is anywhere in the image, and parts beyond the edge are cut off.
     """
     batch, height, width = shape
     centre = jax.random.uniform(key, (batch, 2))

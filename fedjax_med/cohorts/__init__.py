@@ -1,7 +1,7 @@
-"""The shelf of cohorts: who takes part in a round. ``build(num_clients, *, options) -> Cohort``.
+"""Cohorts, the clients of a round: ``build(num_clients, *, options) -> Cohort``, one file each.
 
-A `fedjax_med.core.round.Cohort` is a pure function ``(key, sizes int [C]) -> int32 [S]``: the
-places of S different clients. All raise `UserError` for an option out of its range.
+A `fedjax_med.core.algorithm.Cohort` is a pure function ``(key, sizes int [C]) -> int32 [S]``: the
+indices of S different clients. Every ``build`` raises `UserError` if an option is out of range.
 """
 
 from fedjax_med.errors import UserError

@@ -1,13 +1,13 @@
-"""All clients take part in every round."""
+"""All clients participate in every round."""
 
 import jax.numpy as jnp
 
-from fedjax_med.core.round import Cohort
+from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 
 
 def build(num_clients: int) -> Cohort:
-    """Nobody is left out; `fedjax_med.core.round.run_round` does the same without a cohort."""
+    """Build the cohort of all clients, as `fedjax_med.core.round.run_round` uses without one."""
 
     def choose(key: Key, sizes: Array) -> Array:
         del key, sizes

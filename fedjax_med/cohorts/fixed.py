@@ -2,16 +2,16 @@
 
 import jax.numpy as jnp
 
-from fedjax_med.core.round import Cohort
+from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 from fedjax_med.errors import UserError
 
 
 def build(num_clients: int, *, clients: tuple[int, ...] = (0,)) -> Cohort:
-    """The clients of these numbers; the others are validated with, but never train.
+    """Build the cohort of the given clients; the others are used in validation but never train.
 
     Raises:
-        UserError: A number is no client's, or comes twice, or there is none.
+        UserError: `clients` has an unknown client or a duplicate, or is empty.
     """
     wrong = [client for client in clients if client not in range(num_clients)]
     if wrong or not clients or len(set(clients)) < len(clients):

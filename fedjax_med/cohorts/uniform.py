@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_med.cohorts import check_size
-from fedjax_med.core.round import Cohort
+from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 
 
 def build(num_clients: int, *, size: int = 2) -> Cohort:
-    """`size` different clients, all sets of them equally likely.
+    """Build the cohort of `size` different clients, all sets of them equally likely.
 
     Raises:
         UserError: `size` is not between 1 and the number of clients.

@@ -1,6 +1,6 @@
-"""Games of players: Shapley values, exact or sampled, and what is lost without each player.
+"""Shapley values of games, exact or sampled, and leave-one-out values.
 
-A game is given by the value of each coalition, the more the better (Shapley, 1953, "A value for
+A game is given by the value of each coalition, higher is better (Shapley, 1953, "A value for
 n-person games").
 """
 
@@ -14,22 +14,22 @@ import numpy.typing as npt
 from fedjax_med.errors import UserError
 
 Floats = npt.NDArray[np.float64]
-Coalitions = npt.NDArray[np.bool_]  # [M, n], who is a member of each
-Value = Callable[[Coalitions], Floats]  # [M], of each coalition
+Coalitions = npt.NDArray[np.bool_]  # [M, n], the members of each
+Value = Callable[[Coalitions], Floats]  # -> [M], the value of each coalition
 
-EXACT = 12  # players of whom all coalitions are formed
-PERMUTATIONS = 200  # of more players, unless another number is asked for
+EXACT = 12  # most players for which all coalitions are valued
+PERMUTATIONS = 200  # default for more players
 
 
 class Shares(NamedTuple):
-    """What each of n players gets."""
+    """The Shapley values of n players."""
 
     value: Floats  # [n]
     error: Floats  # [n], standard errors; 0 where nothing was sampled
 
 
 def cached(value: Value) -> Value:
-    """`value`, which is asked for each coalition once, and for all new ones of a call together."""
+    """Wrap `value` to compute each coalition once, and all new ones of a call together."""
     known: dict[bytes, float] = {}
 
     def of(coalitions: Coalitions) -> Floats:
@@ -43,13 +43,13 @@ def cached(value: Value) -> Value:
 
 
 def exact(value: Value, players: int) -> Shares:
-    """The Shapley values, from all coalitions of `players`: 2 ** n values are asked for."""
+    """Compute the Shapley values from all coalitions of `players`, that is from 2 ** n values."""
     if not players:
         return Shares(np.zeros(0), np.zeros(0))
     number = np.arange(2**players)
     coalitions = (number[:, None] >> np.arange(players)) % 2 == 1
     values, sizes = value(coalitions), coalitions.sum(axis=1)
-    # The share of the orders of all players in which a coalition comes before the next player.
+    # By coalition size: the share of all orders in which exactly its members precede a player.
     share = np.array([1 / (players * math.comb(players - 1, s)) for s in range(players)])
     found = []
     for player in range(players):
@@ -60,10 +60,10 @@ def exact(value: Value, players: int) -> Shares:
 
 
 def check(permutations: int, truncation: float) -> None:
-    """Refuse what `sampled` cannot sample by.
+    """Refuse options that `sampled` cannot use.
 
     Raises:
-        UserError: One of them is out of its range.
+        UserError: An option is out of its range.
     """
     if permutations < 4 or permutations % 2:
         raise UserError(f"expected an even number of permutations >= 4, got {permutations}.")
@@ -78,22 +78,22 @@ def sampled(
     seed: int | Sequence[int] = 0,
     truncation: float = 0.0,
 ) -> Shares:
-    """Estimates of the Shapley values, from random orders in which the players join.
+    """Estimate the Shapley values from random orders in which the players join.
 
     Castro et al. (Computers & Operations Research 2009, "Polynomial calculation of the Shapley
-    value based on sampling"). Half of the orders are the others reversed: who comes early in one
-    comes late in the other, which makes the mean of the two vary less (Mitchell et al., JMLR 2022,
+    value based on sampling"). Half of the orders are the others reversed: a player early in one is
+    late in the other, which lowers the variance of the mean of the two (Mitchell et al., JMLR 2022,
     "Sampling permutations for Shapley value estimation"). Standard errors are those of the means
-    over the pairs.
+    over pairs.
 
     Args:
         value: of coalitions.
-        players: how many.
-        permutations: an even number of orders, at least 4.
+        players: number of players.
+        permutations: number of orders, even, at least 4.
         seed: of the orders.
-        truncation: an order ends where its coalition's value is nearer than this to everybody's,
-            and who has not joined yet adds nothing (Ghorbani & Zou, ICML 2019, "Data Shapley");
-            at 0 none ends, and the estimates are unbiased.
+        truncation: an order ends where its coalition's value is closer than this to that of all
+            players; the players left add nothing (Ghorbani & Zou, ICML 2019, "Data Shapley"); at
+            0 no order ends early, and the estimates are unbiased.
 
     Raises:
         UserError: `permutations` or `truncation` is out of its range.
@@ -128,14 +128,14 @@ def shapley(
     seed: int | Sequence[int] = 0,
     truncation: float = 0.0,
 ) -> Shares:
-    """`exact` up to `EXACT` players, `sampled` beyond, or where `permutations` are asked for."""
+    """Run `exact` up to `EXACT` players, `sampled` beyond or if `permutations` is not 0."""
     if not permutations and players <= EXACT:
         return exact(value, players)
     return sampled(value, players, permutations or PERMUTATIONS, seed, truncation)
 
 
 def leave_one_out(value: Value, players: int) -> Floats:
-    """How much less everybody is worth without each player: [n]."""
+    """Compute how much value all players together lose without each one: [n]."""
     if not players:
         return np.zeros(0)
     everybody = np.ones((1, players), np.bool_)

@@ -1,7 +1,8 @@
-"""How much each client contributes to the global model, from what it sent, without retraining.
+"""Contributions of the clients to the global model, from their updates, without retraining.
 
-A coalition is worth what the global model is worth that the server makes of its members' updates
-alone, by the run's own transforms, reducer and server optimizer; the others have the weight 0.
+The value of a coalition is that of the global model that the server builds from its members'
+updates alone, by the run's own transforms, aggregator and server optimizer; other clients get the
+weight 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +15,15 @@ import numpy as np
 from fedjax_med.contribution import shapley
 from fedjax_med.contribution.replay import TOGETHER, Programs, Run, first, portions, sent_of
 from fedjax_med.contribution.shapley import Coalitions, Floats
-from fedjax_med.core.round import FedState
+from fedjax_med.core.algorithm import FederatedState
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation import metrics
 from fedjax_med.evaluation.predict import predict
 from fedjax_med.evaluation.tables import short
 from fedjax_med.experiment.config import Experiment
-from fedjax_med.experiment.methods import Method
 
-METRICS: dict[str, Callable[..., Floats]] = {  # the more, the better
+METRICS: dict[str, Callable[..., Floats]] = {  # higher is better
     "balanced_accuracy": metrics.balanced_accuracy,
     "loss": lambda probabilities, labels: -metrics.log_loss(probabilities, labels),
 }
@@ -30,24 +31,24 @@ UNITS = {"balanced_accuracy": "Balanced accuracy", "loss": "Negative loss"}
 
 
 class Measure(NamedTuple):
-    """What is measured, and how exactly."""
+    """The metric of the contributions, and how exactly they are computed."""
 
-    metric: str = "loss"  # of METRICS
-    permutations: int = 0  # 0: exact, or `shapley.PERMUTATIONS` of more than `shapley.EXACT`
+    metric: str = "loss"  # a key of METRICS
+    permutations: int = 0  # 0: exact, or `shapley.PERMUTATIONS` beyond `shapley.EXACT` clients
     truncation: float = 0.0
     seed: int = 0
 
 
 class Contribution(NamedTuple):
-    """What each of the C clients has contributed."""
+    """The contributions of the C clients."""
 
     shapley: Floats  # [C]
-    error: Floats  # [C], standard errors of these; 0 where they are exact
+    error: Floats  # [C], standard errors of the Shapley values; 0 where exact
     leave_one_out: Floats  # [C]
-    by_round: Floats  # [T, C], the Shapley values of each round; [0, C] where rounds have none
+    by_round: Floats  # [T, C], Shapley values of each round; [0, C] if not by round
     start: float  # the value of the first model
-    end: float  # and of the last
-    server: float  # what the server moved by itself, such as by its optimizer's momentum
+    end: float  # the value of the last model
+    server: float  # change due to the server alone, such as its optimizer's momentum
 
 
 _PRIVATE = (
@@ -60,7 +61,7 @@ def check(experiment: Experiment) -> None:
     """Refuse a run that has not kept its updates, or whose updates are private.
 
     Raises:
-        UserError: It is such a run.
+        UserError: The run is not federated, is private, or kept no updates.
     """
     if experiment.setting != "federated":
         raise UserError(f"the run's setting is {experiment.setting}: nobody sends updates there.")
@@ -73,31 +74,31 @@ def check(experiment: Experiment) -> None:
         )
 
 
-def check_method(method: Method, name: str) -> None:
-    """Refuse a method whose rounds do not make one global model of the updates alone.
+def check_process(process: Process, name: str) -> None:
+    """Refuse a process whose rounds do not build one global model from the updates alone.
 
     Args:
-        method: of the run.
+        process: of the run.
         name: of its algorithm.
 
     Raises:
-        UserError: It is such a method.
+        UserError: It has personal or cluster models, uses more than the updates, or is private.
     """
-    algorithm = method.algorithm
-    if algorithm.personal is not None or algorithm.groups:
+    algorithm = process.algorithm
+    if algorithm.personal_params is not None or algorithm.num_clusters:
         raise UserError(f"{name} has no one global model that all clients contribute to.")
-    if algorithm.receive is not None:
+    if algorithm.process_updates is not None:
         raise UserError(
-            f"the server of {name} uses more than the reduced updates, so that its rounds cannot "
-            "be replayed without a client: train with another --config.algorithm.name."
+            f"the server of {name} uses more than the aggregated updates, so that its rounds "
+            "cannot be replayed without a client: train with another --config.algorithm.name."
         )
-    if method.reducer.private:
+    if process.aggregator.is_private:
         raise UserError(_PRIVATE)
 
 
 def _scores(run: Run, measure: Measure, predicted: Floats) -> Floats:
-    """The values [M] of models, from their predictions [M, V, K]."""
-    # A model that has diverged knows nothing.
+    """Compute the values [M] of models from their predictions [M, V, K]."""
+    # Predictions of a diverged model count as uniform.
     finite = np.isfinite(predicted).all(axis=-1, keepdims=True)
     sound = np.where(finite, predicted, 1 / predicted.shape[-1])
     labels = run.validation.label.astype(np.int64)
@@ -109,15 +110,15 @@ def _num_clients(run: Run) -> int:
 
 
 def multi_round(run: Run, measure: Measure) -> Contribution:
-    """Contributions to each round, summed up over the rounds.
+    """Compute the contributions to each round, summed over the rounds.
 
-    In each round a coalition is worth the model that the server makes, from the global model that
-    it had, of this round's updates of its members. Song, Tong & Wei, IEEE Big Data 2019, "Profit
-    allocation for federated learning" (there "MR"); Wang et al., 2020, "A principled approach to
-    data valuation for federated learning" (federated Shapley value).
+    In each round, the value of a coalition is that of the model that the server builds from the
+    round's global model with the members' updates of this round. Song, Tong & Wei, IEEE Big Data
+    2019, "Profit allocation for federated learning" (there "MR"); Wang et al., 2020, "A principled
+    approach to data valuation for federated learning" (federated Shapley value).
 
     Args:
-        run: its updates.
+        run: with its updates.
         measure: the metric, and how exactly.
     """
     programs, state, clients = Programs(run), first(run), _num_clients(run)
@@ -129,9 +130,12 @@ def multi_round(run: Run, measure: Measure) -> Contribution:
         sent, counting = sent_of(updates), np.flatnonzero(updates.weight > 0)
 
         def value(
-            members: Coalitions, state: FedState = state, sent: Any = sent, some: Any = counting
+            members: Coalitions,
+            state: FederatedState = state,
+            sent: Any = sent,
+            some: Any = counting,
         ) -> Floats:
-            wide = np.zeros((len(members), len(sent[1].weight)), np.bool_)
+            wide = np.zeros((len(members), len(sent[1].num_examples)), np.bool_)
             wide[:, some] = members
             return np.concatenate(
                 [
@@ -155,14 +159,14 @@ def multi_round(run: Run, measure: Measure) -> Contribution:
 
 
 def one_round(run: Run, measure: Measure) -> Contribution:
-    """Contributions to the last model.
+    """Compute the contributions to the last model.
 
-    A coalition is worth the model that the server makes, from the first model on, of all that its
-    members sent in all rounds, though they trained from the models that everybody had made ("OR" of
-    Song, Tong & Wei, IEEE Big Data 2019).
+    The value of a coalition is that of the model that the server builds, from the first model on,
+    from its members' updates in all rounds, though these were trained from the models of all
+    clients ("OR" of Song, Tong & Wei, IEEE Big Data 2019).
 
     Args:
-        run: its updates.
+        run: with its updates.
         measure: the metric, and how exactly.
     """
     programs, clients = Programs(run), _num_clients(run)
@@ -205,7 +209,7 @@ def _of_start(run: Run) -> Floats:
 def _trajectories(
     run: Run, measure: Measure, programs: Programs, members: Coalitions, count: int
 ) -> Floats:
-    """The values of the first `count` of coalitions [TOGETHER, C], by all rounds of each."""
+    """Compute the values of the first `count` coalitions [TOGETHER, C], each over all rounds."""
     states = jax.tree.map(
         lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], TOGETHER, axis=0), first(run)
     )
@@ -215,13 +219,13 @@ def _trajectories(
     return _scores(run, measure, programs.of_states(states, count))
 
 
-def tell(found: Contribution, examples: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """What ``contribution.json`` says of the clients.
+def to_json(found: Contribution, examples: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """Build the clients' entries of ``contribution.json``.
 
     Args:
         found: the contributions.
-        examples: C, that each client trains on.
-        names: C, of the clients; () where they have none.
+        examples: C, the number of training examples of each client.
+        names: C, of the clients; () if they have none.
     """
     total = float(found.shapley.sum())
     hospitals = [
@@ -241,10 +245,10 @@ def tell(found: Contribution, examples: Sequence[int], names: Sequence[str]) -> 
 
 
 def table(result: dict[str, Any]) -> str:
-    """`result` for people.
+    """Format `result` as a table for people.
 
     Args:
-        result: what ``contribution.json`` says.
+        result: the content of ``contribution.json``.
     """
     lines = [
         f"{'hospital':<30}{'examples':>9}{'leave-one-out':>15}{'Shapley value':>21}{'share':>9}"

@@ -1,1 +1,1 @@
-"""One round of federated learning as pure functions: algorithm, messages, faults, clients."""
+"""A federated round as pure functions: algorithm, messages, faults, client maps."""

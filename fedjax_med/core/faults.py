@@ -1,7 +1,7 @@
-"""What goes wrong among clients: they miss rounds, come late, send garbage, or are hostile.
+"""Client faults: dropout, stragglers, corrupted updates and Byzantine attacks.
 
-Draws of what a client does are made from its own key, so that they depend neither on the strategy
-nor on who else takes part; hostile clients, who are in league, share one.
+A client's faults are drawn from its own key, so that they depend neither on the client map nor on
+the other participants; Byzantine clients, which collude, share one key.
 """
 
 import functools
@@ -12,19 +12,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.core.trees import rows
+from fedjax_med.core.random import Stream
+from fedjax_med.core.trees import broadcast_rows
 from fedjax_med.core.types import Array, Examples, Key, Message
 
 
 class Attack(NamedTuple):
-    """What hostile clients do, to test the defences.
+    """An attack by Byzantine clients, to test the defences.
 
-    clients: who is hostile.
-    examples: ``(examples [N] of one client, key) -> examples``, what it trains on; None: as is.
-    messages: ``(messages [S, ...], hostile bool [S], weight [S], key) -> messages``: what it sends;
-        those of others must stay as they are. None: as is.
+    clients: ids of the Byzantine clients.
+    examples: ``(examples [N] of one client, key) -> examples``, poisons its training examples;
+        None: unchanged.
+    messages: ``(messages [S, ...], hostile bool [S], weight [S], key) -> messages``: replaces the
+        messages of hostile clients; all others must stay unchanged. None: unchanged.
     trigger: ``images [..., H, W, ch] -> images`` with a backdoor's trigger, for its evaluation.
-    target: the class that a triggered image shall be taken for.
+    target: the class that the model should predict for a triggered image.
     """
 
     clients: tuple[int, ...]
@@ -34,73 +36,77 @@ class Attack(NamedTuple):
     target: int = 0
 
 
-class Turnout(NamedTuple):
-    """Who takes part in a round, of those that are asked, and what counts of what they send."""
+class Participation(NamedTuple):
+    """Participation of the cohort's clients in a round, and the rules for which updates count.
 
-    rate: float = 1.0  # the probability that a client takes part, each by itself
-    late: float = 0.0  # the probability that a message comes too late to count
-    garbage: float = 0.0  # the probability that a message is NaN
-    skip_bad: bool = False  # whether messages that are no numbers are left out, or end the run
-    largest: float = 0.0  # l2 norm above which a message is absurd, and left out; 0: none is
+    participation_rate: the probability that a client participates, independently of the others.
+    straggler_rate: the probability that an update arrives too late to count.
+    corruption_rate: the probability that an update is NaN.
+    skip_invalid: whether updates that are not finite are skipped; otherwise they end the run.
+    max_update_norm: updates with a larger l2 norm are rejected; 0: no limit.
+    """
+
+    participation_rate: float = 1.0
+    straggler_rate: float = 0.0
+    corruption_rate: float = 0.0
+    skip_invalid: bool = False
+    max_update_norm: float = 0.0
 
 
-class Conditions(NamedTuple):
-    """All that is not as it should be."""
+class Faults(NamedTuple):
+    """The faults and attacks of a run."""
 
-    turnout: Turnout = Turnout()
+    participation: Participation = Participation()
     attacks: tuple[Attack, ...] = ()
 
     @property
-    def quiet(self) -> bool:
-        """Whether everyone takes part and is honest."""
-        return self == Conditions()
+    def none(self) -> bool:
+        """Tell whether there are no faults: every client participates and is honest."""
+        return self == Faults()
 
 
-_PRESENT, _LATE, _GARBAGE, _ATTACK = 101, 102, 103, 104  # a client's key is split into 0 and 1
-
-
-def _draw(probability: float, keys: Key, what: int) -> Array:
-    """bool, in the shape of `keys`."""
+def _draw(probability: float, keys: Key, stream: Stream) -> Array:
+    """Draw a bool for each of `keys`, true with `probability`: bool [S]; [1] for a single key."""
 
     def draw(key: Key) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, what), probability)
+        return jax.random.bernoulli(jax.random.fold_in(key, stream), probability)
 
     draws: Array = jax.vmap(draw)(jnp.reshape(keys, (-1,)))
     return draws
 
 
-def present(turnout: Turnout, key: Key) -> Array:
-    """Whether the client with the round's `key` takes part: bool []."""
-    return _draw(turnout.rate, key, _PRESENT)[0]
+def participates(participation: Participation, key: Key) -> Array:
+    """Draw whether a client participates, from its `key` in the round: bool []."""
+    return _draw(participation.participation_rate, key, Stream.PRESENT)[0]
 
 
 def is_hostile(attack: Attack, client: Array) -> Array:
-    """bool, in the shape of `client`, its id."""
+    """Tell whether `client`, an id or array of ids, is hostile: bool in the shape of `client`."""
     clients = jnp.asarray(attack.clients, jnp.int32).reshape(*(1,) * client.ndim, -1)
     return jnp.any(client[..., None] == clients, axis=-1)
 
 
-def instead(hostile: Array, new: Message, messages: Message) -> Message:
-    """`messages` [S, ...] with those of `new` where `hostile` [S], in the same types."""
+def replace_where(hostile: Array, new: Message, messages: Message) -> Message:
+    """Replace `messages` [S, ...] by `new` where `hostile` [S]; the dtypes stay."""
 
     def choose(new: Array, leaf: Array) -> Array:
-        return jnp.where(rows(hostile, leaf), new.astype(leaf.dtype), leaf)
+        return jnp.where(broadcast_rows(hostile, leaf), new.astype(leaf.dtype), leaf)
 
     return jax.tree.map(choose, new, messages)
 
 
-def poisoned(conditions: Conditions, examples: Examples, client: Array, key: Key) -> Examples:
-    """What the client trains on.
+def poison_data(faults: Faults, examples: Examples, client: Array, key: Key) -> Examples:
+    """Give the examples that a client trains on, poisoned if it is hostile.
 
     Args:
-        conditions: what goes wrong.
-        examples: of one client, [N].
-        client: int32 [], its id.
-        key: of the client in this round.
+        faults: the faults and attacks.
+        examples: the client's, [N].
+        client: int32 [], the client's id.
+        key: the client's key in this round.
     """
-    for number, attack in enumerate(conditions.attacks):
+    for number, attack in enumerate(faults.attacks):
         if attack.examples is not None:
-            attack_key = jax.random.fold_in(jax.random.fold_in(key, _ATTACK), number)
+            attack_key = jax.random.fold_in(jax.random.fold_in(key, Stream.ATTACK), number)
             changed = attack.examples(examples, attack_key)
             hostile = is_hostile(attack, client)
             examples = jax.tree.map(
@@ -110,90 +116,94 @@ def poisoned(conditions: Conditions, examples: Examples, client: Array, key: Key
 
 
 def sent(
-    conditions: Conditions, messages: Message, weight: Array, clients: Array, keys: Key, key: Key
+    faults: Faults, messages: Message, weight: Array, clients: Array, keys: Key, key: Key
 ) -> tuple[Message, Array]:
-    """What arrives at the server, and whether it came in time.
+    """Give the messages that the server receives, and whether each arrives in time.
 
     Args:
-        conditions: what goes wrong.
-        messages: what honest clients would send, [S, ...].
-        weight: [S], 0 where the client does not take part.
-        clients: int32 [S], their ids.
-        keys: [S], each client's in this round.
-        key: for what hostile clients agree on.
+        faults: the faults and attacks.
+        messages: the messages as honest clients would send them, [S, ...].
+        weight: [S], 0 where the client does not participate.
+        clients: int32 [S], the clients' ids.
+        keys: [S], each client's key in this round.
+        key: the key that hostile clients share.
 
     Returns:
-        The messages and bool [S].
+        The messages [S, ...], and bool [S], whether each is in time.
     """
-    for number, attack in enumerate(conditions.attacks):
+    for number, attack in enumerate(faults.attacks):
         if attack.messages is not None:
             attack_key = jax.random.fold_in(key, number)
             messages = attack.messages(messages, is_hostile(attack, clients), weight, attack_key)
-    turnout = conditions.turnout
-    if turnout.garbage:
-        bad = _draw(turnout.garbage, keys, _GARBAGE)
+    participation = faults.participation
+    if participation.corruption_rate:
+        bad = _draw(participation.corruption_rate, keys, Stream.CORRUPTED)
         garbage = jax.tree.map(
             lambda leaf: leaf * jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf,
             messages,
         )
-        messages = instead(bad, garbage, messages)
-    return messages, ~_draw(turnout.late, keys, _LATE)
+        messages = replace_where(bad, garbage, messages)
+    return messages, ~_draw(participation.straggler_rate, keys, Stream.STRAGGLER)
 
 
-def is_bearable(turnout: Turnout, message: Message) -> Array:
-    """Whether the norm of one client's message is not absurd: bool []."""
-    # What is no number is not absurd by its norm: whether it ends the run is for `skip_bad`.
+def within_norm(participation: Participation, message: Message) -> Array:
+    """Check that the l2 norm of one client's message is within `max_update_norm`: bool []."""
+    # Written so that NaN passes: `skip_invalid` decides whether a NaN ends the run.
     norm: Array = optax.tree.norm(message)
-    return ~(norm > turnout.largest) if turnout.largest else jnp.bool_(True)
+    return (
+        ~(norm > participation.max_update_norm)
+        if participation.max_update_norm
+        else jnp.bool_(True)
+    )
 
 
 def is_finite(tree: Any) -> Array:
-    """Whether all floating-point numbers in `tree` are neither NaN nor infinite: bool []."""
+    """Check that no floating-point number in `tree` is NaN or infinite: bool []."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
     return jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
 
 
-def counted(conditions: Conditions, results: Any, before: Any, keys: Key, key: Key) -> Any:
-    """`results` of the clients whose messages arrive and are bearable; of others, nothing.
+def accept_updates(faults: Faults, results: Any, before: Any, keys: Key, key: Key) -> Any:
+    """Keep the results of clients whose messages are timely and acceptable; zero the others.
 
-    Who does not count keeps the state that it had: what its server knows nothing of has not been.
+    A client that does not count keeps its previous state, as if its round had not happened.
 
     Args:
-        conditions: what goes wrong.
-        results: a `fedjax_med.core.round.ClientResult` of S clients, [S, ...] in every leaf.
-        before: the states that they had.
-        keys: [S], each client's in this round.
-        key: for what hostile clients agree on.
+        faults: the faults and attacks.
+        results: a `fedjax_med.core.algorithm.ClientOutput` of S clients, [S, ...] in every leaf.
+        before: the clients' states before the round.
+        keys: [S], each client's key in this round.
+        key: the key that hostile clients share.
     """
     messages, timely = sent(
-        conditions, results.message, results.weight, results.metrics["client"], keys, key
+        faults, results.update, results.num_examples, results.metrics["client"], keys, key
     )
     finite = jax.vmap(is_finite)(messages)
-    bearable = jax.vmap(functools.partial(is_bearable, conditions.turnout))(messages)
-    count = timely & bearable & (results.weight > 0)
+    acceptable = jax.vmap(functools.partial(within_norm, faults.participation))(messages)
+    count = timely & acceptable & (results.num_examples > 0)
     metrics = results.metrics
-    if conditions.turnout.skip_bad:
-        # Not the metrics, whose sums are no part of what is clipped: one example's infinite loss
-        # must not decide whether a client counts.
+    if faults.participation.skip_invalid:
+        # Metrics are not checked: their sums are not clipped, and one example's infinite loss must
+        # not decide whether a client counts.
         count &= jax.vmap(is_finite)((results.state, messages))
         metrics = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), metrics)
 
     def keep(new: Array, old: Array | int) -> Array:
-        return jnp.where(rows(count, new), new, old)
+        return jnp.where(broadcast_rows(count, new), new, old)
 
-    told = {"client": metrics["client"], "finite": finite | ~count, "counted": count}
-    told["present"] = results.weight > 0
+    flags = {"client": metrics["client"], "finite": finite | ~count, "counted": count}
+    flags["present"] = results.num_examples > 0
     return results._replace(
-        message=jax.tree.map(lambda leaf: keep(leaf, 0), messages),
+        update=jax.tree.map(lambda leaf: keep(leaf, 0), messages),
         state=jax.tree.map(keep, results.state, before),
-        weight=keep(results.weight, 0),
-        metrics={**jax.tree.map(lambda leaf: keep(leaf, 0), metrics), **told},
+        num_examples=keep(results.num_examples, 0),
+        metrics={**jax.tree.map(lambda leaf: keep(leaf, 0), metrics), **flags},
     )
 
 
-def absent(result: Any, client: Any) -> Any:
-    """The result of a client that does not take part, of the shapes of `result`."""
+def no_update(result: Any, client: Any) -> Any:
+    """Build the zero result of a client that does not participate, in the shapes of `result`."""
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
     finite = jnp.ones_like(nothing.metrics["finite"])
     return nothing._replace(state=client, metrics={**nothing.metrics, "finite": finite})

@@ -1,14 +1,14 @@
-"""What is done with the stacked messages ``[S, ...]`` wherever they are seen."""
+"""Helpers for stacked messages ``[S, ...]``."""
 
 import jax.numpy as jnp
 from jax import Array
 
 
-def rows(values: Array, leaf: Array) -> Array:
-    """`values` [S] in a shape that goes with `leaf` [S, ...], in their own type."""
+def broadcast_rows(values: Array, leaf: Array) -> Array:
+    """Reshape `values` [S] to broadcast against `leaf` [S, ...]; the dtype stays."""
     return values.reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
 def clip_factor(lengths: Array, clip: Array | float) -> Array:
-    """What scales messages of these `lengths` down to at most `clip`; 1 where they are shorter."""
+    """Compute the factors that scale messages of `lengths` down to at most `clip`; 1 if shorter."""
     return jnp.minimum(1.0, clip / jnp.maximum(lengths, 1e-30))

@@ -1,1 +1,1 @@
-"""From image files or arrays to what each client holds."""
+"""The data pipeline: from image files or arrays to the examples of each client."""

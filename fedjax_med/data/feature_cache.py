@@ -1,11 +1,12 @@
-"""What the frozen part of a model makes of every image: computed once, and kept.
+"""Features of all images from the frozen part of a model, computed once and cached.
 
-Most of a network's time goes into its first layers, where images are large, and what they learned
-from a million photographs is what a few thousand medical images need as well. Left as they are,
-they give the same for the same image in every round of every run; so it is computed once, for the
-eight mirrored views of each image, of which training draws one at random and evaluation takes the
-mean prediction. The other random changes of training images (small turns, crops, colours) come from
-copies of each view that were changed before they went through, as many as the experiment wants.
+A network spends most of its time in its first layers, where images are large, and the filters that
+these learned from a million photographs also suit a few thousand medical images. Frozen layers
+return the same features for the same image in every round of every run, so these are computed once,
+for the eight mirrored views of each image: training draws one view at random, and evaluation
+averages the predictions. The other random changes of training images (small rotations, crops,
+colours) come from copies of each view that were changed before they passed through the frozen
+layers; the experiment sets the number of copies.
 """
 
 import dataclasses
@@ -23,31 +24,33 @@ import numpy.typing as npt
 
 from fedjax_med.client import augmentation
 from fedjax_med.client.augmentation import Augment
-from fedjax_med.core.types import Array, Key, Model, Params, Split
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Key, Params
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.images.array_record import cannot_write, memory_bytes
 from fedjax_med.errors import UserError
 from fedjax_med.files import replacing
 from fedjax_med.models.pretrained import weights
 
-_BATCH = 16  # images at a time; the last ones are filled up, so that one program is compiled
+_BATCH = 16  # images at a time; the last batch is padded, so that only one program is compiled
 UNCHANGED = Augment(copies=0)
-_MADE_BY = 1  # goes up with every change of what this code computes, so that no old file is taken
+_MADE_BY = 1  # raise it whenever this code computes other features, so that no old file is used
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
 class Part(NamedTuple):
     """The frozen part of a model, with its weights."""
 
-    model: Model  # its `apply` gives what the trained part takes
+    model: Model  # its `apply` returns the input of the trained part
     params: Params
-    digest: str  # of the weights, and of how images are prepared for them
+    digest: str  # of the weights and of the preparation of the images
 
 
 def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Part:
-    """The frozen part that `model` is, with weights that others trained.
+    """Combine the frozen `model` with pretrained weights.
 
     Args:
-        model: the field ``frozen`` of the model that is trained.
+        model: the ``frozen`` field of the model to train.
         pretrained: where the weights come from (`fedjax_med.models.pretrained.weights.read`).
         image_shape: ``(H, W, 3)``.
 
@@ -70,27 +73,28 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
 
 
 def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCHANGED) -> Split:
-    """`split` with what `frozen` makes of each image in the place of the image.
+    """Replace the images of `split` by their features from `frozen`, computed or from the cache.
 
     Args:
         split: its images are uint8 ``[N, H, W, 3]``.
-        frozen: what they go through.
-        cache_dir: where the features are kept, by the images, the weights and the changes.
-        changes: its ``copies`` come after the views themselves, all eight views of the first copy
-            first; each has its own random changes, the same in every run.
+        frozen: the model that computes the features.
+        cache_dir: where the features are kept, identified by images, weights and changes.
+        changes: random changes; its ``copies`` follow the unchanged views, all eight views of the
+            first copy first. Each has its own changes, the same in every run.
 
     Returns:
-        The split with float16 ``[N, 8 * (1 + copies), h, w, ch]``, which stay on disk until they
-        are indexed.
+        The split with float16 features ``[N, 8 * (1 + copies), h, w, ch]`` as its images; they
+        stay on disk until they are indexed.
 
     Raises:
-        UserError: `cache_dir` cannot be written, or a setting of `changes` is out of its range.
+        UserError: `cache_dir` cannot be written, memory or disk space is too small, or a setting
+            of `changes` is out of range.
     """
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
     wanted = (split.num_examples, augmentation.VIEWS * (1 + changes.copies), *made.shape[1:])
     of = hashlib.sha256(f"{frozen.digest} {split.image.shape} {_MADE_BY}".encode())
-    of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # whose last bits they have
+    of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # they decide the last bits
     of.update("".join(split.sha256.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
@@ -112,7 +116,7 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
-    """What an earlier run wrote; None if there is nothing, or it is damaged."""
+    """Load the features that an earlier run wrote; None if there are none or they are damaged."""
     try:
         found = np.load(file, mmap_mode="r") if np.prod(shape) else np.load(file)
     except (OSError, ValueError, EOFError):
@@ -121,7 +125,7 @@ def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
 
 
 def _check_memory(size: int) -> None:
-    if size > memory_bytes() / 2:  # clients are stacked in it, and predictions made beside them
+    if size > memory_bytes() / 2:  # stacked clients and predictions need memory too
         raise UserError(
             f"what the frozen blocks make of the images takes {size / 1e6:,.0f} MB of memory, and "
             f"this machine has {memory_bytes() / 1e6:,.0f} MB: give a smaller "
@@ -144,14 +148,14 @@ def _check_space(home: Path, cache_dir: str, size: int) -> None:
 
 
 def _of_one_image(changes: Augment) -> Augment:
-    """Without the mirrors, which the views are, and what training does to a batch as a whole."""
+    """Drop the mirrors, which the views cover, and the changes made to whole training batches."""
     return dataclasses.replace(
         changes, flip=False, right_angles=False, mixup=0.0, cutmix=0.0, erase=0.0
     )
 
 
 def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDArray[Any]]:
-    """The features ``[b, 8 * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
+    """Yield the features ``[b, 8 * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
     model = frozen.model
     prepare = augmentation.build(
         _of_one_image(changes), model.mean, model.std, model.colour_constancy
@@ -173,14 +177,14 @@ def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDAr
         views = [augmentation.mirrored(full, view) for view in range(augmentation.VIEWS)]
         made = [plain(frozen.params, view) for view in views]
         for number in range(changes.copies * augmentation.VIEWS):
-            # The same for all runs on the same images, which share what is kept.
+            # The same key in all runs on the same images, since they share the cached features.
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), start), number)
             made.append(changed(frozen.params, views[number % augmentation.VIEWS], key))
         yield np.stack([np.asarray(one) for one in made], 1)[: len(images)]
 
 
 def _write(file: Path, shape: tuple[int, ...], parts: Iterator[npt.NDArray[Any]]) -> None:
-    # Not through a memory map: a disk that fills up would end the program without a word.
+    # Not through a memory map: a full disk would end the program without a message.
     header = {"descr": _KIND.str, "fortran_order": False, "shape": shape}
     with replacing(file) as temporary, temporary.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, header)

@@ -1,10 +1,10 @@
-"""Which client holds which training example, and which part of it the client keeps to validate."""
+"""Divides the training examples among clients, into folds, and into training and validation."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from fedjax_med.core.types import Split
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import (
     FOLDS,
     HOLD_OUT,
@@ -19,7 +19,7 @@ from fedjax_med.errors import UserError
 
 
 def _divided(split: Split, num_clients: int) -> list[Index]:
-    """The division that the client folders already make."""
+    """Divide `split` as its client folders already do."""
     found = int(split.client.max()) + 1
     if found != num_clients:
         raise UserError(
@@ -52,17 +52,17 @@ def partition(
 
     Args:
         split: ``N`` training examples.
-        groups: ``[N]``, duplicates share a number; a strategy keeps them together. (What hospitals
-            hold is theirs: client folders may share an image, which the audit reports.)
-        divide: Gives each client's positions, ascending; not used with client folders.
+        groups: ``[N]``, duplicates share a number and must go to one client. (Client folders are
+            kept as they are: they may share an image, which the audit reports.)
+        divide: returns each client's positions, ascending; not used with client folders.
         num_clients: ``C``.
 
     Returns:
         ``C`` index arrays, ascending; each example is in exactly one.
 
     Raises:
-        UserError: `num_clients` is not that of the client folders, a client gets nothing, a group
-            is separated (by a CSV), or an option does not fit.
+        UserError: `num_clients` differs from the number of client folders, a client gets nothing, a
+            group is separated (by a CSV), or an option is invalid.
     """
     if num_clients < 1:
         raise UserError(f"expected num_clients >= 1, got {num_clients}: set --config.num_clients.")
@@ -84,13 +84,13 @@ def partition(
 
 
 def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
-    """Divide `split` into parts of which each has the same share of every class.
+    """Divide `split` into folds that each have the same share of every class.
 
     Args:
         split: ``N`` examples.
-        groups: ``[N]``, duplicates share a number; they are in one fold.
-        number: of folds.
-        seed: Decides what is where.
+        groups: ``[N]``, duplicates share a number and go to one fold.
+        number: the number of folds.
+        seed: seeds the division.
 
     Returns:
         `number` index arrays, ascending; each example is in exactly one.
@@ -102,19 +102,19 @@ def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
 def hold_out(
     split: Split, groups: Groups, index: Index, fraction: float, seed: int, client: int
 ) -> tuple[Index, Index]:
-    """Divide one client's examples into those to train on and those to validate with.
+    """Divide one client's examples into training and validation examples.
 
-    A function of this client's examples alone, in the order of their names: it does not matter
-    where in the whole split they stand.
+    The result depends only on this client's examples, in the order of their names, not on their
+    positions in the whole split.
 
     Args:
-        split: The whole split.
+        split: the whole split.
         groups: ``[N]``, duplicates share a number; they stay together.
-        index: This client's examples, ascending.
-        fraction: The part to hold out; of each class as near as the groups allow to
-            ``round(fraction * n)``, never more, and never all of it. In ``[0, 1)``.
-        seed: Decides, with `client`, which examples those are.
-        client: This client's number.
+        index: this client's examples, ascending.
+        fraction: the share to hold out, in ``[0, 1)``; of each class as close to
+            ``round(fraction * n)`` as the groups allow, never more, and never the whole class.
+        seed: decides, with `client`, which examples are held out.
+        client: this client's number.
 
     Returns:
         The training index and the validation index, both ascending.

@@ -1,4 +1,4 @@
-"""How far a metric could lie from the truth: the percentile bootstrap (Efron 1979)."""
+"""Percentile bootstrap intervals for metrics (Efron 1979)."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_CHUNK = 2**21  # weights held at a time: bounds the memory whatever N is
+_CHUNK = 2**21  # weights held at a time: bounds the memory for any N
 
 
 def resamples(labels: Integers, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each example is drawn in each resample, some resamples at a time: ``[R, N]``.
+    """Yield how often each example is drawn in each resample, in chunks of resamples: ``[R, N]``.
 
-    Each class is resampled by itself: a rare one would be missing from many a plain resample, whose
-    mean over classes would then be over other classes than the estimate's.
+    Each class is resampled separately: a plain resample would often miss a rare class, and its mean
+    over classes would then be over other classes than the estimate's.
     """
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK // len(labels))
@@ -28,7 +28,7 @@ def resamples(labels: Integers, num_resamples: int, seed: int) -> Iterator[Float
 
 
 def interval(draws: list[Floats]) -> list[float | None]:
-    """The middle 95 % of the draws, leaving out resamples where the metric is undefined."""
+    """Return the central 95 % interval of the draws, ignoring undefined ones."""
     values = np.concatenate([np.empty(0), *draws])
     defined = values[np.isfinite(values)]
     return np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else [None, None]

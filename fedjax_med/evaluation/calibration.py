@@ -1,19 +1,19 @@
-"""Temperature scaling: probabilities that say how often they are right."""
+"""Temperature scaling: calibrates probabilities to match how often they are right."""
 
 import numpy as np
 from scipy import optimize
 
 from fedjax_med.evaluation.metrics import Floats, Integers, log_loss
 
-_RANGE = (0.05, 20.0)  # of the temperature
-_LEAST = 1e-12  # of a probability, or its logarithm would be infinite
+_RANGE = (0.05, 20.0)  # bounds of the temperature
+_LEAST = 1e-12  # smallest probability: keeps its logarithm finite
 
 
 def scale(probabilities: Floats, temperature: float) -> Floats:
-    """The softmax of the logits over `temperature`; above 1 it makes them less sure.
+    """Return the softmax of the logits divided by `temperature`; above 1 lowers confidence.
 
     Args:
-        probabilities: ``[N, K]``; their logarithms are the logits, up to what softmax takes away.
+        probabilities: ``[N, K]``; their logarithms are the logits, up to a constant shift.
         temperature: above 0.
 
     Returns:
@@ -25,13 +25,13 @@ def scale(probabilities: Floats, temperature: float) -> Floats:
 
 
 def temperature(probabilities: Floats, labels: Integers) -> float:
-    """The temperature with the least log loss (Guo et al., ICML 2017).
+    """Find the temperature with the lowest log loss (Guo et al., ICML 2017).
 
-    The log loss is a sum over examples: hospitals that each send their sum for a temperature find
-    it together, and no prediction leaves its hospital.
+    The log loss is a sum over examples: hospitals that each send their sum for a temperature can
+    find it jointly, and no prediction leaves its hospital.
 
     Args:
-        probabilities: ``[N, K]``, of examples that were not trained on.
+        probabilities: ``[N, K]``, of examples not used for training.
         labels: ``[N]``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Runs beside each other: mean and spread over seeds, and differences on the same test images."""
+"""Compares runs: mean and spread over seeds, and paired differences on the same test images."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -8,19 +8,18 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import bootstrap, metrics
-from fedjax_med.evaluation import predictions as predicted
+from fedjax_med.evaluation import bootstrap, metrics, predictions
 from fedjax_med.evaluation.metrics import Floats
 from fedjax_med.evaluation.predictions import Predictions
 
 NUM_RESAMPLES = 1000
-# Of one seed, the predictions that count as one result: those of one run, or of all hospitals that
-# trained alone, whose mean is taken.
+# The predictions of one seed that count as one result: those of one run, or of all hospitals that
+# trained alone, whose scores are averaged.
 Together = Sequence[Predictions]
 
 
 class Difference(NamedTuple):
-    """How much higher a metric is on one side, and where that may lie."""
+    """How much higher a metric is on one side, with a bootstrap interval."""
 
     mean: float | None  # over the seeds; None where the metric is undefined
     interval: list[float | None]  # 95 %, over resamples of the test images
@@ -28,21 +27,21 @@ class Difference(NamedTuple):
 
 
 def read(folders: Sequence[Path]) -> tuple[Predictions, tuple[str, ...]]:
-    """The predictions of evaluated runs as one, in the order of names and clients.
+    """Read the predictions of evaluated runs as one table, sorted by image name and client.
 
-    Of whom an image is may follow the seed, its name does not: so runs of several seeds agree.
+    An image's client may depend on the seed, its name does not: so runs of several seeds align.
 
     Args:
-        folders: workdirs, of the folds of a cross-validation or only one.
+        folders: workdirs of the folds of a cross-validation, or a single one.
 
     Returns:
-        The predictions and the classes' names.
+        The predictions and the class names.
 
     Raises:
         UserError: A run was not evaluated, or the runs' classes differ.
     """
     parts, names = zip(
-        *(predicted.read(folder / predicted.NAME) for folder in folders), strict=True
+        *(predictions.read(folder / predictions.NAME) for folder in folders), strict=True
     )
     if len(set(names)) > 1:
         raise UserError(f"{folders[0]} and the runs beside it are of different classes.")
@@ -53,9 +52,9 @@ def read(folders: Sequence[Path]) -> tuple[Predictions, tuple[str, ...]]:
 
 
 def scores(together: Together) -> dict[str, float | None]:
-    """Each of `fedjax_med.evaluation.metrics.HEADLINES`, as the mean over what counts as one.
+    """Compute each of `fedjax_med.evaluation.metrics.HEADLINES`, averaged over `together`.
 
-    None where it is undefined, as the AUROC of a single class is.
+    None where a metric is undefined, such as the AUROC of a single class.
     """
     return {
         name: metrics.number(
@@ -76,21 +75,21 @@ def difference(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """`metric` of `ones` minus that of `others`, seed by seed, and its paired bootstrap interval.
+    """Compute `metric` of `ones` minus `others` by seed, with a paired bootstrap interval.
 
-    Both sides are computed on the same resample of the images (drawn class by class, Efron 1979),
-    so what makes an image hard for both does not widen the interval. It is about the images: how
-    far seeds differ is in `by_seed`.
+    Both sides are computed on the same resamples of the images (drawn class by class, Efron 1979),
+    so images that are hard for both do not widen the interval. It covers the sampling of images
+    only; `by_seed` shows how far seeds differ.
 
     Args:
-        ones: for each seed, what counts as one result.
+        ones: for each seed, the predictions that count as one result.
         others: likewise, with the same seeds.
         metric: as in `fedjax_med.evaluation.metrics`.
-        num_resamples: drawn from `seed`.
+        num_resamples: number of resamples, drawn with `seed`.
         seed: any integer.
 
     Raises:
-        UserError: They are not of the same images.
+        UserError: The predictions are not all of the same images.
     """
     every = [one for together in (*ones, *others) for one in together]
     label = every[0].label.astype(np.int64)
@@ -101,7 +100,7 @@ def difference(
         raise UserError("the runs to compare were evaluated on different images: evaluate again.")
 
     def side(of: Sequence[Together], weights: Floats | None) -> Floats:
-        """[seeds, ...]."""
+        """Return the metric of each seed, [seeds, ...]."""
         return np.stack(
             [
                 np.mean([metric(_probabilities(one), label, weights) for one in together], axis=0)
@@ -119,7 +118,7 @@ def difference(
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Mean ± standard deviation (the sample's), to three digits; of an undefined one a dash."""
+    """Format mean ± sample standard deviation to three digits; a dash if a value is undefined."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "-"
@@ -128,7 +127,7 @@ def spread(values: Sequence[float | None]) -> str:
 
 
 def in_words(found: Difference) -> str:
-    """A difference with its sign and its interval."""
+    """Format a difference with its sign and its interval."""
     low, high = found.interval
     if found.mean is None:
         return "-"

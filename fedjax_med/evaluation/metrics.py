@@ -1,9 +1,9 @@
-"""How good predictions are: each metric, and summaries with intervals.
+"""Metrics of predictions, and summaries with bootstrap intervals.
 
 Every metric takes ``probabilities`` float ``[N, K]`` and ``labels`` int ``[N]``, and
-optionally ``weights`` float ``[..., N]``: how often each example counts. Metrics are returned
-with the leading axes of `weights` (a scalar array without them), so that the same few lines give
-the point estimate and, with the counts of many resamples as weights, its bootstrap.
+optionally ``weights`` float ``[..., N]``: how often each example counts. The result has the
+leading axes of `weights` (a scalar array without weights), so that the same code computes the
+point estimate and, with the counts of many resamples as weights, its bootstrap.
 
 A class without examples has no sensitivity and no AUROC. Means over classes ("macro", "balanced")
 are over the classes that have examples; `summarize` lists the others as ``absent_classes``.
@@ -34,27 +34,27 @@ def _mean(values: npt.NDArray[Any], weights: Weights) -> Floats:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """`numerator` / `denominator`, NaN where the denominator is 0."""
+    """Return `numerator` / `denominator`, NaN where the denominator is 0."""
     undefined = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
 
 
 def _macro(values: Floats) -> Floats:
-    """Mean over the last axis (classes), leaving out NaN; NaN where nothing is left."""
+    """Average over the last axis (classes), ignoring NaN; NaN where nothing is left."""
     return _ratio(np.nansum(values, axis=-1), np.sum(~np.isnan(values), axis=-1, dtype=np.float64))
 
 
 def accuracy(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Share of the examples whose most probable class (first of equals) is right: ``[...]``."""
+    """Compute the share of examples whose top class (the first of ties) is right: ``[...]``."""
     return _mean(probabilities.argmax(axis=1) == labels, weights)
 
 
 def class_rates(
     probabilities: Floats, labels: Integers, weights: Weights = None
 ) -> dict[str, Floats]:
-    """``sensitivity``, ``specificity``, ``precision`` and ``f1`` of each class, ``[..., K]`` each.
+    """Compute ``sensitivity``, ``specificity``, ``precision``, ``f1`` by class, each ``[..., K]``.
 
-    NaN where there is nothing to take a share of: sensitivity and F1 of a class without examples,
+    NaN where the denominator is 0: sensitivity and F1 of a class without examples,
     specificity of the only class, precision of a class that is never predicted (its F1 is 0).
     """
     one_hot = np.eye(probabilities.shape[1])
@@ -70,20 +70,20 @@ def class_rates(
 
 
 def balanced_accuracy(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Mean sensitivity over the classes that have examples: ``[...]``."""
+    """Average the sensitivity over the classes that have examples: ``[...]``."""
     return _macro(class_rates(probabilities, labels, weights)["sensitivity"])
 
 
 def macro_f1(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Mean F1 over the classes that have examples: ``[...]``."""
+    """Average F1 over the classes that have examples: ``[...]``."""
     return _macro(class_rates(probabilities, labels, weights)["f1"])
 
 
 def _auroc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats) -> Floats:
-    """Chance that a positive's score is above a negative's, ties counting half: ``[...]``.
+    """Estimate the chance that a positive scores above a negative, ties count half: ``[...]``.
 
-    The Mann-Whitney statistic: each positive meets the negatives that sort below it, and half of
-    those that tie with it.
+    The Mann-Whitney statistic: each positive beats the negatives that sort below it, and half of
+    the negatives that tie with it.
     """
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
@@ -97,10 +97,10 @@ def _auroc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats) -> 
 
 
 def auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """One-vs-rest area under the ROC curve of each class, ``[..., K]``.
+    """Compute the one-vs-rest area under the ROC curve of each class, ``[..., K]``.
 
-    NaN for a class without examples, and for one that all examples belong to. Ties count half, as
-    average ranks do (Hanley and McNeil 1982).
+    NaN for a class without examples, and for a class that all examples belong to. Ties count half,
+    as average ranks do (Hanley and McNeil 1982).
     """
     times = np.ones(len(labels)) if weights is None else weights
     classes = range(probabilities.shape[1])
@@ -110,36 +110,36 @@ def auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> F
 def sensitivity_at(
     specificity: float, probabilities: Floats, labels: Integers
 ) -> npt.NDArray[np.float64]:
-    """The highest sensitivity that each class reaches at this specificity or a higher one: ``[K]``.
+    """Return the highest sensitivity of each class at this specificity or above: ``[K]``.
 
-    An example is told to be of the class where its probability is at least a threshold, which may
-    be anything; so it is a point of the ROC curve, and no threshold is chosen. NaN for a class
-    without examples, and for one that all examples belong to.
+    An example is assigned to the class if its probability reaches a threshold. The best threshold
+    is used, so the result is a point of the ROC curve and none has to be chosen. NaN for a class
+    without examples, and for a class that all examples belong to.
     """
     found = np.full(probabilities.shape[1], np.nan)
     for k, scores in enumerate(probabilities.T):
         positive = labels == k
         if positive.any() and not positive.all():
             others = np.sort(scores[~positive])[::-1]
-            # So many of the others may be told to be of the class, and none that ties with the next
+            # Negatives that may be assigned to the class, though none that ties with the next one
             allowed = int(np.floor((1 - specificity) * len(others) + 1e-9))
             found[k] = np.mean(scores[positive] > others[allowed]) if allowed < len(others) else 1.0
     return found
 
 
 def macro_auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Mean one-vs-rest AUROC over the classes that have examples: ``[...]``."""
+    """Average the one-vs-rest AUROC over the classes that have examples: ``[...]``."""
     return _macro(auroc(probabilities, labels, weights))
 
 
 def expected_calibration_error(
     probabilities: Floats, labels: Integers, weights: Weights = None, *, num_bins: int = 15
 ) -> Floats:
-    """Mean distance between confidence and accuracy over equal-width bins of confidence: ``[...]``.
+    """Compute the mean gap of confidence and accuracy over equal-width confidence bins: ``[...]``.
 
     Confidence is the largest probability; bin m holds ((m - 1) / num_bins, m / num_bins]
-    (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is biased upwards when there
-    are few examples to a bin, and resampling adds to that: a bootstrap interval may lie above it.
+    (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is biased upwards with few
+    examples per bin, and resampling adds to that: a bootstrap interval may lie above the estimate.
     """
     confidence = probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
@@ -148,7 +148,7 @@ def expected_calibration_error(
 
 
 def brier(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Squared error of the probabilities: ``[...]``, from 0 (perfect) to 2.
+    """Compute the squared error of the probabilities: ``[...]``, from 0 (perfect) to 2.
 
     The original, multi-class definition (Brier 1950): summed over the classes, averaged over the
     examples. For two classes it is twice the score of the "positive" class alone.
@@ -158,28 +158,28 @@ def brier(probabilities: Floats, labels: Integers, weights: Weights = None) -> F
 
 
 def log_loss(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Mean cross-entropy in nats: ``[...]``; a probability of 0 counts as 2.2e-16."""
+    """Compute the mean cross-entropy in nats: ``[...]``; a probability of 0 counts as 2.2e-16."""
     picked = probabilities[np.arange(len(labels)), labels]
     surprise = -np.log(np.clip(picked, np.finfo(np.float64).eps, 1.0))
     return _mean(surprise, weights)
 
 
 def confusion_matrix(probabilities: Floats, labels: Integers) -> Integers:
-    """Examples of true class i predicted as class j: ``[K, K]``, rows true, columns predicted."""
+    """Count the examples by class: ``[K, K]``, rows true, columns predicted."""
     num_classes = probabilities.shape[1]
     cell = labels * num_classes + probabilities.argmax(axis=1)
     return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def number(value: Any) -> float | None:
-    """A JSON number; JSON has no NaN, so an undefined value is null."""
+    """Convert to a JSON number; JSON has no NaN, so an undefined value becomes None (null)."""
     return float(value) if np.isfinite(value) else None
 
 
 def check(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, of: str = ""
 ) -> tuple[Floats, Integers]:
-    """Both as arrays of one type, if they are what a metric can be computed of."""
+    """Check that metrics can be computed; return both as float64 and int64 arrays."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     problem = ""
     if p.ndim != 2 or y.shape != p.shape[:1]:
@@ -234,15 +234,15 @@ def summarize(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything ``evaluation.json`` says about the predictions; undefined values are None.
+    """Compute the metrics of predictions for ``evaluation.json``; undefined values are None.
 
     Args:
         probabilities: float ``[N, K]``, rows sum to 1.
         labels: int ``[N]``.
         class_names: ``K`` names.
-        num_bins: Bins of the expected calibration error.
-        num_resamples: Resamples of the bootstrap, drawn from `seed`.
-        seed: Any integer.
+        num_bins: bins of the expected calibration error.
+        num_resamples: resamples of the bootstrap, drawn from `seed`.
+        seed: any integer.
 
     Returns:
         ``n``, the headlines (``accuracy`` to ``log_loss``), ``intervals`` (headline to

@@ -1,4 +1,4 @@
-"""How good predictions are for each client's examples."""
+"""Metrics of the predictions for each client's examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fedjax_med.evaluation import metrics
 from fedjax_med.evaluation.metrics import Floats, Integers
+from fedjax_med.evaluation.predictions import Predictions
 
 
 def _validation_row(probabilities: Floats, labels: Integers, of: str) -> dict[str, Any]:
@@ -25,16 +26,16 @@ def _validation_row(probabilities: Floats, labels: Integers, of: str) -> dict[st
 def validation_metrics(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, sizes: npt.ArrayLike
 ) -> dict[str, Any]:
-    """Validation of one round, over all clients' examples and of each client.
+    """Compute the validation metrics of one round, over all clients' examples and per client.
 
     Args:
-        probabilities: float ``[V, K]``, of the clients' examples one client after the other.
+        probabilities: float ``[V, K]``, the clients' examples concatenated in client order.
         labels: int ``[V]``.
-        sizes: int ``[C]``, the examples of each client, ``V`` together.
+        sizes: int ``[C]``, the number of examples of each client, ``V`` in all.
 
     Returns:
         ``n``, ``loss``, ``accuracy`` and ``balanced_accuracy`` of the pooled examples, and
-        ``clients``: the same keys, each a list of length ``C``. None where there are no examples.
+        ``clients``: the same keys, each a list of length ``C``. Metrics without examples are None.
 
     Raises:
         UserError: A client's probabilities are not finite; the message names the client.
@@ -52,13 +53,38 @@ def validation_metrics(
 def absent_classes(
     labels: npt.ArrayLike, sizes: npt.ArrayLike, class_names: Sequence[str]
 ) -> list[list[str]]:
-    """Of each client, the classes that it has no example of; [] for one without examples.
+    """List the classes that each client lacks; [] for a client without examples.
 
     Args:
-        labels: int ``[V]``, of the clients' examples one client after the other.
-        sizes: int ``[C]``, the examples of each client, ``V`` together.
+        labels: int ``[V]``, the clients' examples concatenated in client order.
+        sizes: int ``[C]``, the number of examples of each client, ``V`` in all.
         class_names: ``K`` names.
     """
     parts = np.split(np.asarray(labels), np.cumsum(sizes)[:-1])
     held = [set(part.tolist()) for part in parts]
     return [[name for k, name in enumerate(class_names) if one and k not in one] for one in held]
+
+
+def summarize_predictions(
+    predictions: Predictions, class_names: Sequence[str], sites: Sequence[str]
+) -> dict[str, Any]:
+    """Compute the metrics of the test images, and of each client's own if all have an owner.
+
+    Args:
+        predictions: of the test images.
+        class_names: ``K`` names.
+        sites: site names of the clients; () if they have none.
+
+    Raises:
+        UserError: There are no images, or the probabilities are invalid.
+    """
+    _, client, label, probabilities = predictions
+    evaluation = metrics.summarize(probabilities, label, class_names)
+    if (client >= 0).all():
+        order = np.argsort(client, kind="stable")
+        sizes = np.bincount(client, minlength=len(sites))
+        found = validation_metrics(probabilities[order], label[order], sizes)["clients"]
+        absent = absent_classes(label[order], sizes, class_names)
+        evaluation["sites"] = found | {"absent_classes": absent}
+        evaluation["site_names"] = list(sites)
+    return evaluation

@@ -1,6 +1,6 @@
-"""Pictures: confusion matrices, learning curves of a run, settings compared, contributions.
+"""Plots: confusion matrices, learning curves of a run, compared settings, contributions.
 
-Load this module where a picture is drawn: matplotlib takes half a second.
+Import this module only where a plot is drawn: loading matplotlib takes half a second.
 """
 
 import os
@@ -34,7 +34,7 @@ def _write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
         temporary.open("wb") as file,
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box; the JSON has it
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box; JSON has it
         figure.savefig(file, format="png")
 
 
@@ -49,8 +49,8 @@ def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str
     """Draw the confusion matrix: counts in the cells, shares of the true class as colours.
 
     Args:
-        evaluation: What `metrics.summarize` returns.
-        path: The PNG file to write or replace.
+        evaluation: the result of `metrics.summarize`.
+        path: the PNG file to write or replace.
 
     Raises:
         UserError: The file cannot be written.
@@ -65,7 +65,7 @@ def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     _write_cells(axes, counts, share)
     ticks = range(len(names))
-    # A `$` in a class name is a `$`, not the begin of a formula.
+    # A `$` in a class name is literal, not the start of a formula.
     plain = {"parse_math": False}
     axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", **plain)
     sizes = [str(n) if n else "absent" for n in support]
@@ -83,7 +83,7 @@ def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str
 
 
 def _draw(axes: Axes, points: list[tuple[int, float | None]], **style: Any) -> None:
-    """Draw the ``(round, value)`` points that have a value, marked where they are few."""
+    """Draw the ``(round, value)`` points that have a value, with markers if they are few."""
     known = [(x, y) for x, y in points if y is not None]
     marker = "o" if len(known) <= 12 else None
     axes.plot([x for x, _ in known], [y for _, y in known], marker=marker, markersize=3.5, **style)
@@ -92,7 +92,7 @@ def _draw(axes: Axes, points: list[tuple[int, float | None]], **style: Any) -> N
 def _draw_clients(
     axes: Axes, validation: dict[int, dict[str, Any]], key: str, name: str, color: str
 ) -> None:
-    """A thin line for each client; of many clients the band that holds eight in ten of them."""
+    """Draw a thin line for each client, or a band that holds 80 % of them if they are many."""
     clients = {x: values["clients"][key] for x, values in validation.items() if "clients" in values}
     number = max(map(len, clients.values()), default=0)
     if number > tables.MANY_CLIENTS:
@@ -119,12 +119,12 @@ def _finish_panel(axes: Axes, title: str) -> None:
 
 
 def learning_curves_png(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw loss, accuracy and balanced accuracy by round; the clients' own as thin lines or a band.
+    """Draw loss, accuracy and balanced accuracy by round, with lines or a band for the clients.
 
     Args:
-        records: The objects of ``metrics.jsonl``: ``round``, ``train_loss`` and ``validation``
-            (as from `metrics.validation_metrics`; rounds without it are left out of its curves).
-        path: The PNG file to write or replace.
+        records: the objects of ``metrics.jsonl``: ``round``, ``train_loss`` and ``validation``
+            (as from `per_client.validation_metrics`; its curves leave out rounds without it).
+        path: the PNG file to write or replace.
 
     Raises:
         UserError: There are no records, or the file cannot be written.
@@ -153,14 +153,14 @@ def learning_curves_png(records: Sequence[dict[str, Any]], path: str | os.PathLi
 
 
 def comparison_png(scores: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Each setting's balanced accuracy and AUROC: a point for each seed, a line at their mean.
+    """Draw each setting's balanced accuracy and AUROC: a point per seed, a line at the mean.
 
     Args:
         scores: for each setting, the headlines of each seed.
-        path: of the picture.
+        path: the PNG file to write or replace.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     shown = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC"}
     figure = _figure(7, 3.2)
@@ -176,14 +176,14 @@ def comparison_png(scores: dict[str, list[dict[str, float]]], path: Path) -> Non
 
 
 def contribution_png(result: dict[str, Any], path: Path) -> None:
-    """Each hospital's Shapley value as a bar, with its standard error, and its leave-one-out.
+    """Draw each hospital's Shapley value as a bar with standard error, and its leave-one-out.
 
     Args:
-        result: what ``contribution.json`` says.
-        path: of the picture.
+        result: the content of ``contribution.json``.
+        path: the PNG file to write or replace.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     rows = result["hospitals"]
     place = np.arange(len(rows))

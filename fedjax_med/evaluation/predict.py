@@ -1,4 +1,4 @@
-"""A model's probabilities on images, in batches inside one compiled program."""
+"""Predicts class probabilities of images, in batches inside one compiled program."""
 
 import functools
 from collections.abc import Callable
@@ -10,20 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.client import augmentation
-from fedjax_med.core.types import Array, Images, Model, Params, Split
-from fedjax_med.data.client_data import Held
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Params
+from fedjax_med.data.client_data import ClientData
+from fedjax_med.data.dataset import Images, Split
 from fedjax_med.evaluation import per_client
 
 _BATCH = 64
-_CHUNK = 2**25  # bytes of images that are read at a time
+_CHUNK = 2**25  # bytes of images read at a time
 
 
 def _view(model: Model, images: Array, view: int) -> Array:
-    """One of the mirrored views of images, or of their features where the model's part is frozen.
+    """Return one mirrored view of the images, or its features if part of the model is frozen.
 
     Args:
-        model: takes what this gives.
-        images: uint8 [B, H, W, ch], or float16 [B, V, h, w, ch].
+        model: the model that consumes the view.
+        images: uint8 [B, H, W, ch], or features float16 [B, V, h, w, ch].
         view: as in `fedjax_med.client.augmentation.mirrored`.
     """
     if model.frozen is not None:
@@ -34,13 +36,13 @@ def _view(model: Model, images: Array, view: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))
 def probabilities(model: Model, params: Params, image: Array, views: int = 1) -> Array:
-    """Class probabilities, without augmentation and dropout.
+    """Compute class probabilities, without augmentation and dropout.
 
     Args:
-        model: compiled once for each.
+        model: static, compiled once for each model.
         params: of the model.
-        image: uint8 [*lead, H, W, ch]; features [*lead, V, h, w, ch] where a part is frozen.
-        views: up to 8: the probabilities are means over so many mirrored images.
+        image: uint8 [*lead, H, W, ch]; features [*lead, V, h, w, ch] if a part is frozen.
+        views: number of mirrored images, up to 8, over which the probabilities are averaged.
 
     Returns:
         float32 [*lead, K].
@@ -65,10 +67,10 @@ def probabilities(model: Model, params: Params, image: Array, views: int = 1) ->
 
 
 def predict(model: Model, params: Params, image: Images, views: int = 1) -> np.ndarray:
-    """`probabilities` as a NumPy array; images beyond `_CHUNK` bytes are taken in equal chunks.
+    """Return `probabilities` as a NumPy array; images beyond `_CHUNK` bytes go in equal chunks.
 
     Args:
-        model: compiled once for each.
+        model: static, compiled once for each model.
         params: of the model.
         image: uint8 [N, H, W, ch], in memory or on disk; or features [N, V, h, w, ch].
         views: as in `probabilities`.
@@ -95,32 +97,32 @@ def predict(model: Model, params: Params, image: Images, views: int = 1) -> np.n
 
 
 class Validation(NamedTuple):
-    """The clients' validation examples; the images lie one after the other, without padding."""
+    """The clients' validation examples, concatenated without padding."""
 
     image: Images  # [V, H, W, ch]
     label: npt.NDArray[np.int32]  # [V]
-    sizes: npt.NDArray[np.int32]  # [C], of each client; V together
+    sizes: npt.NDArray[np.int32]  # [C], examples of each client; V in all
 
 
-def pool(held: Held) -> Validation:
-    """The examples that the clients hold, side by side."""
-    flat = np.concatenate([np.empty(0, np.int64), *held.parts])
-    return Validation(held.split.image[flat], held.split.label[flat], held.sizes)
+def pool(clients: ClientData) -> Validation:
+    """Concatenate the examples that the clients hold."""
+    flat = np.concatenate([np.empty(0, np.int64), *clients.indices])
+    return Validation(clients.split.image[flat], clients.split.label[flat], clients.sizes)
 
 
-# The parameters of the one model that all clients use, or from a client's place to its own.
+# Parameters of the global model, or a function from a client's index to its own parameters.
 Models = Params | Callable[[int], Params]
 
 
 def predict_validation(
     model: Model, models: Models, validation: Validation, views: int = 1
 ) -> np.ndarray:
-    """`predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any.
+    """Run `predict` on the clients' validation examples: float32 [V, K]; [0, 0] without any.
 
     Args:
         model: compiled once.
-        models: of the clients; each one's own predicts its own examples.
-        validation: of all clients.
+        models: of the clients; a client's own model predicts its own examples.
+        validation: examples of all clients.
         views: as in `probabilities`.
     """
     if not len(validation.label):
@@ -131,7 +133,7 @@ def predict_validation(
     for client in np.flatnonzero(validation.sizes):
         size = int(validation.sizes[client])
         image = np.asarray(validation.image[int(ends[client]) - size : int(ends[client])])
-        filled = np.zeros((room, *image.shape[1:]), image.dtype)  # compiled once
+        filled = np.zeros((room, *image.shape[1:]), image.dtype)  # equal shapes: compiled once
         filled[:size] = image
         parts.append(predict(model, models(int(client)), filled, views)[:size])
     return np.concatenate(parts)
@@ -140,17 +142,17 @@ def predict_validation(
 def predict_test(
     model: Model, models: Models, split: Split, clients: int, views: int
 ) -> np.ndarray:
-    """`predict` on images that may be of a client or of nobody: float32 [N, K], or [C, N, K].
+    """Run `predict` on all images of a split with the global model or each client's own.
 
     Args:
         model: compiled once.
         models: of the clients.
         split: the images.
-        clients: C, how many there are.
+        clients: C, the number of clients.
         views: as in `probabilities`.
 
     Returns:
-        [N, K] of the one model, or [C, N, K] of each client's own.
+        float32 [N, K] of the global model, or [C, N, K] of each client's own.
     """
     if not callable(models):
         return predict(model, models, split.image, views)
@@ -158,7 +160,7 @@ def predict_test(
 
 
 def validate(model: Model, models: Models, validation: Validation) -> dict[str, Any]:
-    """`fedjax_med.evaluation.per_client.validation_metrics` of the model; nothing without examples.
+    """Compute the `per_client.validation_metrics` of the models; {} without examples.
 
     Raises:
         UserError: A client's probabilities are not finite, or the images cannot be read.

@@ -1,4 +1,4 @@
-"""Predictions image by image, as a table that people, other programs and comparisons read."""
+"""Predictions of each image, as a CSV table for people, other programs and comparisons."""
 
 import csv
 import io
@@ -13,16 +13,16 @@ from fedjax_med.errors import UserError
 from fedjax_med.files import read_text, replacing
 
 NAME = "predictions.csv"
-_LIMIT = 2**30  # bytes: of ten million images, each with its probabilities of nine classes
+_LIMIT = 2**30  # bytes: ten million images with the probabilities of nine classes
 _FIRST = ("image", "client", "label")
 
 
 class Predictions(NamedTuple):
-    """What a model says of each image, and what is true."""
+    """A model's predictions for images, with their clients and true labels."""
 
     image: npt.NDArray[np.str_]  # [N], "<class>/<file>"
-    client: npt.NDArray[np.int32]  # [N], whose it is; -1: nobody's
-    label: npt.NDArray[np.int32]  # [N]
+    client: npt.NDArray[np.int32]  # [N], the owner; -1: no client
+    label: npt.NDArray[np.int32]  # [N], the true class
     probabilities: npt.NDArray[np.floating]  # [N, K]
 
 
@@ -36,16 +36,16 @@ def write(predictions: Predictions, class_names: Sequence[str], file: Path) -> N
         table = csv.writer(out, lineterminator="\n")
         table.writerow([*_FIRST, *class_names])
         for image, client, label, row in zip(*predictions, strict=True):
-            # The digits that give the same float32 again.
+            # The shortest digits that parse back to the same number.
             numbers = [np.format_float_positional(value, trim="0") for value in row]
             table.writerow([image, client if client >= 0 else "", class_names[label], *numbers])
 
 
 def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:
-    """What `write` has written: the predictions and the classes' names.
+    """Read the predictions and the class names that `write` wrote.
 
     Raises:
-        UserError: There is no such file, or it is another kind of table.
+        UserError: There is no such file, or it is not a table of predictions.
     """
     text = read_text(file, _LIMIT, "Evaluate the run again.")
     try:

@@ -1,7 +1,7 @@
-"""Evaluations for people and programs: tables and JSON files.
+"""Evaluations as tables for people and JSON files for programs.
 
-Everything is written to a temporary file in the same folder first and then renamed, so that a
-reader never sees half a file and a failure leaves the old one as it was.
+Each file is written to a temporary file in the same folder first and then renamed, so that a
+reader never sees half a file and a failure leaves the old one unchanged.
 """
 
 import json
@@ -26,16 +26,16 @@ HEADLINES = {
     "log_loss": "log loss",
 }
 
-_LIMIT = 2**28  # bytes of evaluation.json: of a million clients
+_LIMIT = 2**28  # bytes of evaluation.json: enough for a million clients
 _ADVICE = "Evaluate the run again."
 _CLASS_COLUMNS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "auroc": "AUROC",
-    "sensitivity_at_90_specificity": "at 90 % spec.",  # the sensitivity there
+    "sensitivity_at_90_specificity": "at 90 % spec.",  # sensitivity at 90 % specificity
 }
 _LONGEST_NAME = 41  # keeps the table within 100 columns
-MANY_CLIENTS = 50  # more are told of by how they are spread
+MANY_CLIENTS = 50  # if there are more, percentiles are shown
 
 
 def _number(value: float | None, undefined: str = "-") -> str:
@@ -43,12 +43,12 @@ def _number(value: float | None, undefined: str = "-") -> str:
 
 
 def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """`name`, cut to at most `longest` characters."""
+    """Cut `name` to at most `longest` characters."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _columns(header: Sequence[str], rows: list[list[str]]) -> list[str]:
-    """Lines in which the first column is aligned left and the others right."""
+    """Format lines with the first column aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     first, others = widths[0], widths[1:]
 
@@ -79,15 +79,15 @@ def _class_lines(evaluation: dict[str, Any]) -> list[str]:
 
 
 def percentile(values: Sequence[float | None], share: float) -> float | None:
-    """Of those that are known; None if there are none."""
+    """Return the `share` percentile of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.percentile(known, share)) if known else None
 
 
 def _client_lines(of: str, clients: dict[str, Any], names: Sequence[str]) -> list[str]:
-    """A row for each client; of many clients the rows between which they lie.
+    """Format a row for each client, or rows of percentiles if there are many clients.
 
-    A mean over classes is over those that a client has, so a line says which it has not.
+    A client's mean over classes covers only its own classes, so a line names those it lacks.
     """
     keys = ("accuracy", "balanced_accuracy", "loss")
     header = [of, "examples", "accuracy", "balanced accuracy", "loss"]
@@ -110,7 +110,7 @@ def _client_lines(of: str, clients: dict[str, Any], names: Sequence[str]) -> lis
 
 
 def _own_lines(own: dict[str, list[float | None]]) -> list[str]:
-    """How good the clients' own models are on all test images; the table above is of their mean."""
+    """Format the scores of the clients' own models, each alone on all test images."""
     parts = []
     for name, values in own.items():
         known = [value for value in values if value is not None]
@@ -121,13 +121,13 @@ def _own_lines(own: dict[str, list[float | None]]) -> list[str]:
 
 
 def table(evaluation: dict[str, Any]) -> str:
-    """The evaluation as plain text of at most 100 columns.
+    """Format the evaluation as plain text of at most 100 columns.
 
     Args:
-        evaluation: What `metrics.summarize` returns; if it has the key ``clients`` (per-client
-            lists as in `by_client.validation_metrics`), the table ends with one row per client,
-            named by ``client_names`` if they have names, or with the spread of many; likewise
-            with ``sites``, whose the test images are, and ``site_names``.
+        evaluation: the result of `metrics.summarize`; if it has the key ``clients`` (per-client
+            lists as in `per_client.validation_metrics`), the table ends with one row per client,
+            named by ``client_names`` if given, or with percentiles of many clients; likewise
+            with ``sites``, the owners of the test images, and ``site_names``.
     """
     absent = evaluation["absent_classes"]
     present = len(evaluation["per_class"]) - len(absent)
@@ -135,8 +135,13 @@ def table(evaluation: dict[str, Any]) -> str:
     lines += [*_headline_lines(evaluation), "", *_class_lines(evaluation)]
     if "temperature" in evaluation:
         before = evaluation["before_calibration"]
-        told = ", ".join(f"{HEADLINES[name]} {_number(value)}" for name, value in before.items())
-        lines += ["", f"Calibrated by temperature {evaluation['temperature']:.2f}; before: {told}."]
+        uncalibrated = ", ".join(
+            f"{HEADLINES[name]} {_number(value)}" for name, value in before.items()
+        )
+        lines += [
+            "",
+            f"Calibrated by temperature {evaluation['temperature']:.2f}; before: {uncalibrated}.",
+        ]
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "own_models" in evaluation:
@@ -157,12 +162,12 @@ def table(evaluation: dict[str, Any]) -> str:
 
 
 def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
-    """A Markdown table of the headlines over several runs: mean ± standard deviation, extremes.
+    """Format a Markdown table of the headlines over runs: mean ± standard deviation, extremes.
 
     Args:
-        what: they are.
-        evaluations: What `metrics.summarize` returned for each run. The standard deviation is the
+        evaluations: the result of `metrics.summarize` for each run. The standard deviation is the
             sample's (divided by runs - 1) and left out for a single run.
+        what: the plural noun for the evaluations in the header.
 
     Raises:
         UserError: There are no evaluations.
@@ -183,11 +188,11 @@ def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
 
 
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:
-    """Write `value` as indented JSON, keys in their order; the file is replaced as a whole.
+    """Write `value` as indented JSON, keys in given order; the file is replaced as a whole.
 
     Raises:
         UserError: The file cannot be written.
-        ValueError, TypeError: `value` has a NaN or infinity, or something JSON has no form for.
+        ValueError, TypeError: `value` has a NaN or infinity, or something JSON cannot represent.
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     with replacing(Path(path)) as temporary:
@@ -195,15 +200,19 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Give the ``evaluation.json`` at `path`.
+    """Read the ``evaluation.json`` at `path`.
 
     Raises:
-        UserError: There is no such file, or it does not read.
+        UserError: There is no such file, or it is malformed.
     """
-    told = read_object(path, _LIMIT, _ADVICE)
+    evaluation = read_object(path, _LIMIT, _ADVICE)
     kinds: dict[str, Any] = {"client_names": list, "site_names": list, "clients": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(told.get(name, kind()), kind)]
-    wrong += [name for name in HEADLINES if not isinstance(told.get(name, ""), float | int | None)]
+    wrong = [
+        name for name, kind in kinds.items() if not isinstance(evaluation.get(name, kind()), kind)
+    ]
+    wrong += [
+        name for name in HEADLINES if not isinstance(evaluation.get(name, ""), float | int | None)
+    ]
     if wrong:
         raise unreadable(path, ValueError(f"{wrong[0]} is not what `evaluate` writes"), _ADVICE)
-    return told
+    return evaluation

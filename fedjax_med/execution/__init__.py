@@ -1,1 +1,1 @@
-"""How a round runs on this machine: client map, devices, processes, prefetching."""
+"""Execution of rounds on this machine: client map, devices, processes, prefetching."""

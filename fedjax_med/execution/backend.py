@@ -1,101 +1,106 @@
-"""Which way to map over the clients: the one asked for, or what suits the machine and fits it."""
+"""Chooses the client map: the requested one, or one that suits the machine and its memory."""
 
+import os
 from typing import Any, NamedTuple
 
 import jax
 
-from fedjax_med.core.client_map import STRATEGIES
+from fedjax_med.core.client_map import CLIENT_MAPS, ClientMap
 from fedjax_med.errors import UserError
 
-NAMES = ("auto", *STRATEGIES, "sharded")
-_SHARE = 0.9  # of a device's free memory that a round may plan with; the rest is lost in gaps
-_FEW_PARAMETERS = 10_000  # up to here `vmap` is the faster one for dense layers on a CPU
-# XLA's CPU compiler leaves products and sums to a library, YNNPACK, with all that lies between
-# them, and its memory analysis does not see what a library takes for itself.
+NAMES = ("auto", *CLIENT_MAPS, "sharded")
+_SHARE = 0.9  # share of a device's free memory that a round may use; the rest is lost in gaps
+_FEW_PARAMETERS = 10_000  # up to here `vmap` is faster for dense layers on a CPU
+# XLA's CPU compiler hands products and sums, with the operations between them, to a library,
+# YNNPACK, and its memory analysis does not see the library's own memory.
 _WITHOUT_LIBRARY: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-class Choice(NamedTuple):
-    """A strategy and the reason for it."""
+class Backend(NamedTuple):
+    """A client map and the reason for its choice."""
 
-    name: str  # of `fedjax_med.core.client_map.STRATEGIES`
+    client_map: ClientMap
     why: str  # in a few words
-    auto: bool = False  # whether it may be exchanged for one that needs less memory
+    auto: bool = False  # whether a client map that needs less memory may replace it
+
+    @property
+    def name(self) -> str:
+        """Return the client map's name in the configuration."""
+        return self.client_map.name
+
+    def smaller(self) -> "Backend | None":
+        """Return the sequential variant, which needs less memory; None if it may not be chosen."""
+        if not self.auto or self.client_map.sequential:
+            return None
+        instead = self.client_map._replace(sequential=True)
+        return Backend(instead, "vmap does not fit its memory")
 
 
-class Work(NamedTuple):
-    """What a client's step computes, as far as the choice depends on it."""
+class Workload(NamedTuple):
+    """The properties of a client's step on which the choice depends."""
 
     parameters: int
     convolutions: bool
 
 
-def work_of(params: Any) -> Work:
-    """The work of a model with `params` (arrays or their shapes)."""
+def workload(params: Any) -> Workload:
+    """Describe the work of a model with `params` (arrays or their shapes)."""
     leaves = jax.tree.leaves(params)
-    return Work(sum(leaf.size for leaf in leaves), any(leaf.ndim == 4 for leaf in leaves))
+    return Workload(sum(leaf.size for leaf in leaves), any(leaf.ndim == 4 for leaf in leaves))
 
 
-def pick(platform: str, devices: int, work: Work, processes: int = 1) -> Choice:
-    """What ``auto`` is, if memory allows.
+def pick(platform: str, devices: int, work: Workload, processes: int = 1) -> Backend:
+    """Choose the client map of ``auto``, if memory allows.
 
     On a CPU `vmap` makes batched matrix products that run on one thread, so one client after the
-    other is faster unless the work is so small that the loop itself is what costs; accelerators
+    other is faster unless the work is so small that the loop's overhead dominates; accelerators
     want all clients in one program, over all devices.
 
     Args:
         platform: as JAX names it.
-        devices: all of them, over all processes.
+        devices: the number of devices over all processes.
         work: of one client's step.
-        processes: that run the same program; each must get its clients.
+        processes: the number of processes that run the same program; each must get clients.
     """
     if platform != "cpu":
-        many = devices > 1
-        return Choice("sharded_vmap" if many else "vmap", "fits its memory", auto=True)
+        return Backend(ClientMap(False, devices > 1), "fits its memory", auto=True)
     small = not work.convolutions and work.parameters <= _FEW_PARAMETERS
-    within, why = ("vmap", "a small model") if small else ("sequential", "faster on a CPU")
-    return Choice(f"sharded_{within}" if processes > 1 else within, why)
+    why = "a small model" if small else "faster on a CPU"
+    return Backend(ClientMap(not small, processes > 1), why)
 
 
-def choose(asked: str, work: Work, before: str = "") -> Choice:
-    """The strategy to run with.
+def choose(asked: str, work: Workload, before: str = "") -> Backend:
+    """Choose the client map to run with.
 
     Args:
         asked: one of `NAMES`.
         work: of one client's step.
-        before: what computed the checkpoint that the run goes on from: ``auto`` keeps to it, so
-            that the continued run has the bits of one that was never stopped.
+        before: the client map that computed the checkpoint to resume from, or "": ``auto`` keeps
+            it, so that a resumed run has the same bits as one that was never stopped.
 
     Raises:
-        UserError: The strategy leaves other processes without work.
+        UserError: The client map leaves other processes without work.
     """
     platform, processes = jax.default_backend(), jax.process_count()
-    if asked == "sharded":
-        asked = "sharded_sequential" if platform == "cpu" else "sharded_vmap"
-    many = asked == "auto" or asked.startswith("sharded")
-    if processes > 1 and not many:
+    wanted = ClientMap(platform == "cpu", True) if asked == "sharded" else CLIENT_MAPS.get(asked)
+    if processes > 1 and wanted and not wanted.sharded:
         raise UserError(
             f"--config.map_clients={asked} uses one device of one process, and there are "
             f"{processes} processes: expected auto or sharded."
         )
-    if asked != "auto":
-        return Choice(asked, "as asked for")
+    if wanted:
+        return Backend(wanted, "as asked for")
     picked = pick(platform, jax.device_count(), work, processes)
-    if before in STRATEGIES and (processes == 1 or before.startswith("sharded")):
-        return Choice(before, "as before", picked.auto)
+    if (kept := CLIENT_MAPS.get(before)) and (processes == 1 or kept.sharded):
+        return Backend(kept, "as before", picked.auto)
     return picked
 
 
-def smaller(name: str) -> str:
-    """What gives the same as the strategy `name` with the memory of one client at a time."""
-    return name.replace("vmap", "sequential")
-
-
 def bytes_needed(lowered: jax.stages.Lowered) -> float:
-    """What a program takes of each device's memory when it runs; compiles it.
+    """Compile a program and return the bytes that it takes on each device when it runs.
 
-    On accelerators `jax.jit` keeps what is compiled here and does not compile it again for the same
-    shapes. On a CPU the program is compiled without the library for this, so that XLA itself holds
+    On accelerators `jax.jit` keeps the compiled program and does not compile it again for the same
+    shapes. On a CPU the program is compiled here without the library, so that XLA itself holds
     every array.
     """
     options = _WITHOUT_LIBRARY if jax.default_backend() == "cpu" else None
@@ -105,7 +110,7 @@ def bytes_needed(lowered: jax.stages.Lowered) -> float:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return float("inf")
-    if memory is None:  # a backend that does not tell
+    if memory is None:  # the backend does not report it
         return 0.0
     return float(
         memory.argument_size_in_bytes
@@ -117,7 +122,7 @@ def bytes_needed(lowered: jax.stages.Lowered) -> float:
 
 
 def bytes_free() -> float:
-    """The memory that a round may take on each of this process's devices; infinity if unknown."""
+    """Return the bytes that a round may take on each local device; infinity if unknown."""
     every = [device.memory_stats() or {} for device in jax.local_devices()]
     return min(
         _SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -125,3 +130,13 @@ def bytes_free() -> float:
         else float("inf")
         for stats in every
     )
+
+
+def repeat_bits() -> None:
+    """Set XLA's determinism flag, without which a GPU may add in an order that depends on timing.
+
+    Has an effect only before the first use of a device; a value in the environment is kept.
+    """
+    if "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+        deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = deterministic.strip()

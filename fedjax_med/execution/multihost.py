@@ -1,8 +1,8 @@
-"""The same program in several processes, over the devices of all of them.
+"""Runs the same program in several processes, over the devices of all of them.
 
-Every process runs the same rounds (JAX's multi-controller way). The first one also reads and writes
-the workdir and tells what happens. The processes agree through their coordinator's key-value store,
-not through the devices, so that waiting compiles nothing and has no time limit.
+Every process runs the same rounds (JAX's multi-controller model). The first process also reads and
+writes the workdir and prints. The processes agree through their coordinator's key-value store, not
+through the devices, so that waiting compiles nothing and has no time limit.
 """
 
 import contextlib
@@ -23,27 +23,27 @@ from fedjax_med.errors import UserError
 
 T = TypeVar("T")
 
-_POLL = 1000  # milliseconds between two looks at the signals while waiting
+_POLL = 1000  # milliseconds between two checks for signals while waiting
 _exchanges = itertools.count()
 
 
 def active() -> bool:
-    """Whether there are other processes."""
+    """Return whether there are other processes."""
     return bool(jax.distributed.is_initialized()) and jax.process_count() > 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and tells."""
+    """Return whether this is the process that writes and prints."""
     return jax.process_index() == 0
 
 
 def check_flags(
     automatic: bool, coordinator: str, num_processes: int | None, process_id: int | None
 ) -> bool:
-    """Whether the flags ask for several processes.
+    """Return whether the flags request several processes.
 
     Raises:
-        UserError: They contradict each other, or one is out of its range.
+        UserError: The flags contradict each other, or one is out of range.
     """
     given = {
         "--coordinator=HOST:PORT": coordinator or None,
@@ -70,7 +70,7 @@ def check_flags(
 
 @contextlib.contextmanager
 def _time_limit(seconds: float, message: str) -> Iterator[None]:
-    """End the process with one line; JAX itself ends it without one, inside its C++ part."""
+    """End the process with `message` after `seconds`; JAX would end it in C++, without one."""
 
     def end() -> None:
         os.write(2, f"fedjax-med: {message}\n".encode())
@@ -88,19 +88,19 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
 def initialise(
     coordinator: str, num_processes: int | None, process_id: int | None, seconds: float
 ) -> None:
-    """Join the other processes; before anything else asks JAX for a device.
+    """Join the other processes; has to precede the first use of a device in JAX.
 
     Args:
         coordinator: host and port of the first process, or "" to ask the cluster: Slurm, Open MPI,
             Kubernetes (with the package ``kubernetes``) or a TPU pod.
-        num_processes: how many there are; None with "".
-        process_id: of this one; None with "".
-        seconds: to wait for all.
+        num_processes: the number of processes; None with "".
+        process_id: of this process; None with "".
+        seconds: time limit for all processes to join.
 
     Raises:
-        UserError: There is no such cluster, or the coordinator's port is taken.
+        UserError: No such cluster is found, or the coordinator's port is taken.
     """
-    # Orderly stops are our own affair (`fedjax_med.run.signals`); JAX's would take the signals.
+    # `fedjax_med.run.signals` handles orderly stops; JAX's own service would catch the signals.
     jax.config.update("jax_enable_preemption_service", False)
     where = coordinator or "the cluster's first process"
     late = (
@@ -113,7 +113,7 @@ def initialise(
                 coordinator or None,
                 num_processes,
                 process_id,
-                # Also where a scheduler's variables name devices: the flags say all.
+                # Even if a scheduler's variables name devices: the flags decide.
                 cluster_detection_method="deactivate" if coordinator else None,
                 initialization_timeout=int(seconds) + 60,
                 shutdown_timeout_seconds=60,
@@ -127,11 +127,11 @@ def initialise(
 
 
 def leave(code: int, patience: float = 0) -> int:
-    """Give `code` back, or end at once where the other processes would be waited for in vain.
+    """Return the exit code, or exit at once where waiting for other processes would be in vain.
 
     Args:
-        code: of the exit.
-        patience: seconds in which the others, if they leave as well, do so.
+        code: the exit code.
+        patience: seconds to wait for the others to leave as well.
     """
     if code and active():
         client: Any = runtime.global_state.client
@@ -146,7 +146,7 @@ def leave(code: int, patience: float = 0) -> int:
 
 
 def _exchange(mine: str) -> list[str]:
-    """What each process gives, in their order; waits for all of them."""
+    """Return the texts of all processes, in their order; wait for all of them."""
     if not active():
         return [mine]
     client: Any = runtime.global_state.client
@@ -162,17 +162,17 @@ def _exchange(mine: str) -> list[str]:
 
     client.key_value_set(f"exchange/{number}/{me}", json.dumps(mine))
     every = [json.loads(wait_for(process)) for process in range(jax.process_count())]
-    # Who has taken part in this one has read all of the one before.
+    # A process that takes part in this exchange has finished reading the previous one.
     client.key_value_delete(f"exchange/{number - 1}/{me}")
     return every
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Where what is done in here fails in any process, all end; waits for all of them.
+    """Fail in all processes if the body fails in any; wait for all of them.
 
     Raises:
-        UserError: It failed in another process.
+        UserError: The body failed in another process.
     """
     if not active():
         yield
@@ -191,7 +191,7 @@ def together() -> Iterator[None]:
 
 
 def on_main(function: Callable[..., T], *arguments: Any) -> T | None:
-    """What `function` gives in the first process, which alone calls it; the others wait."""
+    """Call `function` in the first process only and return its result there; the others wait."""
     result = None
     with together():
         if is_main():
@@ -200,7 +200,7 @@ def on_main(function: Callable[..., T], *arguments: Any) -> T | None:
 
 
 def main_first(function: Callable[..., T], *arguments: Any) -> T:
-    """What `function` gives; the first process is done with it when the others begin."""
+    """Call `function` in the first process, then in the others; return its result."""
     result = on_main(function, *arguments)
     with together():
         if not is_main():
@@ -209,10 +209,10 @@ def main_first(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def check_same(values: dict[str, Any]) -> None:
-    """Refuse to go on where `values` (of JSON) are not the same in every process.
+    """Refuse `values` (of JSON) that are not the same in every process.
 
     Raises:
-        UserError: The message names the first that differs.
+        UserError: The message names the first value that differs.
     """
     every = [json.loads(one) for one in _exchange(json.dumps(values))]
     with together():
@@ -226,26 +226,26 @@ def check_same(values: dict[str, Any]) -> None:
 
 
 def text_from_main(function: Callable[[], str]) -> str:
-    """What `function` gives in the first process, which alone calls it."""
+    """Call `function` in the first process only; return its text in every process."""
     return _exchange(on_main(function) or "")[0]
 
 
 def first_signal(received: list[int]) -> int:
-    """A signal that any process has received so far, the same in all of them; 0 if none."""
+    """Return a signal that any process has received so far, the same in all; 0 if none."""
     return max(int(one) for one in _exchange(str(received[0] if received else 0)))
 
 
 def all_of(value: bool) -> bool:
-    """Whether `value` is true in every process."""
+    """Return whether `value` is true in every process."""
     return "" not in _exchange("yes" if value else "")
 
 
 def place(tree: Any, sharding: Any) -> Any:
-    """`tree`, the same in every process, on the devices; each process places what is its own.
+    """Put `tree`, the same in every process, on the devices; each process places its own shards.
 
     Args:
         tree: arrays.
-        sharding: for all of them, or a tree of such for its upper part.
+        sharding: of all arrays, or a tree of shardings that is a prefix of `tree`.
     """
     if not active():
         return jax.device_put(tree, sharding)
@@ -258,7 +258,7 @@ def place(tree: Any, sharding: Any) -> Any:
 
 
 def gather(tree: Any) -> Any:
-    """`tree` with all that other processes hold of it; every process has to call it."""
+    """Return `tree` with the shards of all processes; every process has to call it."""
     if not active():
         return tree
     return jax.tree.map(
@@ -272,12 +272,12 @@ def gather(tree: Any) -> Any:
 
 
 def local(tree: Any) -> Any:
-    """Arrays that all devices hold, as they lie on the first of this process."""
+    """Return replicated arrays as they lie on the first device of this process."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if active() else tree
 
 
 def from_main(tree: Any) -> Any:
-    """The first process's `tree`, bit for bit; in the others `tree` has the same shapes."""
+    """Return the first process's `tree`, bit for bit; in all, `tree` must have the same shapes."""
     if not active():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))

@@ -1,33 +1,33 @@
-"""Where the arrays of a round live: on one device, or divided over several."""
+"""Placement of a round's arrays: on one device, or sharded over several."""
 
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from fedjax_med.core.client_map import clients_mesh
-from fedjax_med.core.round import FedState
+from fedjax_med.core.algorithm import FederatedState
+from fedjax_med.core.client_map import ClientMap, clients_mesh
 
 
 class Placement(NamedTuple):
-    """Where the arrays of a round live, as jit's shardings; the same before and after a round.
+    """The shardings of a round's arrays, for jit; the same before and after a round.
 
-    What is placed so once is neither copied nor compiled for again.
+    So arrays that are placed once are neither copied nor compiled for again.
     """
 
-    state: Any  # of a `FedState`
+    state: Any  # of a `FederatedState`
     data: Any  # of the clients' examples
     metrics: Any
-    rows: int  # of the clients' examples: C, and what fills the last device
+    rows: int  # of the clients' examples: C, plus empty clients that fill the last device
 
 
-def of(name: str, num_clients: int) -> Placement:
-    """The placement that suits the strategy `name` of `STRATEGIES` with `num_clients` clients.
+def of(client_map: ClientMap, num_clients: int) -> Placement:
+    """Choose the placement for `client_map` with `num_clients` clients.
 
-    Under a sharded one a client's examples lie on the client's device and the rest on all of them;
-    where the devices divide the clients, the client's state lies there too.
+    With a sharded client map, a client's examples lie on the client's device, and so does its state
+    if the devices divide the clients evenly; all else is replicated on every device.
     """
-    if not name.startswith("sharded"):
+    if not client_map.sharded:
         one = SingleDeviceSharding(jax.devices()[0])
         return Placement(one, one, one, num_clients)
     mesh = clients_mesh()
@@ -35,4 +35,4 @@ def of(name: str, num_clients: int) -> Placement:
     split = NamedSharding(mesh, PartitionSpec("clients"))
     fill = -num_clients % jax.device_count()
     states = whole if fill else split
-    return Placement(FedState(whole, whole, states, whole), split, whole, num_clients + fill)
+    return Placement(FederatedState(whole, whole, states, whole), split, whole, num_clients + fill)

@@ -1,1 +1,1 @@
-"""From a config to the parts that it names, checked and ready to run."""
+"""Turns a config into the parts that it names, checked and ready to run."""

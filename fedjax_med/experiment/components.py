@@ -1,4 +1,4 @@
-"""What a `Spec` names: the files on the shelves, found by their name, without any registry."""
+"""Finds the component that a `Spec` names: a file of that name on a shelf; no registry."""
 
 import importlib
 import inspect
@@ -12,8 +12,8 @@ import optax
 from fedjax_med.errors import check_name
 from fedjax_med.experiment.config import Spec
 
-# Shelves that do not lie directly in the package.
-_HOMES = {"datasets": "data.datasets", "partitions": "data.partitions", "reducers": "aggregators"}
+# Shelves (folders of components) that do not lie directly in the package.
+_HOMES = {"datasets": "data.datasets", "partitions": "data.partitions"}
 
 
 def _home(shelf: str) -> str:
@@ -21,15 +21,15 @@ def _home(shelf: str) -> str:
 
 
 def names(shelf: str) -> tuple[str, ...]:
-    """What there is on `shelf`: the files of its folder, or (``optax``) optax's optimizers."""
+    """List the names on `shelf`: the files of its folder, or (``optax``) optax's optimizers."""
     if shelf != "optax":
         files = pkgutil.iter_modules(importlib.import_module(_home(shelf)).__path__)
-        # What begins with "_" is shared by its neighbours, and a folder is no choice.
+        # A file that begins with "_" is shared by its neighbours, and a folder is no component.
         return tuple(sorted(f.name for f in files if not f.ispkg and not f.name.startswith("_")))
     return tuple(
         name
         for name, value in sorted(vars(optax).items())
-        # lbfgs wants the loss itself; noisy_sgd keeps a random key, and randomness is never state.
+        # lbfgs needs the loss itself; noisy_sgd keeps a random key, which must not be state.
         if not name.startswith(("_", "scale_by_", "lbfgs", "noisy_sgd"))
         and inspect.isfunction(value)
         and "learning_rate" in inspect.signature(value).parameters
@@ -37,10 +37,10 @@ def names(shelf: str) -> tuple[str, ...]:
 
 
 def find(shelf: str, name: str) -> Callable[..., Any]:
-    """The function that builds `name` of `shelf`.
+    """Return the function that builds `name` of `shelf`.
 
     Raises:
-        UserError: There is no such name; the message has the nearest one and all there are.
+        UserError: There is no such name; the message has the nearest name and lists all.
     """
     place = "optax's optimizers" if shelf == "optax" else f"{_home(shelf).replace('.', '/')}/"
     check_name(name, names(shelf), place)
@@ -50,12 +50,12 @@ def find(shelf: str, name: str) -> Callable[..., Any]:
 
 
 def module(shelf: str, name: str) -> ModuleType:
-    """The file `name` of `shelf`, which is there."""
+    """Import the file `name` of `shelf`, which must exist."""
     return importlib.import_module(f"{_home(shelf)}.{name}")
 
 
 def default_options(shelf: str, name: str) -> dict[str, Any]:
-    """The options of `name` on `shelf` with their defaults (`inspect.Parameter.empty`: none).
+    """Return the options of `name` on `shelf` with defaults (`inspect.Parameter.empty`: none).
 
     On our shelves the keyword-only parameters of ``build`` are the options and the positional ones
     come from the program; in optax every parameter is an option.
@@ -69,5 +69,5 @@ def default_options(shelf: str, name: str) -> dict[str, Any]:
 
 
 def build(shelf: str, spec: Spec, *args: Any) -> Any:
-    """Build what `spec` names on `shelf` from the program's `args` and the spec's options."""
+    """Build the component of `shelf` that `spec` names, from `args` and the spec's options."""
     return find(shelf, spec.name)(*args, **spec.options)

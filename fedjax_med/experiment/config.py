@@ -1,12 +1,14 @@
-"""The experiment as plain dataclasses, in which every default lives, and its files."""
+"""The experiment as plain dataclasses with every default; reading and saving it."""
 
 import dataclasses
+import sys
 import types
 from pathlib import Path
 from typing import Any
 
-from fedjax_med.client.augmentation import Augment as Augment  # config files name it
+from fedjax_med.client.augmentation import Augment as Augment  # for config files
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.experiment import renamed
 from fedjax_med.files import read_regular
 
 _LIMIT = 2**20  # bytes of a config file
@@ -14,144 +16,153 @@ _LIMIT = 2**20  # bytes of a config file
 
 @dataclasses.dataclass
 class Spec:
-    """A name on a shelf and the options for its ``build``."""
+    """The name of a component on a shelf (its folder), and the options for its ``build``."""
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _spec(shelf: str, name: str, **options: Any) -> Any:
-    """A dataclass field that holds a `Spec` of `shelf`."""
+    """Declare a dataclass field that holds a `Spec` of `shelf`."""
     return dataclasses.field(
         default_factory=lambda: Spec(name, dict(options)), metadata={"shelf": shelf}
     )
 
 
 def _choice(default: str, *others: str) -> Any:
-    """A dataclass field that is one of a few words; whoever uses it checks it."""
+    """Declare a dataclass field that is one of a few words; its users check the value."""
     return dataclasses.field(default=default, metadata={"choices": (default, *others)})
 
 
 @dataclasses.dataclass
 class Loss:
-    """The masked softmax cross-entropy."""
+    """Options of the masked softmax cross-entropy."""
 
-    # beta of the class-balanced loss (Cui et al. 2019): 0 weighs every example the same, towards
-    # 1 every class the same.
+    # beta of the class-balanced loss (Cui et al. 2019): 0 weighs all examples equally; towards 1,
+    # all classes equally.
     class_balance: float = 0.0
     label_smoothing: float = 0.0
-    # tau of the logit adjustment (Menon et al. 2021): 1 is consistent for the balanced accuracy.
+    # tau of the logit adjustment (Menon et al. 2021): 1 is consistent for balanced accuracy.
     logit_adjustment: float = 0.0
-    focal: float = 0.0  # gamma of the focal loss (Lin et al. 2017): 0 is none
+    focal: float = 0.0  # gamma of the focal loss (Lin et al. 2017); 0: none
 
 
 @dataclasses.dataclass
 class Client:
-    """How a client trains in one round."""
+    """Local training of a client in one round."""
 
     epochs: int = 1
-    batch_size: int = 16  # 0 is the client's whole training part in one step
+    batch_size: int = 16  # 0: the client's whole training part in one step
     optimizer: Spec = _spec("optax", "adamw", learning_rate=0.002)
-    # The learning rate's factor by round; client optimizers start anew each round.
+    # The learning rate's factor by round; client optimizers are initialised anew each round.
     schedule: str = _choice("cosine", "constant")  # cosine: to 0 at `rounds`
     warmup_rounds: int = 0
-    backbone_rate: float = 1.0  # the learning rate of all but the classifier, as a factor of it
+    backbone_rate: float = 1.0  # factor of the learning rate of all parameters but the classifier's
 
 
 @dataclasses.dataclass
-class Turnout:
-    """Who takes part in a round, of the cohort, and what counts of what they send."""
+class Participation:
+    """Participation of the cohort's clients in a round, and which of their updates count."""
 
-    rate: float = 1.0  # the probability that a client takes part, each by itself (Poisson sampling)
-    late: float = 0.0  # the probability that its message comes too late to count
-    garbage: float = 0.0  # the probability that its message is NaN, to see what becomes of it
-    bad: str = _choice("stop", "skip")  # what messages that are no numbers do to the run
-    largest: float = 0.0  # l2 norm above which a message is absurd, and is left out; 0: none is
+    participation_rate: float = 1.0  # of each client independently (Poisson sampling)
+    straggler_rate: float = 0.0  # probability that an update comes too late to count
+    corruption_rate: float = 0.0  # probability that an update is NaN, for tests
+    on_invalid: str = _choice("stop", "skip")  # effect of updates that are not finite
+    max_update_norm: float = 0.0  # updates with a larger l2 norm are rejected; 0: no limit
 
 
 @dataclasses.dataclass
 class Privacy:
-    """What differential privacy is promised, and of whom (docs/privacy.md)."""
+    """The differential privacy guarantee, and the unit that it protects (docs/privacy.md)."""
 
-    unit: str = _choice("none", "client", "example")  # whose influence is bounded
+    unit: str = _choice("none", "client", "example")  # the unit whose influence is bounded
     clip_norm: float = 1.0  # the largest l2 norm of an update (client) or gradient (example)
     noise_multiplier: float = 1.0  # standard deviation of the noise, as a multiple of the clip
     target_epsilon: float = 0.0  # above 0: the noise is chosen so that all rounds cost this
     budget: float = 0.0  # above 0: the run ends before epsilon would exceed it
     delta: float = 1e-5
     accountant: str = _choice("pld", "rdp")
-    quantile: float = 0.0  # above 0, of clients: the clip follows this quantile of the norms
-    # The seed is for repeating a run: who knows it can subtract the noise, and all experiments of
-    # one seed have the same.
+    quantile: float = 0.0  # above 0 (unit client): the clip follows this quantile of the norms
+    # "seed" makes a run repeatable, but anyone who knows the seed can subtract the noise, and all
+    # experiments with one seed have the same noise.
     noise_from: str = _choice("secret", "seed")
 
 
 @dataclasses.dataclass
 class Checkpoint:
-    """When the state is saved, and what is kept; changing these on resume is allowed."""
+    """The checkpoints: how often, and how many are kept; may be changed on resume."""
 
     every: int = 5  # rounds
     keep_last: int = 2
     keep_best: int = 1  # by validation balanced accuracy
-    # Which of them the run is tested by, where no --checkpoint says it. The best of several by a
-    # few hundred images is so partly by chance; under the cosine schedule the last one has settled.
+    # The checkpoint that is tested, unless --checkpoint names one. On a few hundred validation
+    # images the best is partly chance; under the cosine schedule the last one has settled.
     tested: str = _choice("best", "last")
 
 
 @dataclasses.dataclass
 class Experiment:
-    """One experiment: together with the data it decides every bit of the result."""
+    """One experiment; together with the data it determines every bit of the result."""
 
-    name: str = ""  # of the config file, unless it says another
+    name: str = ""  # default: the config file's name
     seed: int = 0
     rounds: int = 40
     dataset: Spec = _spec("datasets", "image_folder")
     image_size: int = 64  # pixels, square
-    policy: str = _choice("rarest", "keep", "drop")  # what to do with what the audit finds
+    policy: str = _choice("rarest", "keep", "drop")  # treatment of the audit's findings
     num_clients: int = 5
     partition: Spec = _spec("partitions", "equal")
-    # federated; or, to compare with it: pooled (one client has what all have) or local (one of the
-    # clients, `hospital`, alone)
-    setting: str = _choice("federated", "pooled", "local")
-    hospital: int = 0  # the client that trains alone, where the setting is local
-    folds: int = 0  # above 0: Test is one of so many parts of Train, as in cross-validation
-    fold: int = 0  # which part, from 0
+    # federated; or, for comparison: centralized (one client has the data of all) or local (one
+    # client, `local_client`, alone)
+    setting: str = _choice("federated", "centralized", "local")
+    local_client: int = 0  # the client that trains alone in the setting local
+    folds: int = 0  # above 0: cross-validation, Test is one of so many parts of Train
+    fold: int = 0  # index of that part, from 0
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
-    colour_constancy: float = 0.0  # norm of "shades of gray", 6 is usual; 0: colours as they are
-    pretrained: str = ""  # first weights: imagenet, hub or a file; empty is random ones
+    colour_constancy: float = 0.0  # norm of "shades of gray", 6 is usual; 0: colours unchanged
+    pretrained: str = ""  # initial weights: imagenet, hub or a file; empty: random
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)
     client: Client = dataclasses.field(default_factory=Client)
-    cohort: Spec = _spec("cohorts", "everyone")  # who takes part in a round
+    cohort: Spec = _spec("cohorts", "everyone")  # selects the clients of a round
     algorithm: Spec = _spec("algorithms", "fed_avg")
     server_optimizer: Spec = _spec("optax", "sgd", learning_rate=1.0)
     transforms: list[Spec] = dataclasses.field(
         default_factory=list, metadata={"shelf": "transforms"}
     )
-    reducer: Spec = _spec("reducers", "mean")
-    turnout: Turnout = dataclasses.field(default_factory=Turnout)
-    # What hostile clients do, to test the reducers.
+    aggregator: Spec = _spec("aggregators", "mean")
+    participation: Participation = dataclasses.field(default_factory=Participation)
+    # Attacks by Byzantine clients, to test the aggregators.
     attacks: list[Spec] = dataclasses.field(default_factory=list, metadata={"shelf": "attacks"})
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
-    keep_updates: bool = False  # in WORKDIR/updates: each round's, for `fedjax-med contribution`
+    keep_updates: bool = False  # each round's, in WORKDIR/updates, for `fedjax-med contribution`
     map_clients: str = _choice(
         "auto", "vmap", "sequential", "sharded", "sharded_vmap", "sharded_sequential"
     )
-    images: str = _choice("auto", "memory", "disk")  # auto: on disk if beyond 1/4 of the memory
-    validate_every: int = 1  # rounds; those that are saved always are
-    # Decay, by round, of the moving average of the global model, which is evaluated then; 0: none.
-    average: float = 0.0
-    views: int = 1  # in evaluation: predictions are means over 1, 2, 4 or 8 mirrored images
-    calibrate: bool = False  # in evaluation: by one temperature, which the validation parts choose
+    image_storage: str = _choice(
+        "auto", "memory", "disk"
+    )  # auto: on disk if larger than 1/4 of the memory
+    validate_every: int = 1  # rounds; saved rounds are always validated
+    # Decay per round of the global model's moving average, which is then evaluated; 0: none.
+    ema_decay: float = 0.0
+    tta_views: int = 1  # in evaluation: predictions are means over 1, 2, 4 or 8 mirrored images
+    calibrate: bool = False  # in evaluation: scale by a temperature fitted on the validation parts
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 
-def alone(experiment: Experiment) -> Experiment:
-    """The training without federation that `experiment` is compared with: one client, going on.
+renamed.accept_old_names("", Experiment)
+for _field in dataclasses.fields(Experiment):
+    if isinstance(_field.type, type) and dataclasses.is_dataclass(_field.type):
+        renamed.accept_old_names(_field.name, _field.type)
+Turnout = Participation  # its name in the config files of earlier versions
 
-    The clients' part stays as it is; but their optimizer remembers from round to round, as in any
-    training, and nothing is done to what would be sent.
+
+def without_federation(experiment: Experiment) -> Experiment:
+    """Return the baseline without federation for `experiment`: one client that trains continuously.
+
+    Local training stays the same, but the optimizer keeps its state from round to round, as in any
+    training; transforms, faults and attacks on updates are left out.
     """
     return dataclasses.replace(
         experiment,
@@ -160,9 +171,9 @@ def alone(experiment: Experiment) -> Experiment:
         algorithm=Spec("fed_avg", {"keep_optimizer": True}),
         server_optimizer=Spec("sgd", {"learning_rate": 1.0}),
         transforms=[],
-        reducer=Spec("mean"),
-        turnout=Turnout(),
-        # An update is not sent, so it is not protected; examples are.
+        aggregator=Spec("mean"),
+        participation=Participation(),
+        # No update is sent, so none needs protection; examples still do.
         privacy=Privacy() if experiment.privacy.unit == "client" else experiment.privacy,
         attacks=[],
         keep_updates=False,
@@ -170,7 +181,7 @@ def alone(experiment: Experiment) -> Experiment:
 
 
 def read(path: str) -> Experiment:
-    """The experiment that the config file at `path` returns from ``get_config()``.
+    """Read the experiment that ``get_config()`` of the config file at `path` returns.
 
     Raises:
         UserError: There is no such file, it does not run, or it returns no `Experiment`.
@@ -193,8 +204,10 @@ def read(path: str) -> Experiment:
         ) from error
     module = types.ModuleType("fedjax_med_experiment")
     module.__file__ = str(file)
+    # The config files of earlier versions import from there.
+    sys.modules.setdefault("fedjax_med.config", sys.modules[__name__])
     try:
-        # What was read is what runs, with all that the user may do: the file has to be trusted.
+        # Runs the source that was read, with the user's permissions: the file has to be trusted.
         exec(compile(source, str(file), "exec"), module.__dict__)
         experiment = module.get_config()
     except UserError:
@@ -208,11 +221,20 @@ def read(path: str) -> Experiment:
             f"fedjax_med.experiment.config.Experiment, got {type(experiment).__name__}."
         )
     _check_types(experiment, Experiment(), f"--config={path}")
-    return dataclasses.replace(experiment, name=experiment.name or file.stem)
+    return _upgraded(dataclasses.replace(experiment, name=experiment.name or file.stem))
+
+
+def _upgraded(experiment: Experiment) -> Experiment:
+    """Convert an earlier version's values and options to the current ones."""
+    old = {"setting": experiment.setting, "algorithm": vars(experiment.algorithm)}
+    new = renamed.upgrade(old)
+    return dataclasses.replace(
+        experiment, setting=new["setting"], algorithm=Spec(**new["algorithm"])
+    )
 
 
 def _check_types(value: Any, default: Any, where: str, field: str = "") -> None:
-    """Refuse a field that is of another type than its default; of lists every entry."""
+    """Refuse a field whose type differs from its default's; check every entry of lists."""
     kind: Any = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, kind):
         raise UserError(
@@ -227,7 +249,7 @@ def _check_types(value: Any, default: Any, where: str, field: str = "") -> None:
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """`experiment` as nested dictionaries and lists that JSON can hold."""
+    """Convert `experiment` to nested dictionaries and lists that JSON can hold."""
     return _plain(dataclasses.asdict(experiment))  # type: ignore[no-any-return]
 
 
@@ -240,32 +262,39 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Experiment:
-    """The inverse of `to_dict`.
+    """Restore an experiment from `to_dict`'s `values`, of this version or an earlier one.
+
+    A field that an earlier version did not have gets its default.
 
     Raises:
-        UserError: A field is of another type than it should be.
+        UserError: A field has the wrong type, or is of a later version.
     """
     where = "the experiment that was saved"
     try:
-        experiment: Experiment = _from_dict(Experiment, values)
+        experiment: Experiment = _from_dict(Experiment, renamed.upgrade(values), where)
     except TypeError as error:
         raise UserError(f"{where} does not read: {' '.join(str(error).split())}.") from error
     _check_types(experiment, Experiment(), where)
     return experiment
 
 
-def _from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
+def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    known = {field.name: field for field in dataclasses.fields(kind)}
     fields = {}
-    # Files of other versions are read too: a field they lack has its default, one more is ignored.
-    for field in [field for field in dataclasses.fields(kind) if field.name in values]:
-        value = values[field.name]
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(
+                f"{where} has a field {name!r} that this version does not know: use the version "
+                "of fedjax_med that saved it, or a later one."
+            )
+        field = known[name]
         if "shelf" in field.metadata:
-            fields[field.name] = (
+            fields[name] = (
                 [Spec(**item) for item in value] if isinstance(value, list) else Spec(**value)
             )
         elif isinstance(value, dict):
             assert isinstance(field.type, type)
-            fields[field.name] = _from_dict(field.type, value)
+            fields[name] = _from_dict(field.type, value, where)
         else:
-            fields[field.name] = value
+            fields[name] = value
     return kind(**fields)

@@ -1,26 +1,19 @@
-"""Checks an experiment's names, fills in its options, and makes it ready for overrides."""
+"""Checks an experiment's names, fills in its options, and applies its setting."""
 
-import ast
 import dataclasses
 import inspect
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.experiment import validation
 from fedjax_med.experiment.components import default_options
-from fedjax_med.experiment.config import Experiment, Spec
-
-# The fields that are lists of specs; on the command line, names with commas.
-LISTS = tuple(
-    field.name
-    for field in dataclasses.fields(Experiment)
-    if "shelf" in field.metadata and field.default_factory is list
-)
+from fedjax_med.experiment.config import Experiment, Spec, without_federation
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Whether an option whose default is `default` may be `value`, by its type."""
+    """Return whether the type of `value` suits an option with this default."""
     if default is None or default is inspect.Parameter.empty or callable(default):
         return True
     if isinstance(default, tuple):
@@ -31,8 +24,8 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def _typed(value: Any, default: Any, field: str) -> Any:
-    """`value`, if its type is that of `default`; a text with commas in a list is several."""
-    # A mask of optax may be a tree of parameters, whatever its default is.
+    """Return `value` if its type is that of `default`; split texts in a list at commas."""
+    # An optax mask may be a tree of parameters, whatever its default is.
     if not _fits(value, default) and not field.endswith("_mask"):
         like = f" such as {default}" if isinstance(default, tuple) else ""
         raise UserError(
@@ -51,7 +44,7 @@ def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
     options = {
         name: _typed(spec.options.get(name, default), default, f"{field}.options.{name}")
         for name, default in defaults.items()
-        # None and callables have no form on a command line: given in a config file or left alone.
+        # None and callables cannot be written on a command line: only a config file can set them.
         if name in spec.options
         or not (default is None or default is inspect.Parameter.empty or callable(default))
     }
@@ -65,17 +58,17 @@ def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
             f"{field} {spec.name!r} needs the option {missing[0]!r}: set "
             f"--config.{field}.options.{missing[0]}=... in the config file."
         )
-    if options.get("path"):  # a file, by convention: found from any folder the next command runs in
+    if options.get("path"):  # a file, by convention; later commands may run in another folder
         options["path"] = str(Path(options["path"]).expanduser().absolute())
     return Spec(spec.name, options)
 
 
 def check_values(value: Any, path: str = "") -> None:
-    """Refuse what has no form in JSON: NaN and infinity, and objects such as functions.
+    """Refuse values that JSON cannot hold: NaN and infinity, and objects such as functions.
 
     Args:
         value: an experiment, or a part of it.
-        path: of the part.
+        path: dotted name of the part.
 
     Raises:
         UserError: The message names the field.
@@ -101,8 +94,8 @@ def complete(experiment: Any, prefix: str = "") -> Any:
     """Check every name in `experiment` and fill in the default of every option not given.
 
     Raises:
-        UserError: A name or an option does not exist, an option is of another type than its
-            default, or one without default is missing.
+        UserError: A name or an option does not exist, an option has another type than its
+            default, or an option without default is missing.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(experiment):
@@ -121,127 +114,24 @@ def complete(experiment: Any, prefix: str = "") -> Any:
     return dataclasses.replace(experiment, **changes)
 
 
-def _place(experiment: Experiment, path: str) -> tuple[Any, Any, str]:
-    """Where the spec at `path` is: the attributes or the list, its key in them, and the shelf."""
-    holder: Any = experiment
-    *parents, last = path.split(".")
-    for parent in parents:
-        holder = getattr(holder, parent)
-    field, _, index = last.partition("[")
-    (shelf,) = [f.metadata["shelf"] for f in dataclasses.fields(holder) if f.name == field]
-    if index:
-        return getattr(holder, field), int(index.rstrip("]")), shelf
-    return vars(holder), field, shelf
+class Resolved(NamedTuple):
+    """An experiment whose names, options and ranges are checked.
 
-
-def _rename_spec(experiment: Experiment, path: str, name: str) -> None:
-    """Point the spec at `path` to `name`; keep the options that the new one also has."""
-    holder, key, shelf = _place(experiment, path)
-    if holder[key].name == name:
-        return
-    known = default_options(shelf, name)
-    options = {option: value for option, value in holder[key].options.items() if option in known}
-    holder[key] = Spec(name, options)
-
-
-def _give_type(experiment: Experiment, path: str, value: str) -> None:
-    """Put the value of an option whose default is None in place, so that it has a type.
-
-    Optax has such options (the momentum of ``sgd``); ml-collections parses by the type it finds.
+    asked: as requested; recorded in the workdir.
+    trained: as trained: in a setting without federation, one client without transforms or faults.
     """
-    spec_path, _, option = path.rpartition(".options.")
-    if not spec_path:
-        return
-    _check_path(experiment, f"{spec_path}.options")
-    holder, key, shelf = _place(experiment, spec_path)
-    spec = holder[key]
-    if option in spec.options:
-        return
-    if default_options(shelf, spec.name).get(option, inspect.Parameter.empty) is None:
-        try:
-            number = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            number = None
-        if not isinstance(number, int | float):
-            raise UserError(f"--config.{path}={value}: expected a number.")
-        spec.options[option] = number
+
+    asked: Experiment
+    trained: Experiment
 
 
-def paths(holder: Any, prefix: str) -> list[str]:
-    """The dotted names of all fields inside `holder`."""
-    if dataclasses.is_dataclass(holder) and not isinstance(holder, type):
-        holder = {field.name: getattr(holder, field.name) for field in dataclasses.fields(holder)}
-    if not isinstance(holder, dict):
-        return []
-    here = [f"{prefix}.{name}" for name in holder]
-    return here + [
-        path for name, value in holder.items() for path in paths(value, f"{prefix}.{name}")
-    ]
-
-
-def _check_path(experiment: Experiment, path: str) -> None:
-    """Refuse an override of a field that does not exist, and name the nearest one."""
-    holder: Any = experiment
-    seen = "--config"
-    for step in path.split("."):
-        name, _, index = step.partition("[")
-        if isinstance(holder, dict):
-            fields = list(holder)
-        elif dataclasses.is_dataclass(holder):
-            fields = [field.name for field in dataclasses.fields(holder)]
-        else:
-            raise UserError(f"{seen} is a single value and has no field {step!r}.")
-        inner = [path for path in paths(holder, seen) if path.endswith(f".{name}")]
-        if name not in fields and inner:
-            raise UserError(f"There is no {name!r} in {seen}. Did you mean {' or '.join(inner)}?")
-        check_name(name, fields, seen)
-        holder = holder[name] if isinstance(holder, dict) else getattr(holder, name)
-        seen += "." + step
-        if index:
-            try:
-                holder = holder[int(index.rstrip("]"))]
-            except (IndexError, TypeError, ValueError) as error:
-                raise UserError(f"{seen}: the config file has no such entry.") from error
-    if dataclasses.is_dataclass(holder):
-        fields = [field.name for field in dataclasses.fields(holder)]
-        raise UserError(f"{seen} is a group of fields: set one of {', '.join(fields)} in it.")
-
-
-def _take_names(experiment: Experiment, path: str, value: str) -> None:
-    """Put the spec or the specs that an override names in place."""
-    if path in LISTS:
-        setattr(experiment, path, [Spec(name) for name in value.split(",") if name])
-    if path.endswith(".name"):
-        _check_path(experiment, path)
-        _rename_spec(experiment, path.removesuffix(".name"), value)
-
-
-def prepare_overrides(experiment: Experiment, arguments: list[str]) -> Experiment:
-    """Complete `experiment` so that ml-collections can apply the overrides in `arguments`.
-
-    A changed name (``--config.algorithm.name=...``) or list of names (``--config.transforms=...``)
-    takes effect here, since it decides which options there are.
-
-    Args:
-        experiment: What the config file gave.
-        arguments: The command line; only those that begin with ``--config.`` matter.
+def settle(experiment: Experiment) -> Resolved:
+    """Check the values of a completed experiment, and apply its setting.
 
     Raises:
-        UserError: An override names a field or option that does not exist.
+        UserError: A value is out of its range; the message names the field.
     """
-    overrides = []
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name.startswith("config."):
-            overrides.append((name.removeprefix("config."), equals, value))
-    for path, equals, value in overrides:
-        if not equals:
-            raise UserError(f"--config.{path}: expected a value, as in --config.{path}=...")
-        _take_names(experiment, path, value)
-    for path, _, value in overrides:
-        _give_type(experiment, path, value)
-    experiment = complete(experiment)
-    for path, _, _ in overrides:
-        if path not in LISTS:
-            _check_path(experiment, path)
-    return experiment
+    federated = experiment.setting == "federated"
+    trained = experiment if federated else without_federation(experiment)
+    validation.check(experiment, trained)
+    return Resolved(experiment, trained)

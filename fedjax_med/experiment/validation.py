@@ -1,16 +1,15 @@
-"""What numbers an experiment may have: the others are refused before any data is read."""
+"""Refuses values that are out of range, and parts that do not go together."""
 
 import operator
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
-from fedjax_med.core.types import Array
+from fedjax_med.client.optimizers import schedule
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.execution import backend
-from fedjax_med.experiment import privacy_plan
 from fedjax_med.experiment.config import Experiment
+from fedjax_med.privacy import accounting
 
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "eps", "eps_root", "initial_accumulator_value")
 
@@ -22,6 +21,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("to be 0 <= seed < 2**32", lambda value: 0 <= value < 2**32),
     "rounds": _AT_LEAST_ONE,
     "validate_every": _AT_LEAST_ONE,
+    "validation_fraction": _SHARE,
     "colour_constancy": _NONE_OR_MORE,
     "loss.class_balance": _SHARE,
     "loss.label_smoothing": _SHARE,
@@ -34,51 +34,30 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "client.epochs": _AT_LEAST_ONE,
     "client.batch_size": _NONE_OR_MORE,
     "client.backbone_rate": _NONE_OR_MORE,
-    "turnout.rate": ("in (0, 1]", lambda value: 0 < value <= 1),
-    "turnout.late": _SHARE,
-    "turnout.garbage": _SHARE,
-    "turnout.largest": _NONE_OR_MORE,
+    "participation.participation_rate": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "participation.straggler_rate": _SHARE,
+    "participation.corruption_rate": _SHARE,
+    "participation.max_update_norm": _NONE_OR_MORE,
     "privacy.clip_norm": _ABOVE_ZERO,
     "privacy.noise_multiplier": _NONE_OR_MORE,
     "privacy.target_epsilon": _NONE_OR_MORE,
     "privacy.budget": _NONE_OR_MORE,
     "privacy.delta": ("in (0, 1)", lambda value: 0 < value < 1),
     "privacy.quantile": _SHARE,
-    "average": _SHARE,
-    "views": ("to be 1, 2, 4 or 8", lambda value: value in (1, 2, 4, 8)),
+    "ema_decay": _SHARE,
+    "tta_views": ("to be 1, 2, 4 or 8", lambda value: value in (1, 2, 4, 8)),
     "checkpoint.every": _AT_LEAST_ONE,
     "checkpoint.keep_last": _AT_LEAST_ONE,
     "checkpoint.keep_best": _NONE_OR_MORE,
 }
 
 
-def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:
-    """The learning rate's factor by round, between 0 and 1.
+def check(experiment: Experiment, trained: Experiment) -> None:
+    """Refuse values that are out of range.
 
     Args:
-        name: ``constant``, or ``cosine``: to 0 at `rounds` (Loshchilov & Hutter, ICLR 2017).
-        rounds: of the whole experiment.
-        warmup_rounds: rounds in which the factor rises linearly to 1; the first is above 0.
-
-    Raises:
-        UserError: There is no such schedule, or the warm-up is not shorter than the experiment.
-    """
-    check_name(name, ("constant", "cosine"), "the client's schedules")
-    if not 0 <= warmup_rounds < max(rounds, 1):
-        raise UserError(
-            f"expected 0 <= --config.client.warmup_rounds < {rounds} rounds, got {warmup_rounds}."
-        )
-    main = optax.constant_schedule(1.0)
-    if name == "cosine":
-        main = optax.cosine_decay_schedule(1.0, max(1, rounds - warmup_rounds))
-    if not warmup_rounds:
-        return main  # type: ignore[no-any-return]
-    rise = optax.linear_schedule(1.0 / (warmup_rounds + 1), 1.0, warmup_rounds)
-    return optax.join_schedules([rise, main], [warmup_rounds])  # type: ignore[no-any-return]
-
-
-def check(experiment: Experiment) -> None:
-    """Refuse numbers that no part can work with.
+        experiment: as requested.
+        trained: as trained.
 
     Raises:
         UserError: The message names the field.
@@ -93,16 +72,22 @@ def check(experiment: Experiment) -> None:
         ("server_optimizer", experiment.server_optimizer),
     ):
         _check_optimizer(name, optimizer.options)
-    if experiment.algorithm.name == "fed_nova" and client.optimizer.name == "sgd":
-        _check_normalised(experiment.algorithm.options, client.optimizer.options)
-    check_name(experiment.turnout.bad, ("stop", "skip"), "what bad messages do to a run")
-    privacy_plan.check(experiment)
+    invalid = experiment.participation.on_invalid
+    check_name(invalid, ("stop", "skip"), "what invalid updates do to a run")
+    check_name(experiment.setting, ("federated", "centralized", "local"), "the settings")
+    folds, fold = experiment.folds, experiment.fold
+    if folds and (folds < 2 or not 0 <= fold < folds):
+        raise UserError(
+            "expected --config.folds >= 2 (or 0: no cross-validation) and --config.fold from 0 to "
+            f"folds - 1, got folds={folds} and fold={fold}."
+        )
+    _check_privacy(experiment, trained)
     check_name(experiment.map_clients, backend.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
 
 
 def _check_optimizer(name: str, options: dict[str, Any]) -> None:
-    """What holds for all of optax; it checks little itself, and trains to NaN instead."""
+    """Check ranges common to all of optax, which checks little and would train to NaN instead."""
     for option, value in options.items():
         decay = option in ("b1", "b2", "b3", "momentum", "decay")
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -112,16 +97,113 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
             raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
 
 
-def _check_normalised(algorithm: dict[str, Any], optimizer: dict[str, Any]) -> None:
-    """FedNova is not told how its clients step, and with another momentum than theirs is biased."""
-    assumed, momentum = algorithm.get("momentum", 0.0), optimizer.get("momentum") or 0.0
-    if optimizer.get("nesterov"):
-        raise UserError(
-            "expected algorithm fed_nova to have clients without nesterov, whose steps it does not "
-            "normalise, got --config.client.optimizer.options.nesterov=True."
+def _refuse(what: str, why: str) -> None:
+    raise UserError(f"{what} does not go with differential privacy: {why}.")
+
+
+def _check_privacy(experiment: Experiment, trained: Experiment) -> None:
+    """Refuse settings that would void the guarantee, as far as names and numbers show."""
+    asked = experiment.privacy
+    check_name(asked.unit, ("none", "client", "example"), "the units of privacy")
+    check_name(asked.accountant, accounting.ACCOUNTANTS, "the accountants")
+    check_name(asked.noise_from, ("secret", "seed"), "the sources of noise")
+    if asked.quantile and asked.unit == "example":
+        _refuse(
+            "--config.privacy.quantile", "only --config.privacy.unit=client has an adaptive clip"
         )
-    if assumed != momentum:
-        raise UserError(
-            f"expected algorithm fed_nova to have the momentum of the clients' sgd, {momentum}, "
-            f"got {assumed}: set --config.algorithm.options.momentum={momentum}."
+    if trained.privacy.unit == "none":
+        return
+    if trained.loss.class_balance or trained.loss.logit_adjustment:
+        name = "class_balance" if trained.loss.class_balance else "logit_adjustment"
+        _refuse(f"--config.loss.{name}", "the class counts that it uses are not protected")
+    if asked.unit == "client":
+        _check_client(trained)
+    else:
+        _check_example(trained)
+
+
+def _check_client(experiment: Experiment) -> None:
+    if experiment.aggregator.name != "mean":
+        _refuse(
+            f"--config.aggregator.name={experiment.aggregator.name}",
+            "one client may move its result by more than a mean's share (expected mean)",
         )
+    if experiment.keep_updates:
+        _refuse("--config.keep_updates", "the clients' messages would lie unprotected in WORKDIR")
+
+
+def _check_example(experiment: Experiment) -> None:
+    for field in ("mixup", "cutmix"):
+        if getattr(experiment.augment, field):
+            _refuse(f"--config.augment.{field}", "it mixes examples, which are clipped one by one")
+    if not experiment.client.batch_size:
+        _refuse(
+            "--config.client.batch_size=0", "it needs the size that a batch is expected to have"
+        )
+    if experiment.keep_updates:
+        _refuse(
+            "--config.keep_updates", "contributions, which they are for, are not told of such a run"
+        )
+
+
+def check_parts(experiment: Experiment, process: Process) -> None:
+    """Refuse parts that do not go together, by their declared properties.
+
+    Args:
+        experiment: as trained; names the parts.
+        process: built from these parts.
+
+    Raises:
+        UserError: The message names the refused parts and the reason.
+    """
+    algorithm, aggregator = process.algorithm, process.last
+    name, aggregator_name = experiment.algorithm.name, experiment.aggregator.name
+    if aggregator.needs_loss and algorithm.num_clusters:
+        raise UserError(
+            f"aggregator {aggregator_name} weighs clients by the loss of one global model, and "
+            f"{name} has a model for each cluster: choose another --config.aggregator.name, such "
+            "as mean."
+        )
+    if algorithm.num_clusters > 1 and aggregator.min_clients > 1:
+        raise UserError(
+            f"aggregator {aggregator_name} needs {aggregator.min_clients} clients in each cluster, "
+            f"and how many are in a cluster of {name} is not known before: choose another "
+            "--config.aggregator.name, such as median."
+        )
+    if experiment.ema_decay and not algorithm.traits.supports_ema:
+        raise UserError(
+            f"--config.ema_decay does not go with {name}: a cluster that is born has no average "
+            "yet. Give --config.ema_decay=0."
+        )
+    if experiment.privacy.unit == "example":
+        _check_examples_protected(experiment, process)
+    elif experiment.privacy.unit == "client":
+        _check_clients_protected(experiment, process)
+
+
+def _check_examples_protected(experiment: Experiment, process: Process) -> None:
+    if not process.algorithm.traits.steps_only:
+        _refuse(
+            f"algorithm {experiment.algorithm.name}",
+            "it uses examples otherwise than by the steps that are accounted (docs/privacy.md "
+            "lists those that do not; fed_avg is one)",
+        )
+    if process.last.needs_loss:
+        _refuse(f"aggregator {experiment.aggregator.name}", "the clients' losses are not protected")
+
+
+def _check_clients_protected(experiment: Experiment, process: Process) -> None:
+    algorithm, name = process.algorithm, experiment.algorithm.name
+    if algorithm.process_updates is not None:
+        _refuse(f"algorithm {name}", "its server reads what single clients send")
+    if algorithm.num_clusters and experiment.privacy.quantile:
+        _refuse(
+            f"--config.privacy.quantile with algorithm {name}",
+            "whether a cluster's clip moves would tell whether it has clients",
+        )
+    for spec, transform in zip(experiment.transforms, process.transforms, strict=True):
+        if transform.across:
+            _refuse(f"transform {spec.name}", "it changes a message by what other clients send")
+    for spec, attack in zip(experiment.attacks, process.faults.attacks, strict=True):
+        if attack.messages is not None:
+            _refuse(f"attack {spec.name}", "what hostile clients send may depend on the others")

@@ -1,4 +1,4 @@
-"""The shelf of models: ``build(num_classes, *, options) -> Model``, one file each."""
+"""Models: ``build(num_classes, *, options) -> Model``, one file each."""
 
 from fedjax_med.models._nnx import from_nnx
 

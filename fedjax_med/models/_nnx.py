@@ -1,11 +1,12 @@
-"""Puts flax.nnx modules behind the pure interface of a model."""
+"""Wraps flax.nnx modules in the pure interface of a model."""
 
 import functools
 from collections.abc import Callable
 
 from flax import nnx
 
-from fedjax_med.core.types import Array, Key, Model, Params
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Key, Params
 from fedjax_med.errors import UserError
 
 
@@ -16,19 +17,18 @@ def from_nnx(
     *,
     tells_features: bool = False,
 ) -> Model:
-    """Put a flax.nnx module behind the pure interface.
+    """Wrap a flax.nnx module in the pure interface of a model.
 
-    The module may not keep state outside its `nnx.Param` leaves (no running statistics): a
-    federation would average it wrongly, and it could leak what it counted.
+    The module must not keep state outside its `nnx.Param` leaves (no running statistics): a
+    federation would average it wrongly, and it could leak statistics of the images.
 
     Args:
         make: ``(channels, rngs) -> module``, called as ``module(images, rngs=rngs)``; ``rngs`` is
             None in evaluation.
-        smallest: side of the smallest image that the module takes, in pixels.
-        remedy: what to do about a smaller one, for the message of the `UserError` that ``init``
-            raises.
-        tells_features: whether the module has a method ``features``, called like itself, which
-            gives what its classifier sees.
+        smallest: side of the smallest image that the module accepts, in pixels.
+        remedy: advice in the `UserError` that ``init`` raises for a smaller one.
+        tells_features: whether the module has a method ``features``, called like the module, that
+            returns the input of its classifier.
     """
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:

@@ -1,23 +1,24 @@
 """A small convolutional network with group normalisation (Wu & He, 2018).
 
-Group normalisation keeps no running statistics, so there is nothing in it that clients with
-different cases could disagree on (Hsieh et al., 2020, "The Non-IID Data Quagmire").
+Group normalisation keeps no running statistics, which would differ between clients with different
+cases (Hsieh et al., 2020, "The Non-IID Data Quagmire").
 """
 
 import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_med import ops
-from fedjax_med.core.types import Array, Model
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
 
 
 class GroupNorm(nnx.GroupNorm):
-    """flax's group normalisation with our operation inside."""
+    """Flax's group normalisation, computed by `fedjax_med.ops.group_norm`."""
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
-        """[B, H, W, ch] -> [B, H, W, ch]."""
+        """Normalise: [B, H, W, ch] -> [B, H, W, ch]."""
         assert mask is None
         assert self.scale is not None
         assert self.bias is not None
@@ -25,15 +26,15 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class Block(nnx.Module):
-    """Convolution, group normalisation, ReLU, halving of the image."""
+    """Convolution, max pooling that halves the image, group normalisation, ReLU."""
 
     def __init__(self, channels: int, features: int, groups: int, rngs: nnx.Rngs):
         self.convolution = nnx.Conv(channels, features, (3, 3), use_bias=False, rngs=rngs)
         self.normalisation = GroupNorm(features, num_groups=groups, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
-        """[B, H, W, ch] -> [B, H // 2, W // 2, features]."""
-        # Pooling comes first so that a quarter of the values are left to normalise.
+        """Apply the block: [B, H, W, ch] -> [B, H // 2, W // 2, features]."""
+        # Pooling comes first, so that only a quarter of the values must be normalised.
         pooled = ops.conv_max_pool(images, self.convolution.kernel[...])
         return nnx.relu(self.normalisation(pooled))
 
@@ -58,14 +59,14 @@ class CNN(nnx.Module):
         self.classifier = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
 
     def features(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> what the classifier sees, [B, D]; without `rngs` nothing is dropped."""
+        """Compute the classifier's input: [B, H, W, ch] -> [B, D]; without `rngs` no dropout."""
         for i in range(self.num_blocks):
             images = getattr(self, f"block_{i}")(images)
         pooled = jnp.mean(images, axis=(1, 2))
         return self.dropout(pooled, deterministic=rngs is None, rngs=rngs)
 
     def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        """Compute the logits: [B, H, W, ch] -> [B, K]; without `rngs` no dropout."""
         return self.classifier(self.features(images, rngs=rngs))
 
 
@@ -76,16 +77,16 @@ def build(
     groups: int = 8,
     dropout: float = 0.0,
 ) -> Model:
-    """A CNN with one block for each entry of `widths`; each block halves the image.
+    """Build a CNN with one block for each entry of `widths`; each block halves the image.
 
     Args:
         num_classes: K, the number of logits.
-        widths: features of the blocks; each a multiple of `groups`.
-        groups: groups of the group normalisation.
+        widths: channels of the blocks' outputs, each a multiple of `groups`.
+        groups: number of groups of the group normalisation.
         dropout: probability that a feature is zeroed before the classifier, in training.
 
     Raises:
-        UserError: The options do not fit each other or, in ``init``, the image is too small.
+        UserError: The options are invalid or, in ``init``, the image is too small.
     """
     whole = all(isinstance(width, int) for width in widths)
     if not (whole and widths) or groups < 1 or any(w < 1 or w % groups for w in widths):

@@ -1,15 +1,16 @@
 """EfficientNet-Lite0: EfficientNet-B0 (Tan & Le, ICML 2019) for small devices.
 
 The variant that TensorFlow published in 2020: no squeeze-and-excite, ReLU6 for swish, stem and head
-of fixed width. Each convolution has a bias where the original has batch normalisation, which can be
-folded into it: there are no running statistics that a federation could average wrongly.
+of fixed width. Each convolution has a bias in place of the original's batch normalisation, which
+can be folded into it: there are no running statistics that a federation could average wrongly.
 """
 
 import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_med import ops
-from fedjax_med.core.types import RGB, Array, Model, Params, Tensors
+from fedjax_med.core.model import RGB, Model, Tensors
+from fedjax_med.core.types import Array, Params
 from fedjax_med.errors import UserError
 from fedjax_med.models import from_nnx
 from fedjax_med.models.pretrained import batch_norm_folding
@@ -27,13 +28,13 @@ _STAGES = (
 _STEM, _HEAD = 32, 1280
 _NUM_BLOCKS = sum(stage[-1] for stage in _STAGES)
 _TOTAL_STRIDE = 32
-# What TensorFlow's weights were trained with: (x - 127) / 128 of the values 0 to 255.
+# TensorFlow's weights were trained with (x - 127) / 128 of the values 0 to 255.
 _MEAN: RGB = (127 / 255,) * 3
 _STD: RGB = (128 / 255,) * 3
 _EPSILON = 1e-3  # of the batch normalisation that is folded away
-# Without normalisation the first kernels alone keep the values in range: a convolution gives back
-# its input's variance, of which a ReLU in front of it has taken half (He et al., ICCV 2015), and
-# the branches that are added to what they came from bring little (Zhang et al., ICLR 2019).
+# Without normalisation only the initial kernels keep the values in range: a convolution preserves
+# its input's variance, which a ReLU before it has halved (He et al., ICCV 2015), and residual
+# branches add little to their input (Zhang et al., ICLR 2019).
 _AFTER_RELU, _AFTER_SUM, _BRANCH = 2.0, 1.0, 2.0 / 9
 
 
@@ -73,14 +74,14 @@ class Block(nnx.Module):
         self.project = _conv(inner, features, 1, rngs, gain=_BRANCH if self.skips else _AFTER_RELU)
 
     def __call__(self, images: Array) -> Array:
-        """[B, H, W, channels] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        """Apply it: [B, H, W, channels] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         inner = nnx.relu6(self.expand(images)) if self.expands else images
         result: Array = self.project(nnx.relu6(self.depthwise(inner)))
         return images + result if self.skips else result
 
 
 class _Blocks(nnx.Module):
-    """Some of the sixteen blocks, in their order and under their numbers."""
+    """Some of the sixteen blocks, in order, with their original numbers."""
 
     def _add_blocks(self, numbers: range, rngs: nnx.Rngs) -> None:
         width, number = _STEM, 0
@@ -99,14 +100,14 @@ class _Blocks(nnx.Module):
 
 
 class Frozen(_Blocks):
-    """The stem and the first blocks: what is not trained where `frozen_blocks` is above 0."""
+    """The stem and the first blocks, which are not trained if `frozen_blocks` is above 0."""
 
     def __init__(self, channels: int, blocks: int, rngs: nnx.Rngs):
         self.stem = _conv(channels, _STEM, 3, rngs, gain=_AFTER_SUM, stride=2)
         self._add_blocks(range(blocks), rngs)
 
     def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> what the next block takes."""
+        """Compute the next block's input from images [B, H, W, ch]."""
         del rngs
         return self._run_blocks(nnx.relu6(self.stem(images)))
 
@@ -114,7 +115,7 @@ class Frozen(_Blocks):
 class EfficientNetLite0(_Blocks):
     """Stem, sixteen blocks, head, global average pooling, dropout, a linear classifier.
 
-    With frozen blocks it takes what `Frozen` gives instead of images.
+    With frozen blocks its input is the output of `Frozen` instead of images.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class EfficientNetLite0(_Blocks):
         self.classifier = nnx.Linear(_HEAD, num_classes, rngs=rngs)
 
     def features(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> what the classifier sees, [B, D]; without `rngs` nothing is dropped."""
+        """Compute the classifier's input: [B, H, W, ch] -> [B, D]; without `rngs` no dropout."""
         if self.numbers.start == 0:
             images = nnx.relu6(self.stem(images))
         images = self._run_blocks(images)
@@ -136,12 +137,12 @@ class EfficientNetLite0(_Blocks):
         return self.dropout(pooled, deterministic=rngs is None, rngs=rngs)
 
     def __call__(self, images: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """[B, H, W, ch] -> logits [B, K]; without `rngs` nothing is dropped."""
+        """Compute the logits: [B, H, W, ch] -> [B, K]; without `rngs` no dropout."""
         return self.classifier(self.features(images, rngs=rngs))
 
 
 def _names_of_lukemelas() -> dict[str, tuple[str, str]]:
-    """Where EfficientNet-PyTorch keeps what: our layers to convolutions and normalisations."""
+    """Map our layers to EfficientNet-PyTorch's names of convolution and normalisation."""
     names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for number in range(_NUM_BLOCKS):
         block = f"_blocks.{number}."
@@ -151,7 +152,7 @@ def _names_of_lukemelas() -> dict[str, tuple[str, str]]:
 
 
 def _names_of_timm() -> dict[str, tuple[str, str]]:
-    """Where timm's ``tf_efficientnet_lite0`` keeps what."""
+    """Map our layers to the names in timm's ``tf_efficientnet_lite0``."""
     names, number = {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}, 0
     for stage, (expansion, *_, repeats) in enumerate(_STAGES):
         parts = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
@@ -166,11 +167,11 @@ def _names_of_timm() -> dict[str, tuple[str, str]]:
 
 
 def pretrained(tensors: Tensors, params: Params) -> Params:
-    """`params` with others' weights, the batch normalisation folded into kernels and biases.
+    """Load pretrained weights into `params`, batch normalisation folded into kernels and biases.
 
     Args:
-        tensors: as lukemelas's EfficientNet-PyTorch or timm's ``tf_efficientnet_lite0`` names them.
-        params: from ``init``. Its classifier stays, unless the weights have as many classes.
+        tensors: named as in lukemelas's EfficientNet-PyTorch or timm's ``tf_efficientnet_lite0``.
+        params: from ``init``. The classifier stays, unless the weights have as many classes.
 
     Raises:
         UserError: A tensor is missing or has another shape.
@@ -189,16 +190,16 @@ def pretrained(tensors: Tensors, params: Params) -> Params:
 
 
 def build(num_classes: int, *, dropout: float = 0.2, frozen_blocks: int = 0) -> Model:
-    """EfficientNet-Lite0, with 3,350,000 parameters below the classifier for colour images.
+    """Build EfficientNet-Lite0, with 3,350,000 parameters below the classifier for colour images.
 
     Args:
         num_classes: K, the number of logits.
         dropout: probability that a feature is zeroed before the classifier, in training.
-        frozen_blocks: 0 trains all. Above 0 the stem and so many of the 16 blocks keep their first
-            weights, and the model that is trained takes what they make of an image.
+        frozen_blocks: 0 trains all. Above 0 the stem and that many of the 16 blocks keep their
+            initial weights, and the trained model's input is their output.
 
     Raises:
-        UserError: An option is out of its range or, in ``init``, the image is too small.
+        UserError: An option is out of range or, in ``init``, the image is too small.
     """
     if not 0 <= dropout < 1:
         raise UserError(
@@ -224,5 +225,5 @@ def build(num_classes: int, *, dropout: float = 0.2, frozen_blocks: int = 0) -> 
 
 
 def _of_imagenet(model: Model) -> Model:
-    """`model`, which takes images as TensorFlow's weights want them, and such weights."""
+    """Give `model` the image normalisation of TensorFlow's weights, and their loader."""
     return model._replace(mean=_MEAN, std=_STD, pretrained=pretrained)

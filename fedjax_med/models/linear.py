@@ -1,17 +1,18 @@
 """Softmax regression on the pixels (Cox, 1958, "The Regression Analysis of Binary Sequences").
 
-The loss is convex and the model tiny: what is left of a round's time is the framework's own.
+The loss is convex and the model tiny, so a round's time is mostly overhead of the framework.
 """
 
 import math
 
 import jax.numpy as jnp
 
-from fedjax_med.core.types import Array, Key, Model, Params
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Key, Params
 
 
 def build(num_classes: int) -> Model:
-    """One dense layer from all values of the image to the logits, starting at zero.
+    """Build one dense layer from all values of the image to the logits, initialised with zeros.
 
     Args:
         num_classes: K, the number of logits.

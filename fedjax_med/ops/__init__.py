@@ -1,9 +1,9 @@
-"""Operations whose fastest form depends on the backend: one definition, several lowerings.
+"""Operations with backend-dependent lowerings: one definition, the fastest form on each backend.
 
 The lowering is chosen when a function is traced, by platform and shapes. On accelerators
 convolutions and pooling are always XLA's own. On a CPU, XLA runs a convolution inside a loop body,
-or one with a batched kernel (what `vmap` over clients makes of it), several to dozens of times
-slower than the same sums written as matrix products.
+or one with a batched kernel (as under `vmap` over clients), several to dozens of times slower than
+the same sums written as matrix products.
 """
 
 from typing import Any
@@ -26,22 +26,22 @@ __all__ = [
 
 
 def micro_batch() -> int:
-    """How many images a network had best see at a time; 0 is all of a batch.
+    """Give the best number of images to process at a time; 0 means the whole batch.
 
-    Training a small network on a CPU is bound by its memory: what a few images need stays in the
-    cache. An accelerator wants all that it can get.
+    Training a small network on a CPU is memory-bound, and the data of a few images stay in the
+    cache. An accelerator is fastest on the whole batch.
     """
     return 4 if jax.default_backend() == "cpu" else 0
 
 
 def compiler_options() -> dict[str, Any]:
-    """Options for `jax.jit` under which the lowerings are at their fastest; results stay the same.
+    """Give `jax.jit` options with which the lowerings run fastest; results do not change.
 
-    Before jax 0.11.1 XLA's CPU compiler drops optimisation barriers before it fuses loops, and then
-    computes again in each of a transform's many readers what the barrier was to keep; later ones do
-    so afterwards. Barriers that stay to the end must not come inside a kernel, whose emitter does
-    not know them: no fusion takes one in; the pass that makes one kernel of a whole loop over a few
-    bytes would, so it is left out too.
+    Before jax 0.11.1 XLA's CPU compiler drops optimisation barriers before it fuses loops, so that
+    each of a transform's many consumers recomputes the value that the barrier should keep; later
+    versions drop them after fusion. Barriers that stay to the end must not get into a kernel, whose
+    emitter does not support them: fusion never includes one, but the pass that turns a whole loop
+    over a few bytes into one kernel would, so it is disabled too.
     """
     if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11, 1):
         return {}

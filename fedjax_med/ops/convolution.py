@@ -1,4 +1,4 @@
-"""The convolution of images, with the interface of `jax.lax.conv_general_dilated`."""
+"""Convolution of images, with the interface of `jax.lax.conv_general_dilated`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,16 +25,16 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Array:
-    """`jax.lax.conv_general_dilated` for images, in the form that is fast on the backend.
+    """Compute `jax.lax.conv_general_dilated` of images, in the fastest form for the backend.
 
-    On CPUs: Winograd's filtering where the window is 3x3 and moves by single pixels, one matrix
-    product of the image's windows elsewhere, and shifted products with sums for a depthwise
-    convolution. Dilated and other grouped convolutions are XLA's own everywhere.
+    On CPUs: Winograd's filtering for 3x3 windows with stride 1, sums of shifted products for
+    depthwise convolutions, and otherwise one matrix product of the image's windows. Dilated and
+    other grouped convolutions are XLA's own everywhere.
 
     Args:
         lhs: images float [B, H, W, ch].
         rhs: kernel float [kernel height, kernel width, ch / groups, features].
-        window_strides: the steps of the window, one for each image axis.
+        window_strides: the strides of the window, one for each image axis.
         padding: "SAME", "VALID" or a (before, after) pair for each image axis.
         lhs_dilation: as in `jax.lax`.
         rhs_dilation: as in `jax.lax`.
@@ -74,7 +74,7 @@ def conv_general_dilated(
 
 
 def _is_usual(lhs: Array, rhs: Array, options: dict[str, Any]) -> bool:
-    """Whether these are images with channels last, and no other option asks for more."""
+    """Check that these are channels-last images, with no other options than the defaults."""
     if lhs.ndim != 4:
         return False
     given = options.get("dimension_numbers")
@@ -92,7 +92,7 @@ def _halves(image: Array) -> tuple[int, int]:
 
 @jax.custom_vjp
 def _winograd(image: Array, kernel: Array) -> Array:
-    """The 3x3 convolution with stride 1 and zero padding to the same size."""
+    """Compute the 3x3 convolution with stride 1 and zero padding to the same size."""
     tiles = winograd.tiles_of_image(image, *_halves(image))
     output = winograd.join(winograd.convolve(tiles, kernel), *image.shape[1:3])
     kept: Array = lax.optimization_barrier(output)
@@ -104,7 +104,7 @@ def _winograd_forward(image: Array, kernel: Array) -> tuple[Array, tuple[Array, 
 
 
 def _winograd_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    # XLA's own derivative would sum 16 overlapping padded tiles, and transpose large matrices.
+    # The automatic derivative would sum 16 overlapping padded tiles and transpose large matrices.
     image, kernel = saved
     cotangent = lax.optimization_barrier(cotangent)
     tiles = winograd.tiles_of_image(image, *_halves(image))

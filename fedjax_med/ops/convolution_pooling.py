@@ -16,10 +16,10 @@ from fedjax_med.ops.winograd import Grid
 
 
 def conv_max_pool(image: Array, kernel: Array) -> Array:
-    """``max_pool(convolution, 2)`` of a convolution with stride 1 and padding "SAME".
+    """Compute ``max_pool(convolution, 2)`` of a convolution with stride 1 and padding "SAME".
 
-    On a CPU the output of a 3x3 convolution is never put together: what a square of the pooling
-    takes the maximum of is what the four parts of the output have at the same place.
+    On a CPU the full output of a 3x3 convolution is never assembled: each pooling square consists
+    of the four parts of the output (`fedjax_med.ops.winograd`) at the same position.
 
     Args:
         image: float [B, H, W, ch].
@@ -40,7 +40,7 @@ def _few_channels(kernel: Array) -> bool:
 
 
 def _wide_patches(image: Array) -> list[Array]:
-    """For each parity of the output's row, the 3x4 windows that two neighbouring outputs share."""
+    """Extract the 3x4 windows that two neighbouring outputs share, per row parity of the output."""
     height, width = image.shape[1] // 2, image.shape[2] // 2
     columns = (1, 2 * width + 1 - image.shape[2])
     both: list[Array] = []
@@ -53,7 +53,7 @@ def _wide_patches(image: Array) -> list[Array]:
 
 
 def _wide_kernels(kernel: Array) -> list[Array]:
-    """The kernel for each parity of the output's column: 2 times [12 * ch, features]."""
+    """Build the kernel for each column parity of the output: 2 times [12 * ch, features]."""
     pads = [((0, 0), (parity, 1 - parity), (0, 0), (0, 0)) for parity in range(2)]
     return [jnp.pad(kernel, pad).reshape(-1, kernel.shape[-1]) for pad in pads]
 
@@ -68,7 +68,7 @@ def _wide_kernel_gradient(both: list[Array], parts: Grid, channels: int) -> Arra
 
 
 def _parts(image: Array, kernel: Array) -> tuple[Grid, Any]:
-    """The convolution's output in parts, and what its derivative needs of the image."""
+    """Compute the convolution's output in parts, and the patches that its derivative needs."""
     if _few_channels(kernel):
         both, kernels = _wide_patches(image), _wide_kernels(kernel)
         return [[matrix_product(wide, one) for one in kernels] for wide in both], both
@@ -77,7 +77,7 @@ def _parts(image: Array, kernel: Array) -> tuple[Grid, Any]:
 
 
 def _largest(parts: Grid) -> tuple[Array, Array]:
-    """The maximum of the four parts, and which is the first to have it."""
+    """Compute the maximum of the four parts, and the index of the first part that has it."""
     (a, b), (c, d) = parts
     largest = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
     first = jnp.where(a == largest, 0, jnp.where(b == largest, 1, jnp.where(c == largest, 2, 3)))
@@ -105,7 +105,7 @@ def _backward(saved: Any, cotangent: Array) -> tuple[Array, Array]:
     ]
     parts = lax.optimization_barrier(parts)
     height, width = image.shape[1:3]
-    pads = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # pooling has cut what is odd
+    pads = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # pooling has cut an odd row or column
     whole = [[jnp.pad(part, pads) for part in row] for row in parts]
     to_image = winograd.convolve(winograd.tiles_of_parts(whole), winograd.flipped(kernel))
     if patches_ is not None:

@@ -1,4 +1,4 @@
-"""The depthwise convolution: every channel has a kernel of its own."""
+"""Depthwise convolution: every channel has its own kernel."""
 
 import functools
 
@@ -12,12 +12,12 @@ from fedjax_med.ops.patches import Pads, windows
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(image: Array, kernel: Array, strides: tuple[int, int], padding: Pads) -> Array:
-    """The sum over the window of shifted images, each times its place in the kernel.
+    """Sum the shifted images over the window, each times its kernel entry.
 
     Args:
         image: float [B, H, W, ch].
         kernel: float [kernel height, kernel width, 1, ch].
-        strides: the steps of the window.
+        strides: the strides of the window.
         padding: zeros (before, after) for each image axis.
 
     Returns:
@@ -44,7 +44,7 @@ def _backward(
     rows, columns, _, channels = kernel.shape
     shifted = windows(image, (rows, columns), strides, padding)
     to_kernel = jnp.stack([jnp.sum(one * cotangent, axis=(0, 1, 2)) for one in shifted])
-    # Zeros between the cotangent's pixels where the window jumped; then a window of single steps.
+    # Put zeros between the cotangent's pixels for the strides; then convolve with stride 1.
     spread = [(0, 0, 0)]
     for size, out, step, side, (before, _) in zip(
         image.shape[1:3], cotangent.shape[1:3], strides, (rows, columns), padding, strict=True

@@ -1,4 +1,4 @@
-"""Normalisation."""
+"""Group normalisation."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -7,16 +7,16 @@ from fedjax_med.core.types import Array
 
 
 def group_norm(image: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
-    """Group normalisation (Wu & He, ECCV 2018) over each image's pixels and channel groups.
+    """Apply group normalisation (Wu & He, ECCV 2018) over each image's pixels and channel groups.
 
-    The sums go over pixels first, channel by channel, and over the few channels of a group last: a
-    sum over both at once is not vectorised on CPUs.
+    Sums over the pixels of each channel first, then over the few channels of a group: a sum over
+    both at once is not vectorised on CPUs.
 
     Args:
         image: float [B, H, W, ch].
         scale: float [ch].
         bias: float [ch].
-        groups: divides ch; each has ch / groups neighbouring channels.
+        groups: their number, a divisor of ch; each has ch / groups neighbouring channels.
         epsilon: added to the variance.
 
     Returns:

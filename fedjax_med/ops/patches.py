@@ -1,4 +1,4 @@
-"""The windows of an image, side by side (im2col)."""
+"""Windows of an image, side by side (im2col)."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def explicit_padding(
     size: tuple[int, ...], window: tuple[int, int], strides: tuple[int, int], padding: Any
 ) -> Pads:
-    """`padding` ("SAME", "VALID" or pairs) as (before, after) pairs for an image of `size`."""
+    """Convert `padding` ("SAME", "VALID" or pairs) to (before, after) pairs for image `size`."""
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(size, window, strides, padding)
     rows, columns = padding
@@ -23,7 +23,7 @@ def explicit_padding(
 def windows(
     image: Array, window: tuple[int, int], strides: tuple[int, int], padding: Pads
 ) -> list[Array]:
-    """One array for each place of the window, row by row: `window` times [B, H', W', ch]."""
+    """Slice one array for each window position, row by row: `window` times [B, H', W', ch]."""
     image = lax.optimization_barrier(jnp.pad(image, ((0, 0), *padding, (0, 0))))
     height = (image.shape[1] - window[0]) // strides[0] + 1
     width = (image.shape[2] - window[1]) // strides[1] + 1
@@ -41,5 +41,5 @@ def windows(
 def patches(
     image: Array, window: tuple[int, int], strides: tuple[int, int], padding: Pads
 ) -> Array:
-    """The windows of `image` [B, H, W, ch] laid side by side: [B, H', W', window * ch]."""
+    """Lay the windows of `image` [B, H, W, ch] side by side: [B, H', W', window * ch]."""
     return jnp.concatenate(windows(image, window, strides, padding), axis=-1)

@@ -1,7 +1,7 @@
-"""Matrix products over all pixels of an image, in the form that XLA's CPU compiler runs fastest.
+"""Matrix products over all pixels of an image, in the fastest form for XLA's CPU compiler.
 
-Arrays are flattened to matrices first: products with several batch or contracted axes are
-transposed and copied.
+Arrays are flattened to matrices first: XLA transposes and copies the operands of products with
+several batch or contracted axes.
 """
 
 from jax import lax
@@ -10,13 +10,13 @@ from fedjax_med.core.types import Array
 
 
 def matrix_product(image: Array, matrix: Array) -> Array:
-    """Each pixel's channels times `matrix`: [B, H, W, ch] and [ch, features] to [..., features]."""
+    """Multiply each pixel's channels by `matrix` [ch, features]: [..., ch] to [..., features]."""
     flat = lax.dot(image.reshape(-1, image.shape[-1]), matrix)
     return flat.reshape(*image.shape[:-1], matrix.shape[-1])
 
 
 def sum_of_products(image: Array, other: Array) -> Array:
-    """The outer products of the pixels' channels, added up.
+    """Sum the outer products of the channels over all pixels.
 
     Args:
         image: float [B, H, W, ch].

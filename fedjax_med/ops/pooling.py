@@ -1,4 +1,4 @@
-"""Pooling."""
+"""Max pooling."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from fedjax_med.core.types import Array
 
 
 def max_pool(image: Array, window: int) -> Array:
-    """The maximum of each `window` x `window` square; a remainder at the edges is cut.
+    """Compute the maximum of each `window` x `window` square; a remainder at the edges is cut.
 
-    The gradient goes to the first of equals. On CPUs the squares' pixels are compared one after the
-    other, because the derivative of `reduce_window` is slow there.
+    The gradient goes to the first of equal pixels. On CPUs a square's pixels are compared one after
+    the other, because the derivative of `reduce_window` is slow there.
 
     Args:
         image: float [B, H, W, ch].

@@ -1,8 +1,8 @@
 """Winograd's minimal filtering F(2x2, 3x3) (Lavin & Gray, CVPR 2016), in plain array operations.
 
 A 3x3 convolution with stride 1 as 16 matrix products, with 2.25 times fewer multiplications than
-the sums themselves. An image of outputs is kept in *parts*, a 2x2 list of [B, h, w, features]: its
-pixels by the parity of row and column. All lists of lists are indexed by row, then column.
+the direct sums. An output image is kept in *parts*, a 2x2 list of [B, h, w, features]: its pixels
+by the parity of row and column. All lists of lists are indexed by row, then column.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def _combine(row: Sequence[float], arrays: Sequence[Array]) -> Array:
 
 
 def _transform(matrix: _Matrix, grid: Grid) -> Grid:
-    """`matrix` times `grid` times `matrix` transposed, for a grid of arrays."""
+    """Compute `matrix` times `grid` times `matrix` transposed, for a grid of arrays."""
     columns = [[_combine(row, column) for row in matrix] for column in zip(*grid, strict=True)]
     return [[_combine(row, line) for row in matrix] for line in zip(*columns, strict=True)]
 
@@ -42,7 +42,7 @@ def _transposed(matrix: _Matrix) -> _Matrix:
 
 
 def tiles_of_image(image: Array, height: int, width: int) -> Grid:
-    """The transformed 4x4 tiles of a zero-padded image, for `height` x `width` tiles.
+    """Transform the 4x4 tiles of a zero-padded image, for `height` x `width` tiles.
 
     Args:
         image: float [B, H, W, ch].
@@ -66,11 +66,11 @@ def tiles_of_image(image: Array, height: int, width: int) -> Grid:
 
 
 def tiles_of_parts(parts: Grid) -> Grid:
-    """As `tiles_of_image` of the image in `parts`, which need not be put together."""
+    """Compute `tiles_of_image` of the image in `parts`, without joining them."""
     _, height, width, _ = parts[0][0].shape
     padded = [[jnp.pad(part, ((0, 0), (1, 1), (1, 1), (0, 0))) for part in row] for row in parts]
     padded = lax.optimization_barrier(padded)
-    where = ((1, 0), (0, 1), (1, 1), (0, 2))  # of a tile's row: its parity and its first place
+    where = ((1, 0), (0, 1), (1, 1), (0, 2))  # of each tile row: its parity and its first index
     grid = [
         [padded[row][column][:, top : top + height, left : left + width] for column, left in where]
         for row, top in where
@@ -79,7 +79,7 @@ def tiles_of_parts(parts: Grid) -> Grid:
 
 
 def convolve(tiles: Grid, kernel: Array) -> Grid:
-    """The convolution's output in parts.
+    """Compute the convolution's output in parts.
 
     Args:
         tiles: a 4x4 grid of float [B, h, w, ch].
@@ -99,7 +99,7 @@ def convolve(tiles: Grid, kernel: Array) -> Grid:
 
 
 def kernel_gradient(tiles: Grid, cotangent: Grid) -> Array:
-    """The cotangent of `convolve`'s kernel.
+    """Compute the cotangent of `convolve`'s kernel.
 
     Args:
         tiles: a 4x4 grid of float [B, h, w, ch].
@@ -118,19 +118,19 @@ def kernel_gradient(tiles: Grid, cotangent: Grid) -> Array:
 
 
 def flipped(kernel: Array) -> Array:
-    """The kernel with which a cotangent is convolved to that of the image."""
+    """Flip the kernel, so that convolving the output's cotangent gives the image's."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def split(image: Array) -> Grid:
-    """`image` in parts; an odd last row or column is zero-padded."""
+    """Split `image` into parts; an odd number of rows or columns is zero-padded to even."""
     _, height, width, _ = image.shape
     image = jnp.pad(image, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     return [[image[:, row::2, column::2] for column in range(2)] for row in range(2)]
 
 
 def join(parts: Grid, height: int, width: int) -> Array:
-    """The image of `height` x `width` pixels in `parts`."""
+    """Join `parts` to the image of `height` x `width` pixels."""
     batch, rows, columns, features = parts[0][0].shape
     lines = [jnp.stack(row, axis=3) for row in parts]
     image = jnp.stack(lines, axis=2).reshape(batch, 2 * rows, 2 * columns, features)

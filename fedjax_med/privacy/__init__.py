@@ -1,1 +1,1 @@
-"""Differential privacy: clipping, noise, and the account of what they cost."""
+"""Differential privacy: clipping, noise, and privacy accounting."""

@@ -1,9 +1,9 @@
-"""From noise, sampling and rounds to epsilon, by the accountants of `dp_accounting`.
+"""Epsilon from noise, sampling and rounds, by the accountants of `dp_accounting`.
 
-All that is accounted is a composition of Gaussian mechanisms on Poisson samples, under zero-out
-neighbours: one client or one example counts as nothing in one of the two. The accountants give
-upper bounds: "pld" by privacy loss distributions (Koskela et al., AISTATS 2020; Doroshenko et al.,
-PoPETs 2022), "rdp" by Renyi divergences (Mironov, CSF 2017; Mironov, Talwar & Zhang, 2019).
+Accounts for compositions of Gaussian mechanisms on Poisson samples, under zero-out neighbours: one
+client or one example counts as zero in one of the two data sets. The accountants give upper bounds:
+"pld" by privacy loss distributions (Koskela et al., AISTATS 2020; Doroshenko et al., PoPETs 2022),
+"rdp" by Renyi divergences (Mironov, CSF 2017; Mironov, Talwar & Zhang, 2019).
 """
 
 import contextlib
@@ -21,64 +21,64 @@ from scipy import optimize
 from fedjax_med.errors import UserError
 
 ACCOUNTANTS = ("pld", "rdp")
-# Fractional ones take long, and matter only where epsilon is large.
+# Renyi orders; fractional ones take long to compute, and matter only where epsilon is large.
 _ORDERS = (1.25, 1.5, 1.75, 2, 2.5, *range(3, 64), *(2**power for power in range(6, 12)))
-_MEANINGLESS = 100.0  # epsilon above which nobody needs the tighter bound, which takes long then
+_MEANINGLESS = 100.0  # epsilon above which the tighter bound, slow there, is of no use
 _TOLERANCE = 5e-4  # of the logarithm of a noise multiplier
-_GRAIN = 2.0**-22  # float32 draws in [0, 1) are multiples of 2**-23, and so is their comparison
-_TAIL_SHARE = 0.01  # of delta, at most, for steps that are not what is counted
+_GRAIN = 2.0**-22  # bounds rounding of rates: float32 draws in [0, 1) are multiples of 2**-23
+_TAIL_SHARE = 0.01  # largest share of delta for steps that deviate from the counted mechanism
 
 
-class Use(NamedTuple):
-    """How a round uses the data of one client, or one example."""
+class SamplingEvent(NamedTuple):
+    """One round's use of the data of one client or one example."""
 
-    rate: float = 1.0  # the probability of each step to have it, independently of all else
+    rate: float = 1.0  # the probability that a step uses it, independently of all else
     steps: int = 1  # noised releases in a round
-    tail: float = 0.0  # at most the probability of a step to be another than that
+    tail: float = 0.0  # upper bound on the probability that a step deviates from this
 
 
-def of_client(rate: float) -> Use:
-    """The use of a client that takes part with the probability `rate`, each by itself.
+def of_client(rate: float) -> SamplingEvent:
+    """Give the sampling event of a client that participates independently, with probability `rate`.
 
-    A cohort of a fixed size is no such sample, so it claims nothing: `rate` 1. So do clients
-    whose state shows whether they took part before, which the proof of amplification excludes.
-    Nor does a rate below 1 hold against those who learn who took part: for them it is 1.
+    A cohort of a fixed size is no such sample, so it needs `rate` 1. So do clients whose state
+    shows whether they participated before, which the proof of amplification excludes. A rate below
+    1 does not hold against an adversary who learns who participated: there it is 1.
     """
-    return Use(min(1.0, rate + _GRAIN))
+    return SamplingEvent(min(1.0, rate + _GRAIN))
 
 
 def of_examples(
-    sizes: Iterable[int], batch_size: int, epochs: int, room: int, tail: float
-) -> tuple[Use, ...]:
-    """The uses of an example of each client, less those that another one bounds.
+    sizes: Iterable[int], batch_size: int, epochs: int, capacity: int, tail: float
+) -> tuple[SamplingEvent, ...]:
+    """Give the sampling events of an example of each client, without those that another one bounds.
 
     Args:
-        sizes: n, the examples of each client.
-        batch_size: B, how many of them a step is expected to have.
-        epochs: in a round, of ceil(n / B) steps each.
-        room: how many a step has room for (`fedjax_med.client.local_training.poisson_room`).
-        tail: at most the probability that more are drawn.
+        sizes: n, the number of examples of each client.
+        batch_size: B, the expected number of examples in a step.
+        epochs: epochs in a round, of ceil(n / B) steps each.
+        capacity: the capacity of a step's batch (`fedjax_med.client.batching.poisson_capacity`).
+        tail: upper bound on the probability that more are drawn.
     """
     counted = sorted({int(size) for size in sizes if size > 0})
-    tail = tail if counted and counted[-1] > room else 0.0
-    uses: dict[int, Use] = {}
+    tail = tail if counted and counted[-1] > capacity else 0.0
+    uses: dict[int, SamplingEvent] = {}
     for size in counted:
         steps = -(-size // batch_size) * epochs
-        # Of those with as many steps the smallest, which comes first, has the highest rate.
-        uses.setdefault(steps, Use(min(1.0, batch_size / size + _GRAIN), steps, tail))
+        # Of the clients with equally many steps, the smallest comes first: it has the highest rate.
+        uses.setdefault(steps, SamplingEvent(min(1.0, batch_size / size + _GRAIN), steps, tail))
     return tuple(uses.values())
 
 
-class Account(NamedTuple):
-    """What is spent: the worst of the uses bounds all units."""
+class PrivacyBudget(NamedTuple):
+    """The privacy that is spent: the worst of the uses bounds all clients or examples."""
 
     noise_multiplier: float  # standard deviation of the noise over sensitivity
-    uses: tuple[Use, ...]
+    uses: tuple[SamplingEvent, ...]
     delta: float
     accountant: str = "pld"
 
     def epsilon(self, rounds: int) -> float:
-        """Epsilon after so many rounds, at `delta`; infinity without noise."""
+        """Compute epsilon after `rounds` rounds, at `delta`; infinity without noise."""
         if rounds == 0 or not self.uses:
             return 0.0
         if self.noise_multiplier == 0:
@@ -86,7 +86,7 @@ class Account(NamedTuple):
         return max(_epsilons(self, rounds))
 
     def rounds_within(self, budget: float, most: int) -> int:
-        """The most rounds, up to `most`, whose epsilon is not above `budget`."""
+        """Find the largest number of rounds, up to `most`, whose epsilon is not above `budget`."""
         least, beyond = 0, most + 1
         while beyond - least > 1:
             middle = (least + beyond) // 2
@@ -95,12 +95,12 @@ class Account(NamedTuple):
         return least
 
     def noise_for(self, epsilon: float, rounds: int) -> float:
-        """The noise multiplier by which `rounds` cost `epsilon`, up to 1 % less.
+        """Find the noise multiplier with which `rounds` rounds cost `epsilon`, or up to 1 % less.
 
-        Where nothing is used, none is needed: 0.
+        Returns 0 if no data are used.
 
         Raises:
-            UserError: No noise is enough.
+            UserError: No noise suffices.
         """
         if not self.uses or not rounds:
             return 0.0
@@ -117,24 +117,24 @@ class Account(NamedTuple):
                     f"expected an epsilon that some noise reaches in {rounds} rounds at delta="
                     f"{self.delta}, got {epsilon}."
                 )
-        # The quick bound first: it is above the other one, so it asks for more noise.
+        # The fast bound first: it is the looser one, so its noise is enough for the other.
         for accountant in ("rdp", self.accountant)[: 1 + (self.accountant != "rdp")]:
             low = high - 0.3
             while low > -16 and excess(low, accountant) <= 0:
                 low, high = low - 0.6, low
             root = functools.partial(excess, accountant=accountant)
             high = float(optimize.brentq(root, low, high, xtol=_TOLERANCE)) + _TOLERANCE
-        # In a form that people can read, and the same on every machine.
+        # Rounded to be readable, and the same on every machine.
         return math.ceil(math.exp(high) * 1e4) / 1e4
 
 
-def _epsilons(account: Account, rounds: int) -> Iterator[float]:
-    """Epsilon of each use that may be the worst one."""
+def _epsilons(account: PrivacyBudget, rounds: int) -> Iterator[float]:
+    """Yield the largest epsilon so far, over the uses that may be the worst one."""
     noise, delta = account.noise_multiplier, account.delta
     bounds = [(_bounded(_rdp, noise, use, rounds, delta), use) for use in account.uses]
     worst = -math.inf
     for bound, use in sorted(bounds, reverse=True):
-        if bound <= worst:  # what bounds this use from above is below another's already
+        if bound <= worst:  # this use's upper bound is already below another's epsilon
             return
         tight = account.accountant == "pld" and bound <= _MEANINGLESS
         epsilon = _bounded(_pld, noise, use, rounds, delta) if tight else bound
@@ -142,11 +142,11 @@ def _epsilons(account: Account, rounds: int) -> Iterator[float]:
         yield worst
 
 
-def _bounded(bound: Any, noise: float, use: Use, rounds: int, delta: float) -> float:
-    """`bound`, in which steps that are not what is counted have their share of delta.
+def _bounded(bound: Any, noise: float, use: SamplingEvent, rounds: int, delta: float) -> float:
+    """Compute `bound`, with a share of delta for steps that deviate from the counted mechanism.
 
-    With t the probability of any such step, each of both distributions is t off in total variation,
-    so that delta grows by t (1 + e^epsilon).
+    With t the probability of any such step, both distributions are off by t in total variation, so
+    that delta grows by t (1 + e^epsilon). Infinity if the share is too small.
     """
     count = rounds * use.steps
     spared = _TAIL_SHARE * delta if use.tail else 0.0
@@ -160,7 +160,7 @@ def _bounded(bound: Any, noise: float, use: Use, rounds: int, delta: float) -> f
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings that an order of the Renyi divergence is left out."""
+    """Silence the warnings that an order of the Renyi divergence is skipped."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -182,7 +182,7 @@ def _rdp(noise: float, rate: float, count: int, delta: float) -> float:
 
 @functools.lru_cache(16)
 def _loss(noise: float, rate: float, interval: float) -> Any:
-    """The distribution of the privacy loss of one step."""
+    """Compute the distribution of the privacy loss of one step."""
     return privacy_loss_distribution.from_gaussian_mechanism(
         noise, sampling_prob=rate, value_discretization_interval=interval
     )
@@ -190,7 +190,7 @@ def _loss(noise: float, rate: float, interval: float) -> Any:
 
 @functools.lru_cache(4096)
 def _pld(noise: float, rate: float, count: int, delta: float) -> float:
-    if rate == 1:  # Gaussian mechanisms compose to one, whose epsilon is known (Balle & Wang, 2018)
+    if rate == 1:  # Gaussian mechanisms compose to one, of known epsilon (Balle & Wang, 2018)
         return float(dp_accounting.get_epsilon_gaussian(noise / math.sqrt(count), delta))
     bound = _rdp(noise, rate, count, delta)
     interval = 1e-4 if bound < 1 else 5e-4 if bound < 10 else 1e-3

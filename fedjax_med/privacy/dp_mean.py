@@ -1,4 +1,4 @@
-"""The differentially private mean of the messages, for the unit of one client.
+"""Differentially private mean of the messages; the unit of privacy is one client.
 
 McMahan, Ramage, Talwar and Zhang, ICLR 2018, "Learning Differentially Private Recurrent Language
 Models": every message is clipped, all weigh the same, the denominator is fixed, and the noise is
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.aggregation import Reducer, Senders
+from fedjax_med.core.aggregation import Aggregator, ClientInfo
 from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
 from fedjax_med.privacy import gaussian
 
-_FAR = 1e6  # how far the clip may move, as a factor of where it began
+_FAR = 1e6  # how far the clip may move, as a factor of its initial value
 
 
 class State(NamedTuple):
-    """What the next round clips to, and the denominator."""
+    """The clip of the next round, and the denominator."""
 
     clip: Array  # float32 []
     expected: Array  # float32 [], n
@@ -30,17 +30,17 @@ class State(NamedTuple):
 def _check(options: dict[str, tuple[float, bool, str]]) -> None:
     for name, (value, fits, wanted) in options.items():
         if not fits:
-            raise UserError(f"expected reducer dp_mean to have {name} {wanted}, got {value}.")
+            raise UserError(f"expected aggregator dp_mean to have {name} {wanted}, got {value}.")
 
 
 def shares_of_noise(
     noise_multiplier: float, quantile: float, count_share: float
 ) -> tuple[float, float]:
-    """The noise multipliers of the messages and of the counts, which together cost the given one.
+    """Split the noise multiplier into those of messages and counts, which together cost the same.
 
     Andrew et al., Theorem 1: with s the standard deviation of the counts' noise and 1/2 their
     sensitivity, ``1/noise_multiplier**2 = 1/messages**2 + 1/(2 s)**2``. `count_share` is the last
-    term's share. Returned are ``messages`` and ``s``.
+    term's share. Returns ``messages`` and ``s``.
     """
     if not quantile:
         return noise_multiplier, 0.0
@@ -56,34 +56,34 @@ def build(
     clip_rate: float = 0.2,
     count_share: float = 0.1,
     rate: float = 1.0,
-) -> Reducer:
-    """The sum of the clipped messages plus Gaussian noise, divided by a fixed number.
+) -> Aggregator:
+    """Build the aggregator: clipped messages summed, divided by a fixed n, plus Gaussian noise.
 
-    n = `rate` * S, the clients that are expected to take part. A message of weight 0, or with a
-    NaN or an infinity anywhere, counts as zero; n stays as it is. Without noise, and where no
-    message is clipped, the result is the uniform mean over all S.
+    n = `rate` * S, the expected number of participating clients. A message of weight 0, or with a
+    NaN or an infinity anywhere, counts as zero; n does not change. If `rate` is 1, without noise
+    and if no message is clipped, the result is the uniform mean over all S.
 
     Formal guarantee:
-        Neighbouring are two federations of which one client's message is zeros in one (zero-out;
-        the number of clients is public). The sum differs by at most C in l2 norm over all leaves,
-        so the result differs by at most C/n (up to rounding in float32), and each of its
-        coordinates has noise of standard deviation ``z C/n``: one call is one Gaussian mechanism of
-        noise multiplier z. With `quantile`, C is the round's own, known before the messages are,
-        and both that noise and the one of the counts together are one Gaussian mechanism of noise
-        multiplier z. Over rounds `fedjax_med.privacy.accounting` counts; what it makes of `rate` <
-        1 holds against those who do not learn who takes part, and against others `rate` 1 is to be
-        counted.
-        Not protected: metrics, weights, who takes part (the records' ``counted``, their bytes, the
-        traffic), what was computed of the data before the first round (class counts, say), and
+        Two federations are neighbours if one client's message is all zeros in one of them
+        (zero-out; the number of clients is public). The sum differs by at most C in l2 norm over
+        all leaves, so the result differs by at most C/n (up to rounding in float32), and each of
+        its coordinates has noise of standard deviation ``z C/n``: one call is one Gaussian
+        mechanism of noise multiplier z. With `quantile`, C is the round's own, fixed before its
+        messages are known, and that noise and the noise of the counts together are one Gaussian
+        mechanism of noise multiplier z. `fedjax_med.privacy.accounting` composes the rounds; its
+        result for `rate` < 1 holds only against adversaries who do not learn who participates;
+        against others, account with `rate` 1.
+        Not protected: metrics, weights, participation (the records' ``counted``, their bytes, the
+        traffic), statistics of the data from before the first round (such as class counts), and
         validation.
 
     Args:
-        clip_norm: C, the largest l2 norm that passes; where the clip adapts, the first one.
+        clip_norm: C, the largest l2 norm that passes; if the clip adapts, its initial value.
         noise_multiplier: z.
-        quantile: the share of messages that shall pass unclipped, in [0, 1); 0: C is fixed.
+        quantile: the share of messages that should pass unclipped, in [0, 1); 0: C is fixed.
         clip_rate: how fast log C moves towards the quantile.
-        count_share: the share of the privacy cost that counting the unclipped has, in (0, 1).
-        rate: the probability that a client takes part, each by itself, in (0, 1].
+        count_share: the share of the privacy cost for counting unclipped messages, in (0, 1).
+        rate: the probability that a client participates, independently of the others, in (0, 1].
 
     Raises:
         UserError: An option is out of its range.
@@ -105,19 +105,19 @@ def build(
         return State(jnp.float32(clip_norm), jnp.float32(rate * num_senders))
 
     def update(
-        messages: Message, senders: Senders, state: State, key: Key
+        messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         noise_key, count_key = jax.random.split(key)
         lengths = gaussian.norms(messages)
-        counts = (senders.weight > 0) & jnp.isfinite(lengths)
+        counts = (client_info.num_examples > 0) & jnp.isfinite(lengths)
         total = gaussian.clipped_sum(messages, lengths, counts, state.clip)
         mean = jax.tree.map(lambda leaf: leaf / state.expected.astype(leaf.dtype), total)
         deviation = message_noise * state.clip / state.expected
-        # The noise comes last, so that what leaves is the mechanism's output itself.
+        # The noise comes last, so that the result is the mechanism's output itself.
         noisy = gaussian.with_noise(mean, deviation, noise_key)
         if not quantile:
             return noisy, state
-        # +-1/2 rather than 0 and 1: so a client changes the sum by at most 1/2.
+        # +-1/2 rather than 0 and 1, so that a client changes the sum by at most 1/2.
         unclipped = jnp.sum(jnp.where(counts, jnp.where(lengths <= state.clip, 0.5, -0.5), 0.0))
         noised = unclipped + count_noise * jax.random.normal(count_key)
         excess = noised / state.expected + 0.5 - quantile
@@ -125,4 +125,4 @@ def build(
         clip = jnp.clip(clip, clip_norm / _FAR, clip_norm * _FAR)
         return noisy, state._replace(clip=clip)
 
-    return Reducer(init, update, private=True)
+    return Aggregator(init, update, is_private=True)

@@ -1,4 +1,4 @@
-"""Differentially private gradients, for the unit of one example (Abadi et al., CCS 2016)."""
+"""DP-SGD gradients; the unit of privacy is one example (Abadi et al., CCS 2016)."""
 
 from typing import Any
 
@@ -18,28 +18,28 @@ def private_grad_fn(
     expected_batch: int,
     chunk: int = _CHUNK,
 ) -> GradFn:
-    """The sum of the examples' clipped gradients, plus Gaussian noise, over the expected batch.
+    """Build the gradient: clipped per example, summed, divided by the expected batch, plus noise.
 
-    An example whose gradient has a NaN or an infinity counts as zero. A batch without an example,
-    which Poisson sampling draws too, is noise alone.
+    An example whose gradient has a NaN or an infinity counts as zero. An empty batch, which Poisson
+    sampling can draw, gives noise alone.
 
     Formal guarantee:
-        Neighbouring are two batches of which one example is left out in one. The gradient differs
+        Two batches are neighbours if one example is left out of one of them. The gradient differs
         by at most ``C/B`` in l2 norm over all leaves (up to rounding in float32), and each of its
         coordinates has noise of standard deviation ``z C/B``: one call is one Gaussian mechanism of
-        noise multiplier z. Not protected are the sums of the metrics, the number of examples (the
-        client's weight), and what is computed beside training: statistics before it, validation.
+        noise multiplier z. Not protected: the sums of the metrics, the number of examples (the
+        client's weight), and results from outside training (earlier statistics, validation).
 
     Args:
-        grad_fn: of batches; it must give an example's gradient in a batch of one, so nothing in it
-            may mix examples or know the other ones (the classes' frequencies, say).
+        grad_fn: gradient of a batch; of a batch of one it must be that example's own, so nothing in
+            it may mix examples or depend on the others (such as class frequencies).
         clip_norm: C, the largest l2 norm of an example's gradient that passes.
         noise_multiplier: z.
         expected_batch: B, the fixed denominator.
-        chunk: examples whose gradients are in memory at a time; a batch is filled up to it.
+        chunk: examples whose gradients are in memory at a time; batches are padded to a multiple.
 
     Returns:
-        A `GradFn` with the sums of `grad_fn`.
+        A `GradFn` with the metrics of `grad_fn`.
     """
 
     def of_chunk(params: Params, batch: Examples, keys: Key) -> tuple[Params, Metrics]:
@@ -65,14 +65,14 @@ def private_grad_fn(
         (total, metrics), _ = jax.lax.scan(add, zeros, (parts, keys))
         mean = jax.tree.map(lambda leaf: leaf / expected_batch, total)
         deviation = noise_multiplier * clip_norm / expected_batch
-        # The noise comes last, so that what leaves is the mechanism's output itself.
+        # The noise comes last, so that the result is the mechanism's output itself.
         return gaussian.with_noise(mean, deviation, noise_key), metrics
 
     return gradient
 
 
 def _in_chunks(batch: Examples, size: int) -> Examples:
-    """`batch` [B] as [chunks, size], filled with padding."""
+    """Reshape `batch` [B] to [chunks, size], filled with padding."""
     fill = -batch.mask.shape[0] % size
 
     def cut(leaf: Array) -> Array:

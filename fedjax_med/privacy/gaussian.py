@@ -1,4 +1,4 @@
-"""The Gaussian mechanism over pytrees: clip each, add up, add noise.
+"""Gaussian mechanism over pytrees: clip each, sum, add noise.
 
 Each contribution is bounded by one l2 norm over all leaves together, as in McMahan et al., ICLR
 2018 and Abadi et al., CCS 2016. (`jax_privacy.clipped_grad` does the same; it would bring eight
@@ -16,7 +16,7 @@ from fedjax_med.core.types import Array, Key
 
 
 def norms(trees: Any) -> Array:
-    """The l2 norm of each of the stacked `trees` [S, ...], over all leaves: float32 [S]."""
+    """Compute the l2 norm of each of the stacked `trees` [S, ...], over all leaves: float32 [S]."""
 
     def norm(tree: Any) -> Array:
         return jnp.asarray(optax.tree.norm(optax.tree.cast(tree, jnp.float32)))
@@ -25,13 +25,13 @@ def norms(trees: Any) -> Array:
 
 
 def clipped_sum(trees: Any, lengths: Array, counts: Array, clip: Array | float) -> Any:
-    """The sum of the trees that count, each scaled down to the norm `clip` if it is longer.
+    """Sum the trees that count, each scaled down to the norm `clip` if it is longer.
 
-    One tree, whatever it holds, changes the sum by at most `clip` (up to rounding in float32).
+    A single tree, whatever it holds, changes the sum by at most `clip` (up to rounding in float32).
 
     Args:
-        trees: ``[S, ...]`` in every leaf; those that don't count may hold anything.
-        lengths: [S], their `norms`.
+        trees: ``[S, ...]`` in every leaf; trees that do not count may hold anything.
+        lengths: [S], the trees' `norms`.
         counts: bool [S]; a tree with a NaN or an infinity, or too long for float32, never counts.
         clip: the largest l2 norm that passes.
     """
@@ -48,7 +48,7 @@ def clipped_sum(trees: Any, lengths: Array, counts: Array, clip: Array | float) 
 
 
 def with_noise(tree: Any, deviation: Array | float, key: Key) -> Any:
-    """`tree` with independent Gaussian noise of this standard deviation on every number."""
+    """Add independent Gaussian noise of this standard deviation to every number in `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     noisy = [

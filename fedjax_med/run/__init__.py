@@ -1,1 +1,1 @@
-"""One run in its workdir: rounds, checkpoints, resumption, records, what is said."""
+"""One run in its workdir: rounds, checkpoints, resumption, records, console output."""

@@ -1,6 +1,6 @@
-"""The checkpoints of a run: saved in the background, kept by their order and score, read back.
+"""Checkpoints of a run: saved in the background, kept by age and score, restored.
 
-Those that need not be kept are removed only when a newer one is on the disk.
+Checkpoints that need not be kept are removed only when a newer one is on disk.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fedjax_med import files
-from fedjax_med.core.round import FedState
+from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.images import checksums
 from fedjax_med.errors import UserError
 from fedjax_med.experiment.config import Checkpoint
@@ -23,12 +23,12 @@ from fedjax_med.run.metrics_file import Record
 from fedjax_med.run.provenance import refuse_other
 
 _METRIC = "balanced_accuracy"
-_SCHEDULED = "scheduled"  # the entry of the identity that says so
-_TRIES = 10  # to read what a run that trains keeps removing
+_SCHEDULED = "scheduled"  # the identity's entry for whether a checkpoint was scheduled
+_TRIES = 10  # to restore while a training run keeps removing checkpoints
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, in one line of bearable length."""
+    """Describe the innermost cause in one line of at most 300 characters."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -38,23 +38,23 @@ class Checkpoints:
     """The checkpoints of one workdir: the last ones, and the best by validation.
 
     Args:
-        workdir: of the run; the folder ``checkpoints`` in it is made when it is needed.
-        options: how many are kept.
-        read_only: whether nothing is trained on, and nothing changed.
+        workdir: of the run; its folder ``checkpoints`` is created when needed.
+        options: how often checkpoints are scheduled, and how many are kept.
+        read_only: whether the run is only read, neither trained nor changed.
     """
 
     def __init__(self, workdir: Path, options: Checkpoint, *, read_only: bool = False):
         self.folder = workdir.absolute() / "checkpoints"
-        self.last_good = 0  # the latest round that is on disk
+        self.last_good = 0  # the latest round known to be on disk
         self._options, self._read_only = options, read_only
         self._store = Store(self.folder)
-        self._writer = ThreadPoolExecutor(1, "checkpoints")  # a thread, from the first save on
+        self._writer = ThreadPoolExecutor(1, "checkpoints")  # starts its thread at the first save
         self._pending: Future[None] | None = None
-        self._entries: dict[int, retention.Entry] = {}  # of what was saved or looked up
+        self._entries: dict[int, retention.Entry] = {}  # cache of the entries looked up
 
     @contextlib.contextmanager
     def _one_line(self, action: str) -> Iterator[None]:
-        """Tell a full disk or a folder that can't be written in one line."""
+        """Report a failure, such as a full disk or an unwritable folder, in one line."""
         try:
             yield
         except UserError:
@@ -73,27 +73,27 @@ class Checkpoints:
 
     def save(
         self,
-        state: FedState,
+        state: FederatedState,
         identity: dict[str, Any],
         validation: dict[str, Any],
         records: Sequence[Record] = (),
     ) -> None:
-        """Start to save `state`; the write goes on in the background and is atomic.
+        """Start saving `state` in the background; the write is atomic.
 
         Args:
             state: after a round; its arrays may be donated as soon as this returns.
             identity: of the run.
-            validation: of the round.
-            records: of all rounds until then, as ``metrics.jsonl`` has them.
+            validation: metrics of the round.
+            records: of all rounds so far, as in ``metrics.jsonl``.
 
         Raises:
-            UserError: This or the save before it could not be written.
+            UserError: This save or the one before it failed.
         """
         self.wait()
         with self._one_line("save"):
             if int(state.round) in self.rounds():
                 return
-            # Copied, since what `np.asarray` gives on a CPU is the buffer itself.
+            # Copied, since on a CPU `np.asarray` would return the buffer itself.
             copy = jax.tree.map(np.array, state)
             tag = identity | {_SCHEDULED: self._is_scheduled(int(state.round))}
             self._pending = self._writer.submit(self._write, copy, tag, validation, list(records))
@@ -101,7 +101,7 @@ class Checkpoints:
     def _is_scheduled(self, number: int) -> bool:
         return number % self._options.every == 0
 
-    def _write(self, state: FedState, *others: Any) -> None:
+    def _write(self, state: FederatedState, *others: Any) -> None:
         self._store.write(state, *others)
         self._prune()
 
@@ -113,9 +113,9 @@ class Checkpoints:
             self._store.remove(number)
 
     def _entry(self, number: int) -> retention.Entry | None:
-        """Tell what decides whether a checkpoint is kept, by its own words; None if damaged."""
+        """Return the retention entry that a checkpoint itself records; None if it is damaged."""
         if number not in self._entries:
-            with contextlib.suppress(Exception):  # `restore` says so
+            with contextlib.suppress(Exception):  # `restore` reports damage
                 saved = self.read_identity(number)
                 scheduled = saved.get(_SCHEDULED, True) or self._is_scheduled(number)
                 score = saved["validation"].get(_METRIC)
@@ -123,10 +123,10 @@ class Checkpoints:
         return self._entries.get(number)
 
     def wait(self) -> None:
-        """Return when all that was saved is on disk.
+        """Wait until everything saved is on disk.
 
         Raises:
-            UserError: A save could not be written.
+            UserError: A save failed.
         """
         pending, self._pending = self._pending, None
         with self._one_line("save"):
@@ -137,14 +137,14 @@ class Checkpoints:
                 self.last_good = max(self.rounds(), default=0)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Wait for the last save, ignoring its failure, and release the folder."""
         with contextlib.suppress(UserError):
             self.wait()
         self._writer.shutdown()
         self._store.close()
 
     def rounds(self) -> list[int]:
-        """The rounds that have a checkpoint, oldest first."""
+        """List the rounds that have a checkpoint, oldest first."""
         return self._store.rounds()
 
     def latest_first(self) -> list[int]:
@@ -155,50 +155,50 @@ class Checkpoints:
         """List the rounds that have a checkpoint, best first by validation, later before earlier.
 
         Args:
-            last: the last round of the run, a candidate whether it was scheduled or not.
+            last: the last round of the run, a candidate even if it was not scheduled.
         """
         entries = {number: self._entry(number) for number in self.rounds()}
         return retention.best_first(entries, last)
 
     def read_identity(self, number: int) -> dict[str, Any]:
-        """What was saved beside the state of round `number`.
+        """Read the identity saved beside the state of round `number`.
 
         Raises:
-            Exception: It cannot be read, or is not what was saved.
+            Exception: It cannot be read, or differs from the one saved.
         """
         return self._store.read_identity(number)
 
     def last_identity(self) -> dict[str, Any]:
-        """Give what was saved beside the last checkpoint that is whole, or {}."""
+        """Return the identity saved beside the last undamaged checkpoint, or {}."""
         for number in self.latest_first():
-            with contextlib.suppress(Exception):  # damaged: `restore` says so
+            with contextlib.suppress(Exception):  # damaged: `restore` reports it
                 if not self._store.damage(number):
                     return self.read_identity(number)
         return {}
 
-    def strategy(self) -> str:
-        """Give the `map_clients` that computed the last checkpoint that is whole, or ''."""
+    def client_map(self) -> str:
+        """Return the `map_clients` that computed the last undamaged checkpoint, or ''."""
         return str(self.last_identity().get("computed by", {}).get("map_clients", ""))
 
     def restore(
         self,
-        template: Callable[[], FedState],
+        template: Callable[[], FederatedState],
         given: dict[str, Any] | None,
         order: Callable[[], list[int]],
         say: Callable[[str], None] = print,
     ) -> Restored | None:
-        """Give the first sound checkpoint in `order`, or None if there is none.
+        """Restore the first sound checkpoint in `order`; return None if there is none.
 
         Args:
-            template: a state of the same structure, shapes and types.
-            given: the `identity` of this run; None takes any experiment's state.
-            order: rounds, the wanted one first; asked again if a run that trains in the same
-                workdir has removed one meanwhile.
-            say: is told of damaged checkpoints.
+            template: builds a state of the same structure, shapes and dtypes.
+            given: the `identity` of this run; None accepts any experiment's state.
+            order: lists the rounds, the preferred one first; called again if a run training in
+                the same workdir has removed one meanwhile.
+            say: receives messages about damaged checkpoints.
 
         Raises:
-            UserError: The checkpoint is of another experiment (the message names what differs), or
-                it is whole and yet cannot be read.
+            UserError: The checkpoint is of another experiment (the message names the differences),
+                or it is undamaged and yet cannot be read.
         """
         for _ in range(_TRIES):
             wanted = order()
@@ -212,7 +212,7 @@ class Checkpoints:
     def _restore(
         self,
         number: int,
-        template: Callable[[], FedState],
+        template: Callable[[], FederatedState],
         given: dict[str, Any] | None,
         say: Callable[[str], None],
     ) -> Restored | None:
@@ -226,7 +226,7 @@ class Checkpoints:
         except Exception as error:
             if not self._is_damaged(number):
                 raise self._unread(number, error) from error
-            if number in self.rounds():  # else a run that trains here has removed it meanwhile
+            if number in self.rounds():  # else a run training here has removed it
                 say(
                     f"The checkpoint of round {number} is damaged ({_reason(error)}); trying "
                     "another."
@@ -237,12 +237,12 @@ class Checkpoints:
         return restored
 
     def _is_damaged(self, number: int) -> bool:
-        """Whether a checkpoint that cannot be read has other files than were written."""
+        """Return whether the files of an unreadable checkpoint differ from those written."""
         with self._one_line("read"):
-            return self._store.damage(number) != ""  # what cannot be known is taken for damage
+            return self._store.damage(number) != ""  # None, unknown, counts as damage
 
     def _unread(self, number: int, error: Exception) -> Exception:
-        """What to raise where a checkpoint is whole and cannot be read: the fault is elsewhere."""
+        """Build the error for an unreadable but undamaged checkpoint: the fault is elsewhere."""
         if isinstance(error, (MemoryError, *checksums.FAULTS)):
             return error
         return UserError(
@@ -263,17 +263,17 @@ class Checkpoints:
         changed = [
             f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
         ]
-        if changed and not self._read_only:  # else nothing is trained on
+        if changed and not self._read_only:  # read-only runs are not trained further
             say(
                 f"Since the checkpoint of round {number}: {', '.join(changed)}. The last bits may "
                 "differ from a run that was never stopped."
             )
 
     def remove_after(self, number: int) -> None:
-        """Make room for the rounds after `number`, which a resumed run writes again.
+        """Remove the checkpoints after round `number`, which a resumed run writes again.
 
-        Their checkpoints are damaged. Where that is known they are removed, otherwise put aside.
-        What a killed run left unfinished goes as well, and what it did not come to remove.
+        They could not be restored. Those known to be damaged are removed, the others put aside.
+        Unfinished files of a killed run, and checkpoints it did not get to remove, go as well.
         """
         with self._one_line("clear"):
             for later in [step for step in self.rounds() if step > number]:

@@ -1,9 +1,9 @@
-"""Checkpoints on the disk, through Orbax: each is written whole and durably, or not at all.
+"""Checkpoints on disk, through Orbax: each is written whole and durably, or not at all.
 
-A checkpoint is the folder ``ROUND`` with three items: the state, its identity (what it is of, with
-checksums of all three), and the records of the rounds until then. It is written beside its place,
-brought to the disk and renamed, so that neither a process that is killed nor a power cut leaves one
-that is half there, nor touches those that were there before.
+A checkpoint is the folder ``ROUND`` with three items: the state, its identity (the experiment it
+belongs to, with checksums of all three), and the records of the rounds so far. It is written to a
+temporary folder, synced to disk and renamed, so that neither a killed process nor a power cut
+leaves a partial checkpoint or touches the earlier ones.
 """
 
 import contextlib
@@ -22,25 +22,34 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fedjax_med import files
-from fedjax_med.core.round import FedState
+from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.images import checksums
 from fedjax_med.run.metrics_file import Record
 
-_UNFINISHED = ".unfinished"  # what is being written or removed
+_UNFINISHED = ".unfinished"  # folder for checkpoints being written or removed
 _OTHER_BYTES = "the bytes differ from those that were saved"
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read and checked."""
+    """A checkpoint that was read and verified."""
 
-    state: FedState
+    state: FederatedState
     identity: dict[str, Any]
     validation: dict[str, Any]
-    records: list[Record] | None  # of all rounds until then; None: of a version that kept none
+    records: list[Record] | None  # of all rounds so far; None: an older version kept none
+
+
+class _Saved(NamedTuple):
+    """A `FederatedState` with the field names of checkpoints since the first version."""
+
+    round: Any
+    server: Any
+    clients: Any
+    reducer: Any
 
 
 def digest(state: Any) -> str:
-    """Compute SHA-256 over the bytes of every leaf of `state`, with place, shape and type."""
+    """Compute SHA-256 over the bytes of every leaf of `state`, with path, shape and dtype."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         value = np.asarray(leaf)
@@ -55,7 +64,7 @@ def _json_digest(values: Any) -> str:
 
 @functools.cache
 def _quiet() -> None:
-    """Keep quiet about what Orbax reports beside the errors that it raises.
+    """Silence what Orbax reports besides the errors that it raises.
 
     When a write fails, it closes its event loop while tensorstore's other writes still report to
     it, and Python would print a traceback for each beside our one line.
@@ -73,19 +82,19 @@ class Store:
     """The folder of one run's checkpoints.
 
     Args:
-        folder: is made when the first checkpoint is written.
+        folder: created when the first checkpoint is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _quiet()
-        # Each save and each retry is told through logging; what matters is raised.
+        # Orbax logs each save and each retry; failures are raised anyway.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
     @functools.cached_property
     def _orbax(self) -> ocp.Checkpointer:
         alone = ocp.options.MultiprocessingOptions()
-        if jax.process_count() > 1:  # the first process alone keeps them; the others only compute
+        if jax.process_count() > 1:  # only the first process keeps checkpoints; the others compute
             alone = ocp.options.MultiprocessingOptions(0, {0}, "main")
         items = ocp.CompositeCheckpointHandler(
             composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
@@ -93,7 +102,7 @@ class Store:
         return ocp.Checkpointer(items, multiprocessing_options=alone)
 
     def close(self) -> None:
-        """Let go of what Orbax holds."""
+        """Release the resources that Orbax holds."""
         if "_orbax" in self.__dict__:
             self._orbax.close()
 
@@ -106,32 +115,32 @@ class Store:
 
     def write(
         self,
-        state: FedState,
+        state: FederatedState,
         identity: dict[str, Any],
         validation: dict[str, Any],
         records: Sequence[Record],
     ) -> None:
-        """Write a checkpoint; when this returns it is on the disk.
+        """Write a checkpoint; it is on disk when this returns.
 
         Args:
             state: NumPy arrays.
-            identity: what it is of.
-            validation: of its round.
-            records: of all rounds until then.
+            identity: the experiment that it belongs to.
+            validation: metrics of its round.
+            records: of all rounds so far.
 
         Raises:
-            Exception: Whatever Orbax raises on a full disk, and on others.
+            Exception: Whatever Orbax raises, on a full disk or otherwise.
         """
-        told = {"records": list(records)}
+        content = {"records": list(records)}
         extra = identity | {
-            "digest": digest(state),
+            "digest": digest(_Saved(*state)),
             "validation": validation,
-            "records": _json_digest(told),
+            "records": _json_digest(content),
         }
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_Saved(*state)),
             identity=ocp.args.JsonSave(extra | {"checksum": _json_digest(extra)}),
-            records=ocp.args.JsonSave(told),
+            records=ocp.args.JsonSave(content),
         )
         number = str(int(state.round))
         with self._unfinished() as folder:
@@ -143,7 +152,7 @@ class Store:
 
     @contextlib.contextmanager
     def _unfinished(self) -> Iterator[Path]:
-        """Make a folder for what is being written or removed; it is gone afterwards."""
+        """Make a folder for a checkpoint being written or removed, and delete it afterwards."""
         self.clear()
         files.make_folder(self.folder / _UNFINISHED)
         try:
@@ -152,7 +161,7 @@ class Store:
             self.clear()
 
     def item(self, number: int, **item: Any) -> Any:
-        """Read one item of the checkpoint of round `number`, as NAME=ARGUMENTS of Orbax.
+        """Read one item of the checkpoint of round `number`, given as NAME=ARGUMENTS of Orbax.
 
         Raises:
             Exception: It cannot be read.
@@ -162,44 +171,44 @@ class Store:
         return found[name]
 
     def read_identity(self, number: int) -> dict[str, Any]:
-        """Read what was saved beside the state of round `number`.
+        """Read the identity saved beside the state of round `number`.
 
         Raises:
-            Exception: It cannot be read, or is not what was saved.
+            Exception: It cannot be read, or differs from the one saved.
         """
         saved = dict(self.item(number, identity=ocp.args.JsonRestore()))
-        checksum = saved.pop("checksum", None)  # versions before saved none
+        checksum = saved.pop("checksum", None)  # older versions saved none
         if checksum not in (None, _json_digest(saved)):
             raise ValueError(_OTHER_BYTES)
         return saved
 
-    def read(self, number: int, template: FedState) -> Restored:
-        """Read the checkpoint of round `number` and check that it is what was saved.
+    def read(self, number: int, template: FederatedState) -> Restored:
+        """Read the checkpoint of round `number` and verify its checksums.
 
         Raises:
-            Exception: It cannot be read, or is not what was saved.
+            Exception: It cannot be read, or differs from the one saved.
         """
         extra = self.read_identity(number)
-        state = self.item(number, state=ocp.args.StandardRestore(template))
-        if digest(state) != extra.pop("digest"):
+        saved = self.item(number, state=ocp.args.StandardRestore(_Saved(*template)))
+        if digest(saved) != extra.pop("digest"):
             raise ValueError(_OTHER_BYTES)
         records = self._records(number, extra.pop("records", ""))
-        return Restored(state, extra, extra.pop("validation"), records)
+        return Restored(FederatedState(*saved), extra, extra.pop("validation"), records)
 
     def _records(self, number: int, checksum: str) -> list[Record] | None:
-        if not checksum:  # versions before saved none
+        if not checksum:  # older versions saved none
             return None
-        told = self.item(number, records=ocp.args.JsonRestore())
-        if _json_digest(told) != checksum:
+        content = self.item(number, records=ocp.args.JsonRestore())
+        if _json_digest(content) != checksum:
             raise ValueError(_OTHER_BYTES)
-        records: list[Record] = told["records"]
+        records: list[Record] = content["records"]
         return records
 
     def damage(self, number: int) -> str | None:
-        """Say what differs from the files that were written: "" if nothing does.
+        """Describe how the files differ from those written: "" if they do not.
 
         Returns:
-            None if that cannot be known, since a version before wrote no checksums.
+            None if this is unknown, since an older version wrote no checksums.
 
         Raises:
             OSError: The files cannot be read.
@@ -211,7 +220,7 @@ class Store:
         return "" if known else None
 
     def remove(self, number: int) -> None:
-        """Remove a checkpoint; an end in the midst of it leaves none that is half there.
+        """Remove a checkpoint; an interruption leaves no partial one.
 
         Raises:
             OSError: It cannot be removed.
@@ -220,6 +229,6 @@ class Store:
             (self.folder / str(number)).rename(folder / str(number))
 
     def clear(self) -> None:
-        """Remove what killed runs left unfinished, those of older versions included."""
+        """Remove the unfinished files of killed runs, those of older versions included."""
         for left in (self.folder / _UNFINISHED, *self.folder.glob("*.orbax-checkpoint-tmp*")):
             shutil.rmtree(left, ignore_errors=True)

@@ -1,36 +1,40 @@
-"""What a run says at its start and at its end."""
+"""Prints the messages at the start and at the end of a run."""
 
 from pathlib import Path
 
 import jax
 
 from fedjax_med.core.communication import Traffic
+from fedjax_med.data.federation import Federation
 from fedjax_med.data.images.lazy import DiskImages
 from fedjax_med.execution import multihost
-from fedjax_med.experiment import build, config, load_data, privacy_plan
+from fedjax_med.execution.backend import Backend
+from fedjax_med.experiment.config import Experiment
+from fedjax_med.experiment.plan import Plan
 from fedjax_med.files import writing
 from fedjax_med.privacy import accounting
-from fedjax_med.run.metrics_writer import Progress, size_in_words
+from fedjax_med.privacy.plan import PrivacyPlan
+from fedjax_med.run.metrics_writer import MetricsWriter, size_in_words
 from fedjax_med.run.profiling import peak_memory
 
 
 def say_end(
     workdir: Path,
-    data: load_data.Federation,
-    progress: Progress,
+    data: Federation,
+    progress: MetricsWriter,
     done: int,
     signal: int,
     rounds: int,
 ) -> None:
-    """Draw the learning curves, and say what was done.
+    """Draw the learning curves, and print a summary of the run.
 
     Args:
         workdir: of the run.
-        data: its data.
-        progress: its records.
-        done: rounds.
-        signal: that stopped it, or 0.
-        rounds: that were asked for.
+        data: the run's data.
+        progress: holds the run's records.
+        done: the number of rounds done.
+        signal: the signal that stopped the run, or 0.
+        rounds: the number of the last round.
     """
     if progress.records:
         from fedjax_med.evaluation import plots  # here: it loads matplotlib
@@ -57,84 +61,81 @@ def _rounds_in_words(number: int) -> str:
 
 
 def say_start(
-    experiment: config.Experiment,
-    assembly: build.Assembly,
-    data: load_data.Federation,
-    start: int,
-    traffic: Traffic | None,
-    promise: privacy_plan.Promise | None,
+    plan: Plan, backend: Backend, data: Federation, start: int, traffic: Traffic | None
 ) -> None:
-    """Say who trains, how, from where, and what crosses the network.
+    """Print the clients, the client map, the traffic, the privacy and the rounds already done.
 
     Args:
-        experiment: completed.
-        assembly: of it.
-        data: its data.
-        start: the rounds that are done.
+        plan: of the run.
+        backend: the client map that fits the memory.
+        data: the clients' data.
+        start: the number of rounds done.
         traffic: of one client in one round; None where nothing crosses a network.
-        promise: of privacy; None where none is.
     """
-    each, choice = data.train.sizes, assembly.map_clients
-    sizes, total = " + ".join(map(str, each)), ""
-    if len(each) > 20:
-        sizes, total = f"{each.min()} to {each.max()}", f" ({each.sum():,} in all)"
+    experiment = plan.experiment
+    print(_who_trains(experiment, data), end="; ")
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     if multihost.active():
         devices += f" of {jax.process_count()} processes"
-    who = "client trains" if len(each) == 1 else "clients train"
-    if experiment.setting != "federated":
-        who += f" ({experiment.setting})"
-    print(
-        f"{len(each)} {who} on {sizes} images of {experiment.image_size} px"
-        f"{total}; clients run {choice.name} ({choice.why}) on {devices}."
-    )
+    print(f"clients run {backend.name} ({backend.why}) on {devices}.")
     if traffic is not None:
         down, up = size_in_words(traffic.down), size_in_words(traffic.up)
         print(f"In a round each client receives {down} and sends {up}.")
-    if promise is not None:
-        _say_privacy(experiment, promise)
-    if experiment.privacy.unit != "none" and promise is None:
-        print("Nothing is promised of privacy: in this setting nothing is sent.")
-    if start >= experiment.rounds:
+    if plan.privacy is not None:
+        _say_privacy(plan, plan.privacy)
+    elif experiment.privacy.unit != "none":
+        print("No privacy guarantee applies: this setting sends no updates.")
+    if start >= plan.last_round:
         print(f"All is done already: {_rounds_in_words(start)}.")
     elif start:
         print(f"Going on after round {start}.")
 
 
-def _say_privacy(experiment: config.Experiment, promise: privacy_plan.Promise) -> None:
-    """What all rounds cost, against whom, and which is the last one that the budget allows."""
-    account = promise.account
+def _who_trains(experiment: Experiment, data: Federation) -> str:
+    each = data.train.sizes
+    sizes, total = " + ".join(map(str, each)), ""
+    if len(each) > 20:
+        sizes, total = f"{each.min()} to {each.max()}", f" ({each.sum():,} in all)"
+    who = "client trains" if len(each) == 1 else "clients train"
+    if experiment.setting != "federated":
+        who += f" ({experiment.setting})"
+    return f"{len(each)} {who} on {sizes} images of {experiment.image_size} px{total}"
+
+
+def _say_privacy(plan: Plan, privacy: PrivacyPlan) -> None:
+    """Print what all rounds cost, against which adversary, and the last round in the budget."""
+    account = privacy.account
     print(
-        f"Differential privacy for one {promise.unit}: noise multiplier "
-        f"{account.noise_multiplier:.4g}, epsilon {account.epsilon(promise.rounds):.3g} after "
-        f"{_rounds_in_words(promise.rounds)} at delta {account.delta:g} (docs/privacy.md says of "
+        f"Differential privacy for one {privacy.unit}: noise multiplier "
+        f"{account.noise_multiplier:.4g}, epsilon {account.epsilon(privacy.rounds):.3g} after "
+        f"{_rounds_in_words(privacy.rounds)} at delta {account.delta:g} (docs/privacy.md says for "
         "what)."
     )
-    if promise.unit == "client":
-        _say_sampling(experiment, promise)
-    if account.delta * promise.units >= 1:
+    if privacy.unit == "client":
+        _say_sampling(plan, privacy)
+    if account.delta * privacy.units >= 1:
         print(
-            f"Delta {account.delta:g} is not below 1 / {promise.units} {promise.unit}s: what gives "
+            f"Delta {account.delta:g} is not below 1 / {privacy.units} {privacy.unit}s: what gives "
             "one of them away whole would be allowed. Lower --config.privacy.delta."
         )
-    if promise.ended:
+    if privacy.ended:
         print(
-            f"Round {promise.rounds} is the last one: another would exceed the budget of epsilon "
-            f"{promise.budget:g}."
+            f"Round {privacy.rounds} is the last one: another would exceed the budget of epsilon "
+            f"{privacy.budget:g}."
         )
 
 
-def _say_sampling(experiment: config.Experiment, promise: privacy_plan.Promise) -> None:
-    """Whether epsilon counts on it that nobody knows which clients take part."""
-    account = promise.account
+def _say_sampling(plan: Plan, privacy: PrivacyPlan) -> None:
+    """Print whether epsilon assumes that nobody knows which clients participate."""
+    account, sampled = privacy.account, plan.process.faults.participation.participation_rate < 1
     if account.uses[0].rate < 1:
-        known = account._replace(uses=(accounting.Use(),)).epsilon(promise.rounds)
+        known = account._replace(uses=(accounting.SamplingEvent(),)).epsilon(privacy.rounds)
         print(
             "That holds against those who do not know who took part in which round (metrics.jsonl "
             f"and the traffic tell); against others epsilon is {known:.3g}."
         )
-    elif experiment.turnout.rate < 1 or experiment.cohort.name != "everyone":
+    elif sampled or plan.process.cohort is not None:
         why = "they remember whether they took part"
-        if experiment.turnout.rate == 1:
+        if not sampled:
             why = "a cohort of a fixed size is no independent choice"
         print(f"That not all clients take part makes epsilon no smaller: {why}.")

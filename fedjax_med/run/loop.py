@@ -1,127 +1,134 @@
-"""The rounds of a run: trained, validated, told and saved, until the last or until a signal."""
+"""Trains, validates, writes and saves the rounds of a run, until the last or until a signal."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
+from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.communication import Traffic
-from fedjax_med.core.round import FedState
+from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation.predict import Models, Validation, pool, validate
 from fedjax_med.execution import multihost
-from fedjax_med.execution.prefetch import Feed, Turn
-from fedjax_med.experiment import build, config, load_data, privacy_plan
+from fedjax_med.execution.rounds import RoundResult, rounds
+from fedjax_med.execution.simulation import Simulation, own_models
+from fedjax_med.experiment.plan import Plan
+from fedjax_med.privacy.plan import check_spent, to_json
 from fedjax_med.run import message_log
 from fedjax_med.run.checkpoint import Checkpoints
-from fedjax_med.run.metrics_writer import Progress, check_finite, record
+from fedjax_med.run.metrics_writer import MetricsWriter, check_finite, record
 from fedjax_med.run.profiling import Profile
 
 
-def _models(assembly: build.Assembly, state: FedState) -> Models:
-    """What is validated: the global model, or each client's own; every process has to call it."""
-    if assembly.personal is None:
-        return multihost.local(state.server.params)
-    return build.own_models(assembly, multihost.gather(state))
+class RunContext(NamedTuple):
+    """The parts of a run that stay the same in all rounds.
 
+    workdir: of the run.
+    plan: of the run.
+    simulation: of the plan.
+    data: the clients' data.
+    tag: the run's identity.
+    checkpoints: of the workdir.
+    profile: of the rounds that are profiled.
+    writer: of the metrics, in the first process; None in others.
+    traffic: of one client in one round; None where nothing crosses a network.
+    """
 
-def _validate(
-    assembly: build.Assembly, models: Models, validation: Validation, number: int
-) -> dict[str, Any]:
-    try:
-        return validate(assembly.model, models, validation)
-    except UserError as error:
-        raise UserError(f"round {number}: {error}") from error
-
-
-class Run(NamedTuple):
-    """What the rounds need that does not change."""
-
-    experiment: config.Experiment
     workdir: Path
-    assembly: build.Assembly
-    data: load_data.Federation
-    tag: dict[str, Any]  # the identity
-    promise: privacy_plan.Promise | None
+    plan: Plan
+    simulation: Simulation
+    data: Federation
+    tag: dict[str, Any]
     checkpoints: Checkpoints
     profile: Profile
-    feed: Feed
-    traffic: Traffic | None  # of one client in one round; None where nothing crosses a network
+    writer: MetricsWriter | None
+    traffic: Traffic | None
 
 
-def _compile_together(
-    assembly: build.Assembly, state: FedState, turn: Turn, compiled: set[Any]
-) -> None:
-    """All processes compile before any of them runs: devices wait for each other for 30 s only."""
-    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(turn.data))
-    with multihost.together():
-        if shapes not in compiled:
-            assembly.lower(state, turn.data, turn.places).compile()
-    compiled.add(shapes)
+def run_rounds(run: RunContext, state: FederatedState, stop: list[int]) -> tuple[int, int]:
+    """Run the remaining rounds, or until `stop` holds a signal.
 
+    All processes run the same rounds; the first one, which has a writer, validates and writes.
 
-def run_rounds(
-    run: Run, state: FedState, progress: Progress | None, stop: list[int]
-) -> tuple[int, int]:
-    """Run the rounds that are left, or until `stop` holds a signal.
-
-    All processes run the same rounds; the first one, which has `progress`, validates and writes.
+    Args:
+        run: the parts that stay the same.
+        state: after the rounds done so far; its arrays are donated.
+        stop: gets a signal's number when one is received.
 
     Returns:
-        The rounds that are done, and the signal or 0.
+        The number of rounds done, and the signal or 0.
     """
-    experiment, assembly, checkpoints, profile = run[0], run.assembly, run.checkpoints, run.profile
-    state = multihost.place(state, assembly.placement.state)
-    validation, last = pool(run.data.validation), last_round(experiment, run.promise)
-    privacy_plan.check_spent(run.promise, int(state.round))
-    done, signal, compiled = int(state.round), 0, set[Any]()
-    for number in range(done + 1, last + 1):
-        began = time.monotonic()
-        profile.begin(number)
-        with profile.part("data"), multihost.together():
-            turn = run.feed.get(number)
-        if multihost.active():
-            with profile.part("compilation"):
-                _compile_together(assembly, state, turn, compiled)
-        with profile.part("training"):
-            state, result = assembly.run_round(state, turn.data, turn.places)
-            client_metrics: dict[str, Any] = jax.device_get(result)
-        due = number % experiment.checkpoint.every == 0 or number == last
-        scores: dict[str, Any] = {}
-        with profile.part("validation"), multihost.together():
-            if assembly.method.keep_updates:
-                multihost.on_main(message_log.save, run.workdir, number, client_metrics)
-                del client_metrics["message"]
-            check_finite(client_metrics, state, number, checkpoints.last_good)
-            # The best checkpoint is chosen by its validation.
-            if due or number % experiment.validate_every == 0:
-                models = _models(assembly, state)
-                scores = _validate(assembly, models, validation, number) if progress else {}
-            if progress:
-                spent = run.promise and run.promise.spent(number)
-                seconds = time.monotonic() - began
-                one = record(number, client_metrics, scores, seconds, run.traffic, spent)
-                progress.add(one)
-        signal = multihost.first_signal(stop)
-        with profile.part("checkpoint"):
-            if due or signal:
-                multihost.on_main(_save, run, progress, multihost.gather(state), scores)
-        profile.end(number)
-        done = number
-        if signal:
-            break
-    multihost.on_main(checkpoints.wait)
+    plan, profile = run.plan, run.profile
+    validation, signal, done = pool(run.data.validation), 0, int(state.round)
+    check_spent(plan.privacy, done)
+    left = rounds(run.simulation, state, run.data.train, num_rounds=plan.last_round, timer=profile)
+    with contextlib.closing(left):
+        for result in left:
+            done, due = result.round, _is_due(plan, result.round)
+            with profile.part("validation"), multihost.together():
+                _log_messages(run, result)
+                check_finite(result.metrics, result.state, done, run.checkpoints.last_good)
+                scores = _validate(run, result, validation, due)
+                _write(run, result, scores)
+            signal = multihost.first_signal(stop)
+            with profile.part("checkpoint"):
+                if due or signal:
+                    multihost.on_main(_save, run, multihost.gather(result.state), scores)
+            profile.end(done)
+            if signal:
+                break
+    multihost.on_main(run.checkpoints.wait)
     return done, signal
 
 
-def _save(run: Run, progress: Progress, state: FedState, scores: dict[str, Any]) -> None:
+def _is_due(plan: Plan, number: int) -> bool:
+    """Return whether the state after round `number` is saved."""
+    return number % plan.experiment.checkpoint.every == 0 or number == plan.last_round
+
+
+def _log_messages(run: RunContext, result: RoundResult) -> None:
+    """Save the clients' messages if requested, and remove them from the metrics."""
+    if run.plan.process.keep_updates:
+        multihost.on_main(message_log.save, run.workdir, result.round, result.metrics)
+        del result.metrics["message"]
+
+
+def _validate(
+    run: RunContext, result: RoundResult, validation: Validation, due: bool
+) -> dict[str, Any]:
+    """Validate the model; return {} if that is not due, and in all processes but the first."""
+    # A round to save is always validated: the best checkpoint is chosen by validation.
+    if not due and result.round % run.plan.experiment.validate_every:
+        return {}
+    models = _models(run.simulation, result.state)
+    if run.writer is None:
+        return {}
+    try:
+        return validate(run.plan.model, models, validation)
+    except UserError as error:
+        raise UserError(f"round {result.round}: {error}") from error
+
+
+def _models(simulation: Simulation, state: FederatedState) -> Models:
+    """Return the global model, or the personal models; every process has to call it."""
+    if simulation.personal is None:
+        return multihost.local(state.server.params)
+    return own_models(simulation, multihost.gather(state))
+
+
+def _write(run: RunContext, result: RoundResult, scores: dict[str, Any]) -> None:
+    """Write the round's line of metrics."""
+    if run.writer is not None:
+        privacy = run.plan.privacy
+        spent = privacy and privacy.spent(result.round)
+        seconds = time.monotonic() - result.began
+        run.writer.add(record(result.round, result.metrics, scores, seconds, run.traffic, spent))
+
+
+def _save(run: RunContext, state: FederatedState, scores: dict[str, Any]) -> None:
     """Save the state after a round, with the records of all rounds until then."""
-    progress.settle()
-    tag = run.tag | privacy_plan.tag(run.promise, int(state.round))
-    run.checkpoints.save(state, tag, scores, progress.records)
-
-
-def last_round(experiment: config.Experiment, promise: privacy_plan.Promise | None) -> int:
-    """The number of the last round, which a privacy budget may bring forward."""
-    return promise.rounds if promise else experiment.rounds
+    assert run.writer is not None
+    run.writer.settle()
+    tag = run.tag | to_json(run.plan.privacy, int(state.round))
+    run.checkpoints.save(state, tag, scores, run.writer.records)

@@ -1,4 +1,4 @@
-"""What the clients sent in each round, kept in the workdir for what is computed from it later."""
+"""Keeps the clients' messages of each round in the workdir, for later computations."""
 
 import functools
 import math
@@ -18,17 +18,17 @@ from fedjax_med.files import open_regular, replacing
 
 _FOLDER = "updates"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, OverflowError)
-_LIMIT = 2**38  # bytes of a round, if the memory holds them: a thousand clients with a large model
+_LIMIT = 2**38  # bytes of a round, memory permitting: a thousand clients with a large model
 
 
 class Updates(NamedTuple):
-    """One round's messages, as the clients made them, before all transforms."""
+    """One round's messages as the clients made them, before all transforms."""
 
     message: Any  # [S, ...] in every leaf
-    client: npt.NDArray[np.int32]  # [S], who sent it
+    client: npt.NDArray[np.int32]  # [S], the sender
     weight: npt.NDArray[np.float32]  # [S]; 0: does not count
-    loss: npt.NDArray[np.float32]  # [S], `fedjax_med.core.aggregation.Senders.loss`
-    group: npt.NDArray[np.int32]  # [S]
+    loss: npt.NDArray[np.float32]  # [S], `fedjax_med.core.aggregation.ClientInfo.loss`
+    group: npt.NDArray[np.int32]  # [S], the cluster
 
 
 def _file(workdir: Path, number: int) -> Path:
@@ -41,10 +41,10 @@ def save(workdir: Path, number: int, client_metrics: dict[str, Any]) -> None:
     Args:
         workdir: of the run.
         number: of the round, from 1.
-        client_metrics: what `fedjax_med.core.round.run_round` gave, on the host, with "message".
+        client_metrics: from `fedjax_med.core.round.run_round`, on the host, with "message".
 
     Raises:
-        UserError: They cannot be written.
+        UserError: The file cannot be written.
     """
     leaves = jax.tree.leaves(client_metrics["message"])
     others: dict[str, Any] = {
@@ -60,10 +60,10 @@ def save(workdir: Path, number: int, client_metrics: dict[str, Any]) -> None:
 def _read(
     archive: zipfile.ZipFile, name: str, size: int | None, shape: tuple[int, ...], dtype: Any
 ) -> npt.NDArray[Any]:
-    """The array `name` [S, *shape]; its memory is taken only if it is one of that type, and there.
+    """Read the array `name` [S, *shape]; allocate memory only if its header and size are right.
 
     Raises:
-        ValueError: It is not; of `size`, if given, which S must be.
+        ValueError: Its type, shape or size is wrong; S must be `size`, if given.
     """
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -82,12 +82,12 @@ def _read(
 
 
 def _kept(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type that NumPy writes; of bfloat16 only the number of bytes."""
+    """Return the dtype that NumPy writes; for bfloat16 only the number of bytes."""
     return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "V" else dtype
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The shape and type that an array's header claims; that of version 1 takes 64 kB at most."""
+    """Read the shape and dtype that an array's header claims; version 1 is 64 kB at most."""
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected a header of version 1")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -95,15 +95,15 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def load(workdir: Path, number: int, message: Any) -> Updates:
-    """The messages of round `number`.
+    """Load the messages of round `number`.
 
     Args:
         workdir: of the run.
         number: of the round, from 1.
-        message: of one client, or its shapes and types.
+        message: of one client, or its shapes and dtypes.
 
     Raises:
-        UserError: There are none, or they are damaged.
+        UserError: The messages are missing or damaged.
     """
     file = _file(workdir, number)
     try:

@@ -1,4 +1,4 @@
-"""The file ``metrics.jsonl``: a line of JSON for each round, the same as the checkpoint has."""
+"""The file ``metrics.jsonl``: a line of JSON for each round, as also kept in the checkpoint."""
 
 import contextlib
 import json
@@ -9,18 +9,18 @@ from typing import Any
 from fedjax_med.errors import UserError
 from fedjax_med.files import read_regular, unreadable
 
-_LIMIT = 2**32  # bytes: of ten thousand rounds of a few thousand clients
+_LIMIT = 2**32  # bytes: ten thousand rounds of a few thousand clients
 
 Record = dict[str, Any]  # one round's line
 
 
 def read_records(file: Path, until: int) -> list[Record]:
-    """Read the records of ``metrics.jsonl`` for the rounds up to `until`, by round.
+    """Read the records of ``metrics.jsonl`` up to round `until`, sorted by round.
 
-    Lines that are torn or no records are left out; of several lines of a round the last counts.
+    Lines that are torn or not records are skipped; of several lines of a round the last counts.
 
     Raises:
-        UserError: There is something that is no file of records.
+        UserError: The file exists but cannot be read.
     """
     try:
         return _parsed(read_text(file), until)
@@ -32,7 +32,7 @@ def read_text(file: Path) -> str:
     """Read the text of ``metrics.jsonl``, "" if there is none.
 
     Raises:
-        OSError: It is no regular file, or cannot be read.
+        OSError: It is not a regular file, or cannot be read.
     """
     try:
         return read_regular(file, _LIMIT).decode("utf-8", "replace")
@@ -51,7 +51,7 @@ def _parsed(text: str, until: int) -> list[Record]:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether `value` has what `record` gives and others read."""
+    """Return whether `value` has the fields of a record that its readers need."""
     if not isinstance(value, dict) or type(value.get("round")) is not int:
         return False
     clients, seconds = value.get("clients"), value.get("seconds")
@@ -62,7 +62,7 @@ def all_records(workdir: Path, done: int) -> list[Record]:
     """Read the records of the rounds 1 to `done` of a run.
 
     Raises:
-        UserError: One is missing.
+        UserError: A record is missing.
     """
     file = workdir / "metrics.jsonl"
     records = read_records(file, done)
@@ -79,27 +79,27 @@ def _lost(records: list[Record], done: int) -> list[int]:
 
 
 def as_text(records: Iterable[Record]) -> str:
-    """Write records as lines of JSON."""
+    """Format records as lines of JSON."""
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def reconcile(
     file: Path, start: int, saved: list[Record] | None, say: Callable[[str], None] = print
 ) -> list[Record]:
-    """Settle what ``metrics.jsonl`` has to say of the rounds before a run goes on.
+    """Reconcile ``metrics.jsonl`` with the checkpoint before a run resumes.
 
     Args:
-        file: as a stopped run, a full disk or somebody's editor left it.
-        start: the rounds that are done.
-        saved: their records as the checkpoint has them; None if it has none (an older version's).
-        say: is told what was wrong with the file.
+        file: as a stopped run, a full disk or an editor left it.
+        start: the number of completed rounds.
+        saved: their records in the checkpoint; None if it has none (written by an older version).
+        say: receives a message on faults of the file.
 
     Returns:
         The records of the rounds up to `start`.
     """
     try:
         text = read_text(file)
-    except OSError:  # a pipe or the like, which is replaced
+    except OSError:  # such as a pipe, which is replaced
         text = ""
     found = _parsed(text, start)
     if saved is None:
@@ -107,16 +107,16 @@ def reconcile(
             say(f"{file} lacks {_in_words(lost)}, and so do the sums of bytes and seconds.")
         return found
     expected = as_text(saved)
-    # After a kill there may be later rounds, the last of them torn; earlier ones again are wrong.
+    # After a kill, later rounds may follow, the last one torn; repeated earlier ones are wrong.
     if not text.startswith(expected) or _parsed(text[len(expected) :], start):
         lines = {json.dumps(record) for record in found}
         lost = [record["round"] for record in saved if json.dumps(record) not in lines]
-        told = f"lacked {_in_words(lost)}" if lost else "had lines too many"
-        say(f"{file} {told}: written anew from the checkpoint.")
+        what = f"lacked {_in_words(lost)}" if lost else "had lines too many"
+        say(f"{file} {what}: written anew from the checkpoint.")
     return saved
 
 
 def _in_words(rounds: list[int]) -> str:
-    """Write some rounds as "rounds 3, 4 and 12 more"."""
+    """Format rounds as "rounds 3, 4 and 12 more"."""
     more = f" and {len(rounds) - 5} more" if len(rounds) > 5 else ""
     return f"round{'s' * (len(rounds) > 1)} {', '.join(map(str, rounds[:5]))}{more}"

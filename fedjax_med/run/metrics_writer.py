@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a line and a JSON object each round, and TensorBoard files."""
+"""Progress output of a run: a line and a JSON object each round, and TensorBoard files."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from fedjax_med.core import faults
-from fedjax_med.core import round as federated
+from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.communication import Traffic
 from fedjax_med.errors import UserError
 from fedjax_med.files import replacing, sync, writing
@@ -25,18 +25,18 @@ _is_finite = jax.jit(faults.is_finite)
 
 
 def check_finite(
-    client_metrics: ClientMetrics, state: federated.FedState, number: int, intact: int
+    client_metrics: ClientMetrics, state: FederatedState, number: int, intact: int
 ) -> None:
-    """Stop at the first client whose update or loss is not a number, or at such a state.
+    """Refuse a round in which a client's update or loss, or the new state, is not finite.
 
     Args:
-        client_metrics: [C] each, of the round.
+        client_metrics: [S] each, of the round.
         state: after the round.
         number: of the round.
         intact: the round of the last good checkpoint; 0 if there is none.
 
     Raises:
-        UserError: The message names the round and the client, or what else is not a number.
+        UserError: The message names the round and the first such client, or the part of the state.
     """
     kept = f"The checkpoint of round {intact} is intact" if intact else "No checkpoint was written"
     good = client_metrics["finite"] & np.isfinite(client_metrics["loss"])
@@ -47,9 +47,9 @@ def check_finite(
             f"round {number}: client {client_metrics['client'][first]} sent NaN or infinity (mean "
             f"loss {loss}). {kept}; a lower "
             "--config.client.optimizer.options.learning_rate usually helps, and "
-            "--config.turnout.bad=skip goes on without such clients."
+            "--config.participation.on_invalid=skip goes on without such clients."
         )
-    for name in ("server", "clients", "reducer"):
+    for name in ("server", "clients", "aggregator"):
         if not _is_finite(getattr(state, name)):
             raise UserError(
                 f"round {number}: the update of the {name}'s state gave NaN or infinity, though "
@@ -70,21 +70,21 @@ def record(
     traffic: Traffic | None = None,
     spent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One round's line of ``metrics.jsonl``.
+    """Build one round's line of ``metrics.jsonl``.
 
     Args:
         number: of the round.
-        client_metrics: [C] each, as `fedjax_med.core.round.run_round` gives them.
-        validation: what `fedjax_med.evaluation.per_client.validation_metrics` gives, or nothing.
-        seconds: that the round took, validation included.
-        traffic: of one client in one round; None where nothing crosses a network.
-        spent: what privacy has cost until now
-            (`fedjax_med.experiment.privacy_plan.Promise.spent`); None where none is promised.
+        client_metrics: [S] each, from `fedjax_med.core.round.run_round`.
+        validation: from `fedjax_med.evaluation.per_client.validation_metrics`, or {}.
+        seconds: the duration of the round, validation included.
+        traffic: of one client in one round; None if nothing crosses a network.
+        spent: the privacy cost so far (`fedjax_med.privacy.plan.PrivacyPlan.spent`); None without
+            a guarantee.
     """
     count = np.maximum(client_metrics["count"], 1)
     crossed = {}
     if traffic is not None:
-        # What came too late or was garbage has crossed the network all the same.
+        # Late and corrupted updates have crossed the network all the same.
         there = int(client_metrics.get("present", client_metrics["weight"] > 0).sum())
         crossed["bytes_up"], crossed["bytes_down"] = there * traffic.up, there * traffic.down
     own = {"counted": client_metrics["counted"].tolist()} if "counted" in client_metrics else {}
@@ -106,7 +106,7 @@ def record(
 
 
 def size_in_words(num_bytes: float) -> str:
-    """Three digits and a unit, as 1.23 MB."""
+    """Format bytes with three digits and a unit, such as 1.23 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -114,14 +114,14 @@ def size_in_words(num_bytes: float) -> str:
     return f"{num_bytes:.3g} TB"
 
 
-class Progress:
-    """Writes one run's records, and says each on the screen.
+class MetricsWriter:
+    """Writes one run's records, and prints a line for each.
 
     Args:
         workdir: of the run.
-        start: the rounds that are done already.
-        rounds: how many there will be.
-        saved: the records of those that are done, as the checkpoint has them; None if it has none.
+        start: the number of completed rounds.
+        rounds: the number of rounds in all.
+        saved: the records of the completed rounds in the checkpoint; None if it has none.
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class Progress:
             self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def _rewrite(self) -> None:
-        """Write the file whole, so that a kill here loses nothing, and go on at its end."""
+        """Replace the file as a whole, so that a kill loses nothing, and open it for appending."""
         with replacing(self._file) as temporary:
             temporary.write_text(as_text(self.records), "utf-8")
         self._stream = self._file.open("a", encoding="utf-8")
 
     def add(self, record: Record) -> None:
-        """Write `record`, which has "round", "train_loss", "seconds" and "validation"."""
+        """Write and print `record`, as built by the function of this name."""
         self.records.append(record)
         with writing(self._file):
             self._stream.write(json.dumps(record) + "\n")
@@ -159,7 +159,7 @@ class Progress:
         print(self._line(record), flush=True)
 
     def settle(self) -> None:
-        """Bring all records to the disk; if the file was changed meanwhile, write it anew.
+        """Sync all records to disk; if the file was changed meanwhile, rewrite it.
 
         Raises:
             UserError: It cannot be written.
@@ -178,7 +178,7 @@ class Progress:
 
     def _line(self, record: dict[str, Any]) -> str:
         done = record["round"]
-        # The first round of a process also compiles, so it tells nothing about those to come.
+        # The first round of a process also compiles, so it does not predict later ones.
         seconds = [one["seconds"] for one in self.records if one["round"] > self._start + 1]
         left = int(statistics.fmean(seconds or [0.0]) * (self._rounds - done))
         ahead = f"  left {left // 60}:{left % 60:02d}" if seconds or done == self._rounds else ""
@@ -208,5 +208,5 @@ class Progress:
     def close(self) -> None:
         """Flush and close the files."""
         for file in (self._stream, self._writer):
-            with contextlib.suppress(OSError):  # a full disk, which was told already
+            with contextlib.suppress(OSError):  # a full disk, reported already
                 file.close()

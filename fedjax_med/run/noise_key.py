@@ -1,7 +1,7 @@
 """The secret from which a private run draws its noise, kept in its workdir.
 
-From it follows another secret for each experiment and data set, so that no two runs share noise:
-where they do, the difference of their models is what they learned of the images, without any.
+A separate secret is derived from it for each experiment and data set, so that no two runs share
+noise: otherwise the difference of their models would show what they learned, free of noise.
 """
 
 import contextlib
@@ -17,28 +17,28 @@ from typing import Any
 
 from fedjax_med.errors import UserError
 from fedjax_med.execution import multihost
-from fedjax_med.experiment import privacy_plan
 from fedjax_med.experiment.config import Experiment, to_dict
 from fedjax_med.files import open_regular, replacing
 from fedjax_med.models.pretrained import weights
+from fedjax_med.privacy.plan import NoiseSource, PrivacyPlan, to_json
 from fedjax_med.run.provenance import refuse_other, run_digest
 from fedjax_med.run.workdir import read_workdir
 
 NAME = "noise_key"
 _BYTES = 32
-_LIMIT = 4096  # bytes of the file, which has 65
+_LIMIT = 4096  # bytes; the file has 65
 
 
 def secret(workdir: Path, started: bool) -> str:
-    """Give the workdir's secret, 64 hexadecimal digits; on the disk before it is used.
+    """Read or create the workdir's secret, 64 hexadecimal digits; it is on disk before use.
 
     Args:
-        workdir: of the run; the file in it is for its owner alone.
+        workdir: of the run; only its owner can read the secret's file.
         started: whether rounds are done already, whose noise came from it.
 
     Raises:
-        UserError: It is missing, though rounds are done; it is damaged, is no regular file, or
-            others can read it; or it cannot be written.
+        UserError: It is missing though rounds are done, is damaged, is not a regular file, is
+            readable by others, or cannot be written.
     """
     file = workdir / NAME
     with contextlib.suppress(FileNotFoundError):
@@ -48,12 +48,12 @@ def secret(workdir: Path, started: bool) -> str:
             f"expected {file}, the secret that the noise of the rounds before came from, and it is "
             "missing. Restore it, or choose another --workdir."
         )
-    # Of two processes one makes it, and both read it.
+    # If two processes race, one creates the file and both read it.
     with replacing(file, 0o600, stays=True) as temporary:
         temporary.write_text(secrets.token_hex(_BYTES) + "\n", "ascii")
     try:
         return _read(file)
-    except FileNotFoundError as error:  # a link to nothing
+    except FileNotFoundError as error:  # a dangling link
         raise UserError(_unreadable(file, error)) from error
 
 
@@ -89,81 +89,77 @@ def _unreadable(file: Path, error: OSError) -> str:
 
 
 def _is_open(found: os.stat_result) -> bool:
-    """Whether others than this user can read a file."""
+    """Return whether a file is accessible to, or owned by, anyone but this user."""
     mine = os.geteuid() if hasattr(os, "geteuid") else found.st_uid
     return bool(found.st_mode & 0o077) or found.st_uid != mine
 
 
 def _has_modes(folder: Path) -> bool:
-    """Try whether files in `folder` can be for this user alone: not on Windows, nor on FAT."""
+    """Check whether files in `folder` can be private to this user: not on Windows or FAT."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as made:  # of mode 600, and without a name
+        with tempfile.TemporaryFile(dir=folder) as made:  # has mode 600 and no name
             return not _is_open(os.fstat(made.fileno()))
     except OSError:
         return True
 
 
 def derive(text: str, run: str) -> str:
-    """Derive the secret of one run, 64 hexadecimal digits, from its workdir's (HMAC-SHA256).
+    """Derive the secret of one run, 64 hexadecimal digits, from the workdir's (HMAC-SHA256).
 
     Args:
-        text: from `secret`.
-        run: what makes it the run that it is (`fedjax_med.run.provenance.run_digest`).
+        text: the workdir's secret, from `secret`.
+        run: the digest that identifies the run (`fedjax_med.run.provenance.run_digest`).
     """
     return hmac.digest(bytes.fromhex(text), b"fedjax_med run " + run.encode(), "sha256").hex()
 
 
 def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple[str, str]:
-    """Give the secret of the run, and the digest of what makes it the run that it is.
+    """Return the secret of the run, and the digest that identifies the run.
 
-    A run that goes on keeps the digest that it began with, which another version of the package
-    may tell otherwise; whoever restores the checkpoint sees to it that it is of this run.
+    A resumed run keeps the digest that it began with, which another version of the package may
+    compute differently; restoring the checkpoint verifies that it is of this run.
 
     Args:
         workdir: of the run.
         saved: the identity of its last checkpoint, or {}.
-        given: that of this run, with what is said of privacy.
+        given: the identity of this run, with its privacy entry.
 
     Raises:
         UserError: As `secret` does; the workdir holds another experiment and no secret; or the
-            first weights do not read.
+            first weights cannot be read.
     """
-    # A checkpoint has its own weights; where the first ones lie is then no matter.
+    # A checkpoint has its own weights; the location of the first ones does not matter then.
     first = "" if saved else given["experiment"]["pretrained"]
     run = str(saved.get("noise") or run_digest(given, weights.digest(first)))
     records, file = workdir / "metrics.jsonl", workdir / "experiment.json"
     begun = bool(saved) or (records.exists() and records.stat().st_size > 0)
     if begun and file.exists() and not (workdir / NAME).exists():
-        # Another experiment may never have had a secret, and then none can be restored.
+        # Another experiment may never have had a secret, so do not ask the user to restore it.
         refuse_other(workdir, read_workdir(workdir), given)
     return derive(secret(workdir, begun), run), run
 
 
-def means(
+def noise_source(
     experiment: Experiment,
-    promise: privacy_plan.Promise | None,
+    privacy: PrivacyPlan | None,
     workdir: Path,
     last: Callable[[], dict[str, Any]],
     data: str,
-) -> privacy_plan.Means | None:
-    """The noise of a run, and the secret that it is drawn from, the same in every process.
+) -> NoiseSource | None:
+    """Return the source of a run's noise, equal in all processes; None: the experiment's seed.
 
     Args:
         experiment: completed.
-        promise: its promise; None where nothing is.
+        privacy: its plan; None without a guarantee.
         workdir: of the run.
-        last: gives the identity of its last checkpoint, or {}.
+        last: returns the identity of the last checkpoint, or {}.
         data: the digest of the clients' data.
     """
-    if promise is None:
+    if privacy is None or experiment.privacy.noise_from != "secret":
         return None
-    if experiment.privacy.noise_from != "secret":
-        return privacy_plan.Means(promise.account.noise_multiplier)
 
     def secret_and_run() -> str:
-        given = {"experiment": to_dict(experiment), "data": data, **privacy_plan.tag(promise, 0)}
+        given = {"experiment": to_dict(experiment), "data": data, **to_json(privacy, 0)}
         return " ".join(of_run(workdir, last(), given))
 
-    return privacy_plan.Means(
-        promise.account.noise_multiplier, *multihost.text_from_main(secret_and_run).split(" ", 1)
-    )
+    return NoiseSource(*multihost.text_from_main(secret_and_run).split(" ", 1))

@@ -1,4 +1,4 @@
-"""Where a round's time goes: a line for each profiled round, and a trace for a viewer."""
+"""Profiling of rounds: a line with the time of each part, and a trace for a viewer."""
 
 import contextlib
 import re
@@ -14,10 +14,10 @@ from fedjax_med.files import writing
 
 
 def parse_rounds(text: str) -> range:
-    """The rounds that ``3`` or ``3-5`` names; none for an empty text.
+    """Parse rounds such as ``3`` or ``3-5``; an empty text means none.
 
     Raises:
-        UserError: It is neither.
+        UserError: The text has another form.
     """
     if not text:
         return range(0)
@@ -29,21 +29,21 @@ def parse_rounds(text: str) -> range:
 
 
 def peak_memory() -> str:
-    """The most memory that this process has had, in words."""
+    """Format the peak memory of this process."""
     try:
         import resource
     except ImportError:  # on Windows
         return "not known on this system"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return f"{peak * unit / 2**30:.2f} GiB at most"
 
 
 class Profile:
-    """Traces `rounds` into ``workdir/profile``, and says where the time of each of them went.
+    """Traces `rounds` into ``workdir/profile``, and prints the time of each part of a round.
 
     The trace opens in TensorBoard (with the extra `profile`) and, as ``perfetto_trace.json.gz``, on
-    https://ui.perfetto.dev. Tracing costs time itself; the first round of a process also compiles.
+    https://ui.perfetto.dev. Tracing itself takes time; the first round of a process also compiles.
     """
 
     def __init__(self, workdir: Path, rounds: range) -> None:
@@ -52,7 +52,7 @@ class Profile:
         self._tracing = False
 
     def check(self, first: int, last: int) -> None:
-        """Say so where none of the rounds that will run, `first` to `last`, is to be profiled."""
+        """Print a notice if none of the rounds to run, `first` to `last`, is to be profiled."""
         wanted = self._rounds
         if not wanted or (wanted[0] <= last and wanted[-1] >= first):
             return
@@ -61,14 +61,14 @@ class Profile:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time in here as the round's `name`."""
+        """Add the time of the block to the round's part `name`."""
         began = time.perf_counter()
         with jax.profiler.TraceAnnotation(name):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def begin(self, number: int) -> None:
-        """Start the round `number`."""
+        """Start round `number`, and a trace if it is to be profiled."""
         self._seconds.clear()
         if number in self._rounds and not self._tracing:
             with writing(self._folder):
@@ -77,7 +77,7 @@ class Profile:
             self._tracing = True
 
     def end(self, number: int) -> None:
-        """End the round `number`."""
+        """End round `number`: print its times, and end the trace after the last profiled round."""
         if number in self._rounds:
             parts = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._seconds.items())
             print(f"round {number}: {parts}", flush=True)

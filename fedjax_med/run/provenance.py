@@ -1,4 +1,4 @@
-"""Which experiment a checkpoint is of, and what computed its bits."""
+"""Identity of a run: its experiment and data, and the software and hardware that computed it."""
 
 import functools
 import hashlib
@@ -10,18 +10,27 @@ from typing import Any
 import jax
 
 from fedjax_med import __version__
+from fedjax_med.core.client_map import ClientMap
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import config, resolve
 
-# These may differ between a run and its continuation: they do not touch the numbers.
-_FREE = ("name", "map_clients", "images", "validate_every", "views", "calibrate", "checkpoint")
-# Two runs are compared by these only where both have them.
+# These may differ between a run and its continuation: they do not affect the numbers.
+_FREE = (
+    "name",
+    "map_clients",
+    "image_storage",
+    "validate_every",
+    "tta_views",
+    "calibrate",
+    "checkpoint",
+)
+# Two runs are compared by these only if both have them.
 _ROUNDS, _NOISE = "rounds", "the noise multiplier"
 
 
 @functools.cache
 def code_version() -> str:
-    """The version of the package and a short digest of its source."""
+    """Return the version of the package with a short digest of its source."""
     digest = hashlib.sha256()
     root = Path(__file__).parent.parent
     for file in sorted(root.rglob("*.py")):
@@ -29,20 +38,20 @@ def code_version() -> str:
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
-def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> dict[str, Any]:
-    """What a checkpoint must agree with (experiment and data), and what its bits depend on.
+def identity(experiment: dict[str, Any], data_digest: str, client_map: ClientMap) -> dict[str, Any]:
+    """Build the identity: experiment and data, which must match, and what the bits depend on.
 
     Args:
-        experiment: `fedjax_med.experiment.config.to_dict` of it.
+        experiment: from `fedjax_med.experiment.config.to_dict`.
         data_digest: of the clients' data.
-        map_clients: the strategy that was picked.
+        client_map: the one in use.
     """
     computed = {
         "the code": code_version(),
-        "map_clients": map_clients,
+        "map_clients": client_map.name,
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count() if map_clients.startswith("sharded") else 1,
+        "devices": jax.device_count() if client_map.sharded else 1,
         "processes": jax.process_count(),
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
@@ -50,7 +59,7 @@ def identity(experiment: dict[str, Any], data_digest: str, map_clients: str) -> 
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names."""
+    """Flatten nested dictionaries into one with dotted names."""
     if not isinstance(values, dict):
         return {prefix: values}
     one: dict[str, Any] = {}
@@ -60,9 +69,9 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    """`value` of JSON, so that values that are equal (1, 1.0 and True; NaN and NaN) read the same.
+    """Convert JSON so that equal values (1, 1.0 and True; NaN and NaN) have equal texts.
 
-    Python's numbers are exact, so that an integer stands for a float only where they are equal.
+    Python's integers are exact, so an integer replaces a float only where they are equal.
     """
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
@@ -78,34 +87,34 @@ def _text(value: Any) -> str:
 
 
 def _is_free(field: str, constant: bool) -> bool:
-    """Whether `field` may differ between two that are the same run.
+    """Return whether `field` may differ within the same run.
 
     Args:
         field: of the experiment, dotted.
-        constant: whether the learning rate's schedule does not depend on the rounds.
+        constant: whether the learning rate is constant, independent of the number of rounds.
     """
     return (
         field.partition(".")[0] in _FREE
         or (field == _ROUNDS and constant)
-        or field == "privacy.budget"  # it ends a run, and does not touch the numbers
-        # Where a file lies is no matter: what was read from it is in the data's digest.
+        or field == "privacy.budget"  # it ends a run, and does not affect the numbers
+        # A file's location does not matter: its content is in the data's digest.
         or field.endswith(".options.path")
     )
 
 
 def decisive(tag: dict[str, Any]) -> dict[str, str]:
-    """List what makes two runs the same one: equal values have equal texts, others have others.
+    """List the values that identify a run, as texts that are equal only for equal values.
 
-    `differences` and `run_digest` both follow from it, so that what is another run to the one is
-    another run to the other.
+    `differences` and `run_digest` are both derived from it, so they agree on which runs are the
+    same.
 
     Args:
-        tag: an `identity` ("experiment", of a completed one, and "data" suffice), with what
-            `fedjax_med.experiment.privacy_plan.tag` says of privacy, where something is promised.
+        tag: an `identity` ("experiment", of a completed one, and "data" suffice), with the privacy
+            entry of `fedjax_med.privacy.plan.to_json` if there is a guarantee.
 
     Returns:
-        The fields of the experiment that are not free to change, by their dotted names; the noise
-        multiplier, which may have been solved from what is free to change; the data's digest.
+        The fields of the experiment that may not change, by their dotted names; the noise
+        multiplier, which may have been solved from fields that may change; the data's digest.
     """
     values = tag["experiment"]
     constant = values["client"]["schedule"] == "constant"
@@ -120,27 +129,26 @@ def decisive(tag: dict[str, Any]) -> dict[str, str]:
 
 
 def run_digest(tag: dict[str, Any], weights: str = "") -> str:
-    """Compute SHA-256 of what makes this run the one that it is: its noise follows from it.
+    """Compute the SHA-256 that identifies this run; its noise is derived from it.
 
-    All fields are in it, those with their default, too: a later version may have other defaults,
-    and is another run then. It may also have one field more, and another digest for the same run;
-    so a checkpoint keeps the one that its run began with (`fedjax_med.run.noise_key.of_run`).
+    All fields are included, also those at their defaults: with a later version's other defaults it
+    is another run. A later version may also add a field and so change the digest of the same run;
+    so a checkpoint keeps the digest its run began with (`fedjax_med.run.noise_key.of_run`).
 
     Args:
         tag: as for `decisive`.
-        weights: the digest of the first weights, where they are from a file, which may change
-            under its name.
+        weights: the digest of the first weights if they are from a file, whose content may change.
     """
     return hashlib.sha256(_text(decisive(tag) | {"the weights": weights}).encode()).hexdigest()
 
 
 def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What keeps a run from going on with a checkpoint: a line for each of `decisive` that differs.
+    """List what prevents resuming from a checkpoint: a line for each differing `decisive` value.
 
-    What is `_FREE` may change, and so may the rounds unless the learning rate's schedule depends
-    on them.
+    The fields in `_FREE` may change, and so may the rounds unless the learning rate's schedule
+    depends on them.
     """
-    # A field that is newer than the checkpoint had its default.
+    # A field newer than the checkpoint had its default value.
     completed = config.to_dict(resolve.complete(config.from_dict(saved["experiment"])))
     old, new = decisive(saved | {"experiment": completed}), decisive(given)
     had, has = flat(completed), flat(given["experiment"])
@@ -159,12 +167,12 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
 
 
 def refuse_other(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
-    """Refuse to go on in the `workdir` of another experiment.
+    """Refuse to continue in the `workdir` of another experiment.
 
     Args:
         workdir: for the message.
-        saved: the `identity` of what is there ("experiment" and "data" suffice).
-        given: that of this run.
+        saved: the `identity` found there ("experiment" and "data" suffice).
+        given: the `identity` of this run.
 
     Raises:
         UserError: The message names the fields that differ.

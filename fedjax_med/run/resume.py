@@ -1,10 +1,10 @@
-"""Where a run goes on: the last sound checkpoint of its workdir, if it is of this experiment."""
+"""Finds where a run resumes: the last sound checkpoint in its workdir, if of this experiment."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_med import files
-from fedjax_med.core.round import FedState
+from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.errors import UserError
 from fedjax_med.experiment.config import Checkpoint
 from fedjax_med.run.checkpoint import Checkpoints
@@ -15,31 +15,31 @@ from fedjax_med.run.workdir import read_workdir
 
 
 class Start(NamedTuple):
-    """Where a run begins or goes on."""
+    """The state from which a run begins or resumes."""
 
-    state: FedState
-    records: list[Record] | None  # of the rounds that are done; None if no checkpoint has them
+    state: FederatedState
+    records: list[Record] | None  # of the completed rounds; None if no checkpoint has them
 
 
 def find_start(
     workdir: Path,
     checkpoints: Checkpoints,
-    template: FedState,
+    template: FederatedState,
     tag: dict[str, Any],
     begin_anew: bool = False,
 ) -> Start:
-    """Give the last sound checkpoint, or `template` where there is none.
+    """Return the last sound checkpoint, or `template` if there is none.
 
     Args:
         workdir: of the run.
-        checkpoints: its own.
+        checkpoints: of the workdir.
         template: the state before the first round.
         tag: the `identity` of the run.
-        begin_anew: whether to begin at the first round if there are checkpoints and none can be
-            read; those are put aside, not removed.
+        begin_anew: whether to begin at the first round if there are checkpoints but none can be
+            read; they are put aside, not removed.
 
     Raises:
-        UserError: The workdir holds another experiment, more rounds, or nothing that can be read.
+        UserError: The workdir holds another experiment, more rounds, or no readable checkpoint.
     """
     saved = checkpoints.rounds()
     if not saved and (workdir / "experiment.json").exists() and _has_records(workdir):
@@ -72,7 +72,7 @@ def _none_can_be_read(workdir: Path, saved: list[int]) -> str:
 
 
 def _put_aside(workdir: Path) -> Path:
-    """Move what a run wrote into a folder of its own; all but its secret and what it is of."""
+    """Move a run's files to a new folder, which is returned; not its secret and experiment.json."""
     stays = (".lock", NOISE_KEY, "experiment.json")
     paths = (path for path in workdir.iterdir() if path.name not in stays)
     with files.writing(workdir):
@@ -94,7 +94,7 @@ def no_checkpoint(workdir: Path, done: int) -> str:
 
 
 def rounds_done(workdir: Path) -> int:
-    """The latest round of the run in `workdir` that has a checkpoint, or 0."""
+    """Return the latest round of the run in `workdir` that has a checkpoint, or 0."""
     checkpoints = Checkpoints(workdir, Checkpoint(), read_only=True)
     try:
         return max(checkpoints.rounds(), default=0)

@@ -1,6 +1,6 @@
-"""Which checkpoints of a run are kept: the last ones and the best.
+"""Choice of the checkpoints of a run to keep: the last ones and the best.
 
-The choice depends on what the checkpoints themselves say, so a run that was stopped and goes on
+The choice depends only on what the checkpoints themselves record, so a stopped and resumed run
 keeps the same ones as a run that was never stopped.
 """
 
@@ -10,41 +10,41 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """What a checkpoint says of itself."""
+    """The data of one checkpoint that decide whether it is kept."""
 
-    scheduled: bool  # False: it was saved only because a signal or the last round ended the run
-    score: float | None  # by validation, the more the better; None without validation
+    scheduled: bool  # False: saved only because a signal or the last round ended the run
+    score: float | None  # by validation, higher is better; None without validation
 
 
 def _score(number: int, entry: Entry | None, last: int) -> float:
-    """Give the score of a candidate for the best; minus infinity of a round that is none."""
+    """Return the score of a candidate for the best; minus infinity if it is not a candidate."""
     if entry is None or entry.score is None or math.isnan(entry.score):
         return -math.inf
     return entry.score if entry.scheduled or number == last else -math.inf
 
 
 def best_first(entries: Mapping[int, Entry | None], last: int = 0) -> list[int]:
-    """Order rounds by their score, best first, later before earlier; those without come last.
+    """Sort rounds by score, best first, later before earlier; rounds without a score come last.
 
     Args:
         entries: by round; None for a checkpoint that cannot be read.
-        last: the last round of the run, which is a candidate whether it was scheduled or not.
+        last: the last round of the run, a candidate even if it was not scheduled.
     """
     rank = {number: (_score(number, entry, last), number) for number, entry in entries.items()}
     return sorted(rank, key=lambda number: rank[number], reverse=True)
 
 
 def kept(entries: Mapping[int, Entry | None], keep_last: int, keep_best: int) -> set[int]:
-    """Choose the rounds whose checkpoints stay.
+    """Choose the rounds whose checkpoints are kept.
 
-    What was not scheduled stays only as long as it is the latest. So whatever stopped a run
-    meanwhile, and also where more rounds were asked for later, the same ones are kept.
+    An unscheduled checkpoint is kept only while it is the latest. So the same ones are kept however
+    often a run was stopped, and also if more rounds were requested later.
 
     Args:
-        entries: by round; None for a checkpoint that cannot be read, which stays: what cannot be
-            read now is not known to be worthless.
-        keep_last: how many stay because they are the latest; at least one.
-        keep_best: how many of the scheduled ones stay because of their score.
+        entries: by round; None for a checkpoint that cannot be read, which is kept: it is not
+            known to be worthless.
+        keep_last: how many are kept because they are the latest; at least one.
+        keep_best: how many of the scheduled ones are kept for their score.
     """
     unknown = {number for number, entry in entries.items() if entry is None}
     latest = max(entries, default=0)

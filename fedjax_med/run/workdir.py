@@ -1,4 +1,4 @@
-"""The folder that a run lives in: who may write it, and what its experiment.json says of it."""
+"""The workdir of a run: its lock for a single writer, and its experiment.json."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ from fedjax_med.files import clear_temporary, make_folder, read_object, unreadab
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where nothing keeps two runs apart
+except ImportError:  # on Windows, where nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
 
 _NEVER_WAIT = getattr(os, "O_NONBLOCK", 0)
-_TRIES = 100  # to lock a file that others keep removing
-_LIMIT = 2**26  # bytes of experiment.json: a million clients' names
-# Of what experiment.json must hold; and of what it may hold besides.
+_TRIES = 100  # to lock a file that other runs keep removing
+_LIMIT = 2**26  # bytes of experiment.json: enough for a million clients' names
+# Types of the required entries of experiment.json, and of the optional ones.
 _KINDS: dict[str, type] = {"experiment": dict, "data_dir": str, "data": str}
 _MORE: dict[str, type] = {"cache_dir": str, "test": str, "privacy": dict}
 
 
 @contextlib.contextmanager
 def exclusive(workdir: Path) -> Iterator[None]:
-    """Hold `workdir` (made if it is not there) for one process; a killed one lets go of it.
+    """Lock `workdir` (created if missing) for one process; a killed process releases it.
 
-    A folder in which nothing else was written is removed again.
+    The folder is removed again if nothing else was written into it.
 
     Raises:
         UserError: The folder cannot be written, or another run holds it.
@@ -39,26 +39,26 @@ def exclusive(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # what ended the run is what must be told
+            with contextlib.suppress(OSError):  # must not hide the error that ended the run
                 if [path.name for path in workdir.iterdir()] == [".lock"]:
                     lock.unlink()
                     workdir.rmdir()
 
 
 def _locked(lock: Path) -> IO[bytes]:
-    """`lock`, open and locked; a run that ends removes the file, and even its folder.
+    """Open and lock the file `lock`, which an ending run may remove, even with its folder.
 
     Raises:
-        UserError: as `exclusive` does.
+        UserError: As `exclusive` does.
     """
     for _ in range(_TRIES):
         with writing(lock.parent):
             make_folder(lock.parent)
             try:
-                # Nothing that is there is waited for or emptied.
+                # Neither waits for an existing file, such as a pipe, nor empties it.
                 descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NEVER_WAIT, 0o666)
             except FileNotFoundError:
-                if lock.parent.is_dir():  # a link to nowhere
+                if lock.parent.is_dir():  # a dangling link
                     raise
                 continue
         stream = os.fdopen(descriptor, "r+b", 0)
@@ -68,7 +68,7 @@ def _locked(lock: Path) -> IO[bytes]:
             if os.path.samestat(lock.stat(), os.fstat(descriptor)):
                 return stream
         except FileNotFoundError:
-            pass  # the run that held it removed it before it let go
+            pass  # the run that held the lock removed it before releasing it
         except OSError as error:
             stream.close()
             raise _held(lock.parent) from error
@@ -82,11 +82,14 @@ def _held(workdir: Path) -> UserError:
     )
 
 
+CACHE_DIR = "~/.cache/fedjax_med"  # where prepared data is kept if nothing else is said
+
+
 def read_workdir(workdir: Path) -> dict[str, Any]:
-    """The ``experiment.json`` that `train` wrote in `workdir`.
+    """Read the ``experiment.json`` that `train` wrote in `workdir`.
 
     Raises:
-        UserError: There is none, or it does not read.
+        UserError: There is none, or it is malformed.
     """
     file = workdir / "experiment.json"
     if not file.exists():

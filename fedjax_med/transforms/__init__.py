@@ -1,1 +1,1 @@
-"""The shelf of transforms: ``build(*, options) -> MessageTransform``, one file each."""
+"""Message transforms: ``build(*, options) -> MessageTransform``, one file each."""

@@ -1,4 +1,4 @@
-"""Clips to a quantile of the messages' norms, which is tracked from round to round.
+"""Clipping to a quantile of the messages' norms, tracked from round to round.
 
 Andrew et al., NeurIPS 2021, "Differentially Private Learning with Adaptive Clipping"; here without
 noise, and so without privacy.
@@ -8,25 +8,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.core.aggregation import MessageTransform, Senders, State
-from fedjax_med.core.trees import clip_factor, rows
+from fedjax_med.core.aggregation import ClientInfo, MessageTransform, State
+from fedjax_med.core.trees import broadcast_rows, clip_factor
 from fedjax_med.core.types import Key, Message
 from fedjax_med.errors import UserError
 
 
 def build(*, quantile: float = 0.5, norm: float = 1.0, rate: float = 0.2) -> MessageTransform:
-    """Scale down every message whose l2 norm is above a bound that follows the norms.
+    """Build the transform that scales down messages with l2 norms above an adaptive bound.
 
     After each round the bound is multiplied by ``exp(-rate * (b - quantile))``, where b is the
-    share of the clients that count whose norm was not above it.
+    share of the clients that count whose norm was at most the bound.
 
     Args:
-        quantile: in (0, 1), the share of the clients whose messages shall pass unchanged.
-        norm: the first bound, in the units of the message.
-        rate: of the bound's changes; 0 keeps the first.
+        quantile: in (0, 1), the share of the clients whose messages should stay unchanged.
+        norm: the initial bound, in the units of the message.
+        rate: the learning rate of the bound; 0 keeps the initial one.
 
     Raises:
-        UserError: an option is out of its range.
+        UserError: an option is out of range.
     """
     if not 0 < quantile < 1:
         raise UserError(
@@ -38,13 +38,15 @@ def build(*, quantile: float = 0.5, norm: float = 1.0, rate: float = 0.2) -> Mes
         raise UserError(f"expected transform adaptive_clip to have rate >= 0, got rate={rate}.")
 
     def update(
-        messages: Message, senders: Senders, state: State, key: Key
+        messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
         norms = jax.vmap(optax.tree.norm)(messages)
         factor = clip_factor(norms, state)
-        clipped = jax.tree.map(lambda leaf: leaf * rows(factor, leaf).astype(leaf.dtype), messages)
-        counts = senders.weight > 0
+        clipped = jax.tree.map(
+            lambda leaf: leaf * broadcast_rows(factor, leaf).astype(leaf.dtype), messages
+        )
+        counts = client_info.num_examples > 0
         number = jnp.sum(counts)
         below = jnp.sum(counts & (norms <= state)) / jnp.maximum(number, 1)
         moved = state * jnp.exp(-rate * (below - quantile))

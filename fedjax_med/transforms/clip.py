@@ -1,19 +1,19 @@
-"""Bounds the norm of what each client sends (the clipping of McMahan et al., ICLR 2018)."""
+"""Clipping of each message's norm (McMahan et al., ICLR 2018)."""
 
 import jax
 import optax
 
-from fedjax_med.core.aggregation import MessageTransform, Senders, State
+from fedjax_med.core.aggregation import ClientInfo, MessageTransform, State
 from fedjax_med.core.trees import clip_factor
 from fedjax_med.core.types import Key, Message
 from fedjax_med.errors import UserError
 
 
 def build(*, norm: float = 1.0) -> MessageTransform:
-    """Scale down every message whose l2 norm over all leaves is above `norm`.
+    """Build the transform that scales messages down to at most l2 norm `norm` over all leaves.
 
     Args:
-        norm: the largest l2 norm that passes, in the units of the message.
+        norm: the largest l2 norm, in the units of the message; smaller messages stay unchanged.
 
     Raises:
         UserError: `norm` is not positive.
@@ -26,9 +26,9 @@ def build(*, norm: float = 1.0) -> MessageTransform:
         return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), message)
 
     def update(
-        messages: Message, senders: Senders, state: State, key: Key
+        messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
-        del senders, key  # each message by itself, and nothing is random here
+        del client_info, key  # each message separately, and nothing is random here
         return jax.vmap(clip)(messages), state
 
     return MessageTransform(lambda message, num_clients: (), update)

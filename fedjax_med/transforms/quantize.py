@@ -1,4 +1,4 @@
-"""Rounds each value at random to one of a few levels, right in the mean.
+"""Unbiased stochastic rounding of each value to one of a few levels.
 
 Alistarh et al., NeurIPS 2017, "QSGD"; with levels between a leaf's least and largest value and with
 the rotation as in Suresh et al., ICML 2017, "Distributed Mean Estimation with Limited
@@ -10,23 +10,16 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.aggregation import (
-    SEED_BITS,
-    UNCHANGED,
-    MessageTransform,
-    Senders,
-    State,
-    Wire,
-    plain,
-)
+from fedjax_med.core.aggregation import UNCHANGED, ClientInfo, MessageTransform, State
+from fedjax_med.core.payload import SEED_BITS, Payload, uncompressed
 from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
 
-_SCALES = 64  # bits of a leaf's least and largest value, float32 both
+_SCALES = 64  # bits of a leaf's least and largest value, both float32
 
 
 def hadamard(values: Array) -> Array:
-    """The orthonormal Walsh-Hadamard transform, its own inverse: [P] -> [P], P a power of two."""
+    """Apply the Walsh-Hadamard transform, orthonormal and self-inverse: [P] -> [P], P = 2^n."""
     size = values.shape[0]
     if size == 1:
         return values
@@ -41,12 +34,12 @@ def hadamard(values: Array) -> Array:
 
 
 def padded(size: int) -> int:
-    """The least power of two that is not below `size`."""
+    """Compute the least power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()
 
 
 def _round(values: Array, bits: int, sent: Array, key: Key) -> Array:
-    """`values` [V] at random to the level below or above, those that are `sent`: bool [V]."""
+    """Round `values` [V] at random to the level below or above, where `sent`, bool [V], is true."""
     low = jnp.min(values, where=sent, initial=jnp.inf)
     high = jnp.max(values, where=sent, initial=-jnp.inf)
     top = 2**bits - 1
@@ -63,7 +56,7 @@ def _rounded(leaf: Array, bits: int, sparse: bool, key: Key) -> Array:
 
 
 def _rotated(leaf: Array, bits: int, key: Key) -> Array:
-    """As `_rounded`, in a random basis."""
+    """Round as `_rounded` does, but in a randomly rotated basis."""
     round_key, sign_key = jax.random.split(key)
     size = padded(leaf.size)
     signs = jax.random.rademacher(sign_key, (size,), jnp.float32)
@@ -85,18 +78,18 @@ def _check(bits: int, rotate: bool, sparse: bool) -> None:
 
 
 def build(*, bits: int = 8, rotate: bool = False, sparse: bool = False) -> MessageTransform:
-    """Round every leaf of every message to 2**bits levels between its least and largest value.
+    """Build the transform that rounds each leaf to 2**bits levels from its least to largest value.
 
     Args:
-        bits: of each value, 1 to 16; with 32 messages stay as they are.
-        rotate: whether a leaf is rotated at random before, and back after, which makes the error
-            smaller where few values are large. A leaf is filled with zeros to a power of two for
-            that, and all of it is sent, also after a transform that sends few values.
-        sparse: whether values that are zero are not sent and stay zero: for use after such a
-            transform (``top_k``, ``random_k``), whose zeros would be rounded and sent otherwise.
+        bits: bits per value, 1 to 16; with 32 messages stay unchanged.
+        rotate: whether a leaf is rotated at random before rounding and back afterwards, which
+            reduces the error if few values are large. For this the leaf is padded with zeros to a
+            power of two, and sent whole, even after a transform that sends few values.
+        sparse: whether zeros are not sent and stay zero: for use after a transform that sends few
+            values (``top_k``, ``random_k``), whose zeros would otherwise be rounded and sent.
 
     Raises:
-        UserError: `bits` is another number, or both `rotate` and `sparse` are asked for.
+        UserError: `bits` is out of range, or both `rotate` and `sparse` are set.
     """
     _check(bits, rotate, sparse)
     if bits == 32:
@@ -112,19 +105,19 @@ def build(*, bits: int = 8, rotate: bool = False, sparse: bool = False) -> Messa
         return jax.tree.unflatten(tree, new)
 
     def update(
-        messages: Message, senders: Senders, state: State, key: Key
+        messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
-        return jax.vmap(one, in_axes=(0, 0, None))(messages, senders.place, key), state
+        return jax.vmap(one, in_axes=(0, 0, None))(messages, client_info.client, key), state
 
-    def wire(message: Message, before: Wire) -> Wire:
+    def payload(message: Message, before: Payload) -> Payload:
         sizes = [leaf.size for leaf in jax.tree.leaves(message)]
         scales = _SCALES * len(sizes)
         if sparse:
-            before = plain(message) if before.rotated else before
-            return Wire(before.values, bits, before.extra + scales)
-        # All values are sent, and so no positions of the few that were left before.
+            before = uncompressed(message) if before.rotated else before
+            return Payload(before.values, bits, before.extra + scales)
+        # All values are sent, so the positions of an earlier sparse transform are not.
         if rotate:
-            return Wire(sum(padded(size) for size in sizes), bits, scales + SEED_BITS, True)
-        return Wire(sum(sizes), bits, scales)
+            return Payload(sum(padded(size) for size in sizes), bits, scales + SEED_BITS, True)
+        return Payload(sum(sizes), bits, scales)
 
-    return MessageTransform(lambda message, num_clients: (), update, wire)
+    return MessageTransform(lambda message, num_clients: (), update, payload)

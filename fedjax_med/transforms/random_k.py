@@ -1,4 +1,4 @@
-"""Sends random values of each message, whose positions the server knows by a seed.
+"""Sends random values of each message; the server derives their positions from a seed.
 
 Stich et al., NeurIPS 2018, "Sparsified SGD with Memory"; without memory it is the random mask of
 Konecny et al., 2016, "Federated Learning: Strategies for Improving Communication Efficiency".
@@ -6,30 +6,31 @@ Konecny et al., 2016, "Federated Learning: Strategies for Improving Communicatio
 
 import jax
 
-from fedjax_med.core.aggregation import SEED_BITS, MessageTransform
+from fedjax_med.core.aggregation import MessageTransform
+from fedjax_med.core.payload import SEED_BITS
 from fedjax_med.core.types import Array, Key
 from fedjax_med.transforms import _error_feedback
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
-    """Set all but random values to zero; each client draws its own, anew in each round.
+    """Build the transform that sets all but random values to zero, drawn per client and round.
 
     Args:
-        share: in (0, 1], of the values in all leaves together; at least one is sent. With 1
-            messages stay as they are.
-        error_feedback: whether what was held back is added to the client's next message, which
-            takes the size of a message in memory for each client. Without, the values that are
-            sent are divided by the share, so that the message is right in the mean.
+        share: in (0, 1], the share of the values in all leaves together; at least one is sent.
+            With 1 messages stay unchanged.
+        error_feedback: whether values not sent are added to the client's next message, which
+            takes the memory of a message per client. Otherwise the values that are sent are
+            divided by the share, so that the message is unbiased.
 
     Raises:
-        UserError: `share` is out of its range; from ``init``: the memory is above 8 GiB.
+        UserError: `share` is out of range; from ``init``: the memory is above 8 GiB.
     """
 
     def choose(values: Array, number: int, key: Key) -> Array:
         return _error_feedback.largest(jax.random.bits(key, values.shape), number)
 
     def places(sent: int, total: int) -> int:
-        del sent, total  # all of them are told by one seed
+        del sent, total  # one seed gives all positions
         return SEED_BITS
 
     return _error_feedback.build(

@@ -1,4 +1,4 @@
-"""Sends the largest values of each message with their positions, and the others in later rounds.
+"""Sends the largest values of each message with their positions, the others in later rounds.
 
 Stich et al., NeurIPS 2018, "Sparsified SGD with Memory".
 """
@@ -11,17 +11,17 @@ from fedjax_med.transforms import _error_feedback
 
 
 def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransform:
-    """Set all but the values of largest magnitude to zero.
+    """Build the transform that sets all but the values of largest magnitude to zero.
 
     Args:
-        share: in (0, 1], of the values in all leaves together; at least one is sent. With 1
-            messages stay as they are.
-        error_feedback: whether what was held back is added to the client's next message. Without,
-            training may stall or diverge (Beznosikov et al., JMLR 2023). It takes the
-            size of a message in memory for each client.
+        share: in (0, 1], the share of the values in all leaves together; at least one is sent.
+            With 1 messages stay unchanged.
+        error_feedback: whether values not sent are added to the client's next message, which
+            takes the memory of a message per client. Otherwise training may stall or diverge
+            (Beznosikov et al., JMLR 2023).
 
     Raises:
-        UserError: `share` is out of its range; from ``init``: the memory is above 8 GiB.
+        UserError: `share` is out of range; from ``init``: the memory is above 8 GiB.
     """
 
     def choose(values: Array, number: int, key: Key) -> Array:

@@ -1,1 +1,1 @@
-"""The shelf of commands: ``define_flags(flags)`` and ``run(flags)``, one file each."""
+"""The commands, one file each, with ``define_flags(flags, arguments)`` and ``run(flags)``."""

@@ -1,4 +1,4 @@
-"""says what is wrong with a data set, before anyone trains on it."""
+"""reports the problems of a data set, before training on it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fedjax_med.experiment.config import Experiment
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
-    """The flags of ``fedjax-med audit``."""
+    """Define the command's flags on `flags`."""
     define_config(flags, arguments)
     define_data(flags)
     absl_flags.DEFINE_string(
@@ -23,7 +23,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 
 
 def run(flags: absl_flags.FlagValues) -> int:
-    """Audit the data set, print the table, write the JSON file."""
+    """Audit the data set, print the table and write the JSON file; return the exit code."""
     experiment: Experiment = flags.config
     dataset = components.build(
         "datasets",
@@ -31,7 +31,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         flags.data_dir,
         flags.cache_dir,
         experiment.image_size,
-        experiment.images,
+        experiment.image_storage,
     )
     found = findings.find(dataset)
     out = Path(flags.out).expanduser()

@@ -2,26 +2,25 @@
 
 Every image of Train is tested once, by a model that has not seen it; Test is not touched. The parts
 have the same share of each class, and copies of an image are in one part. Give the same command
-again to go on after an interruption.
+again to resume after an interruption.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from absl import flags as absl_flags
 
-from fedjax_med.cli.commands import evaluate
-from fedjax_med.cli.commands.train import Order, train_all
 from fedjax_med.cli.flags import define_runs
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import comparison, predictions, tables
 from fedjax_med.experiment import config
-from fedjax_med.files import clear_temporary, writing
+from fedjax_med.files import clear_temporary
+from fedjax_med.run.crossvalidate import report
+from fedjax_med.run.evaluate import which_checkpoint
+from fedjax_med.run.train import TrainJob, train_all
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
-    """The flags of this command."""
+    """Define the command's flags on `flags`."""
     define_runs(flags, arguments, "crossvalidation")
     absl_flags.DEFINE_integer("folds", 5, "how many parts", flag_values=flags)
     absl_flags.DEFINE_list(
@@ -30,9 +29,9 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 
 
 def run(flags: absl_flags.FlagValues) -> int:
-    """Train and test on every fold, then tell of all of them; returns the exit code."""
+    """Train and test every fold, then report all of them; return the exit code."""
     experiment: config.Experiment = flags.config
-    which = evaluate.which_checkpoint(flags.checkpoint, experiment)
+    which = which_checkpoint(flags.checkpoint, experiment)
     if flags.folds < 2:
         raise UserError(f"expected --folds >= 2, got {flags.folds}.")
     if experiment.folds:
@@ -44,7 +43,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     name = f"{experiment.name or 'experiment'}-crossvalidation"
     workdir = Path(flags.workdir or f"runs/{name}").expanduser()
     orders = [
-        Order(
+        TrainJob(
             dataclasses.replace(experiment, folds=flags.folds, fold=fold),
             flags.data_dir,
             flags.cache_dir,
@@ -57,20 +56,5 @@ def run(flags: absl_flags.FlagValues) -> int:
     clear_temporary(workdir)
     if code := train_all(orders):
         return code
-    _tell(workdir, [order.workdir for order in orders])
+    report(workdir, [order.workdir for order in orders])
     return 0
-
-
-def _tell(workdir: Path, folders: list[Path]) -> None:
-    """Print and write what the folds have come to."""
-    folds = [tables.read_evaluation(folder / "evaluation.json") for folder in folders]
-    together, names = comparison.read(folders)
-    result: dict[str, Any] = evaluate.of_predictions(together, names, folds[0]["site_names"])
-    told = "1 fold" if len(folds) == 1 else f"{len(folds)} folds"
-    print(f"\nIn {told}, each image tested once:\n\n{tables.table(result)}")
-    if len(folds) > 1:
-        print(f"\n{tables.markdown(folds, 'folds')}")
-    with writing(workdir):
-        tables.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
-        predictions.write(together, names, workdir / predictions.NAME)
-    print(f"\nWritten: {workdir / 'crossvalidation.json'}, {workdir / predictions.NAME}")

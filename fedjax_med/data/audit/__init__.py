@@ -1,1 +1,1 @@
-"""What is wrong with a data set: copies, contradictions, unreadable files."""
+"""Audit of a data set: copies, contradictory labels, unreadable files."""

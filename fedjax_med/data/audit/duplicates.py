@@ -1,4 +1,4 @@
-"""Which images are the same one: copies by their bytes, near-duplicates by hash and pixels."""
+"""Finds duplicate images: copies by their bytes, near-duplicates by hash and pixels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Images, Split
+from fedjax_med.data.dataset import Images, Split
 
-# Of 256 bits. On the nine-class ISIC set the three pairs that are the same photograph with other
-# colours differ in at most 5 bits; of the other 2.5 million pairs none differs in fewer than 21.
+# Of 256 bits. On the nine-class ISIC set the three pairs that show one photograph in different
+# colours differ in at most 5 bits; the other 2.5 million pairs all differ in at least 21.
 MAX_HASH_DISTANCE = 10
-# Grey levels of 255, on average; tells apart the images without structure, which share one hash.
+# Mean difference in grey levels of 255; separates images without structure, whose hash is equal.
 MAX_PIXEL_DISTANCE = 16.0
 
 _BANDS = MAX_HASH_DISTANCE + 1  # parts that a hash is cut into
@@ -24,10 +24,10 @@ def duplicate_groups(split: Split) -> Int32:
     """Number the images of a split, so that copies and near-duplicates share a number.
 
     Near-duplicates are found by a 256-bit difference hash and confirmed by their pixels; the groups
-    are the connected components, so what is alike through a third image is one group.
+    are the connected components, so images alike through a third share a group.
 
     Args:
-        split: The images, ``N`` of them.
+        split: the images, ``N`` of them.
 
     Returns:
         int32 `[N]`: numbers from 0, in the order of first appearance.
@@ -36,7 +36,7 @@ def duplicate_groups(split: Split) -> Int32:
 
 
 def members(group: Int32) -> Iterator[Int32]:
-    """The positions of every group of two or more, in the order of first appearance."""
+    """Yield the positions of every group of two or more, in the order of first appearance."""
     order = np.argsort(group, kind="stable").astype(np.int32)
     for same in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         if len(same) > 1:
@@ -51,9 +51,9 @@ def number(
     """Number the images twice: by copies alone, and by copies and near-duplicates.
 
     Args:
-        sha256: Hex digests `[N]`; equal ones are copies.
+        sha256: hex digests `[N]`; equal ones are copies.
         image_hash: uint8 `[N, 32]`.
-        images: uint8 `[N, H, W, ch]`, in parts, one after the other; only candidates are read.
+        images: uint8 `[N, H, W, ch]`, in consecutive parts; only candidates are read.
 
     Returns:
         Two int32 `[N]`, each with numbers from 0 in the order of first appearance.
@@ -64,7 +64,7 @@ def number(
 
 
 def _numbered(group: npt.NDArray[np.integer[Any]]) -> Int32:
-    """The same groups, numbered from 0 in the order of first appearance."""
+    """Renumber the groups from 0 in the order of first appearance."""
     _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
@@ -72,7 +72,7 @@ def _numbered(group: npt.NDArray[np.integer[Any]]) -> Int32:
 def _components(
     count: int, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.intp]:
-    """The connected components of a graph: each vertex's least connected vertex."""
+    """Label the connected components of a graph by the least vertex of each."""
     group = np.arange(count)
     while True:
         least = np.minimum(group[left], group[right])
@@ -85,7 +85,7 @@ def _components(
 def _near_pairs(
     image_hash: npt.NDArray[np.uint8], place: npt.NDArray[np.intp], images: Sequence[Images]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The pairs within both distances, as two arrays of positions; `place` is that in `images`."""
+    """Find the pairs within both distances, as two position arrays; `place` indexes `images`."""
     pairs = [np.zeros((2, 0), np.intp)]
     for block in _near_hashes(image_hash):
         one, other = (_pixels(images, place[side]).astype(np.int16) for side in block)
@@ -96,7 +96,7 @@ def _near_pairs(
 
 
 def _pixels(images: Sequence[Images], place: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
-    """The images at `place`, counted over all parts: ``[n, H, W, ch]``."""
+    """Read the images at `place`, counted over all parts: ``[n, H, W, ch]``."""
     found = np.empty((len(place), *images[0].shape[1:]), np.uint8)
     start = 0
     for part in images:
@@ -107,23 +107,23 @@ def _pixels(images: Sequence[Images], place: npt.NDArray[np.intp]) -> npt.NDArra
 
 
 def _near_hashes(image_hash: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.intp]]:
-    """Pairs ``[2, n]`` of hashes within the distance, each pair once, `_BLOCK` at a time.
+    """Yield pairs ``[2, n]`` of hashes within the distance, each pair once, `_BLOCK` at a time.
 
-    Of `_BANDS` parts of two such hashes at least one is the same, since there are more parts than
-    bits that differ; so only hashes that share a part are compared (Norouzi et al., CVPR 2012,
+    Two such hashes have at least one of `_BANDS` parts in common, since there are more parts than
+    differing bits; so only hashes that share a part are compared (Norouzi et al., CVPR 2012,
     "Fast Search in Hamming Space with Multi-Index Hashing"). Time is linear in the images as long
-    as few share one by chance.
+    as few share a part by chance.
     """
     words = np.ascontiguousarray(image_hash).view(np.uint64)
     bits = np.unpackbits(image_hash, axis=1).astype(np.uint32)
-    # Every `_BANDS`-th bit: neighbouring bits are alike and would tell less apart.
+    # Every `_BANDS`-th bit: neighbouring bits are alike and would separate less.
     parts = [bits[:, band::_BANDS] for band in range(_BANDS)]
     keys = np.stack([part @ (1 << np.arange(part.shape[1], dtype=np.uint32)) for part in parts])
     for band, key in enumerate(keys):
         for left, right in _same_key(key):
             differing = np.bitwise_count(words[left] ^ words[right]).sum(axis=1, dtype=np.int64)
             near = np.stack([left, right])[:, differing <= MAX_HASH_DISTANCE]
-            # A pair that shares several parts came with the first.
+            # A pair that shares several parts was yielded with the first.
             near = near[:, (keys[:band, near[0]] != keys[:band, near[1]]).all(axis=0)]
             for start in range(0, near.shape[1], _BLOCK):
                 yield near[:, start : start + _BLOCK]
@@ -132,7 +132,7 @@ def _near_hashes(image_hash: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.i
 def _same_key(
     key: npt.NDArray[np.uint32],
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    """All pairs of positions with equal keys, each once; at most ``N`` at a time."""
+    """Yield all pairs of positions with equal keys, each once; at most ``N`` at a time."""
     order = np.argsort(key, kind="stable")
     ranked, first = key[order], np.arange(len(key))
     for apart in range(1, len(key)):

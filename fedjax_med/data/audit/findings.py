@@ -1,9 +1,9 @@
-"""What is wrong with a data set, before anyone trains on it, and what to do about it.
+"""Faults of a data set, found before training, and policies to clean it.
 
 Two images are *copies* when their files are byte for byte the same, and *near-duplicates* when they
 look the same but are not copies: a photograph that was saved, scaled or colour-corrected once more.
 Copies are proof, so `clean` settles labels by them; near-duplicates are strong evidence, so they
-only ever guard: they keep out of Train what is in Test, and keep together what a split would part.
+only keep images of Test out of Train and keep duplicates together when the data are split.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Dataset, Split, Unreadable
 from fedjax_med.data.audit.duplicates import Int32, members, number
+from fedjax_med.data.dataset import Dataset, Split, Unreadable
 from fedjax_med.data.images.lazy import DiskImages
 from fedjax_med.errors import UserError, check_name
 
 POLICIES = ("keep", "drop", "rarest")
 
-# 12-bit levels in 16-bit files come out below it (4095 of 65535 is 16 of 255).
+# 12-bit levels in 16-bit files do not exceed it (4095 of 65535 is 16 of 255).
 DARK = 16
 
 FINDINGS = (  # the fields of `Audit` that hold findings
@@ -42,7 +42,7 @@ class SameImage(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """What `find` found; an image may be in more than one finding."""
+    """The result of `find`; an image may be in more than one finding."""
 
     dataset: str
     class_names: tuple[str, ...]
@@ -50,13 +50,13 @@ class Audit(NamedTuple):
     test_sizes: tuple[int, ...]  # [K]
     train_contradictions: tuple[SameImage, ...]  # copies in Train under two or more labels
     train_copies: tuple[SameImage, ...]  # copies in Train under one label
-    leaks_other_label: tuple[SameImage, ...]  # one per Test file that Train has otherwise labelled
-    leaks_same_label: tuple[SameImage, ...]  # one per Test file that Train has with its own label
+    leaks_other_label: tuple[SameImage, ...]  # one per Test file in Train under another label
+    leaks_same_label: tuple[SameImage, ...]  # one per Test file in Train under its own label
     test_contradictions: tuple[SameImage, ...]
     test_copies: tuple[SameImage, ...]
     near_duplicates: tuple[SameImage, ...]  # in and across both
     unreadable: tuple[Unreadable, ...]
-    ignored: tuple[tuple[str, int], ...]  # what was left aside, and how much of it
+    ignored: tuple[tuple[str, int], ...]  # kinds of ignored files and their counts
     dark: tuple[str, ...]  # names of images without a pixel above `DARK`
     # Joint numbers: two examples of Train or Test have the same number exactly when they are the
     # same image. `near` counts near-duplicates as the same, `copy` does not.
@@ -104,7 +104,7 @@ def find(dataset: Dataset) -> Audit:
 
 
 def _brightest(*splits: Split) -> Iterator[int]:
-    """The greatest value in each image; known without reading them where they are on disk."""
+    """Yield the greatest value in each image, without reading images that are on disk."""
     for image in (split.image for split in splits):
         if isinstance(image, DiskImages):
             yield from image.brightest.tolist()
@@ -113,7 +113,7 @@ def _brightest(*splits: Split) -> Iterator[int]:
 
 
 class _Rows(NamedTuple):
-    """Train and, after it, Test: what a finding says of an example."""
+    """Labels and names of the examples, Train before Test, for the findings."""
 
     label: list[str]
     name: list[str]
@@ -160,22 +160,22 @@ def _findings(rows: _Rows, copy: Int32) -> dict[str, tuple[SameImage, ...]]:
 def clean(dataset: Dataset, audit: Audit, policy: str) -> tuple[Dataset, str]:
     """Apply a policy to Train; Test is never altered.
 
-    ``keep`` changes nothing. ``drop`` and ``rarest`` keep out of Train what is in Test (copies and
+    ``keep`` changes nothing. ``drop`` and ``rarest`` remove from Train images of Test (copies and
     near-duplicates), unreadable files, and all but the first copy of an image. Of an image under
-    several labels ``drop`` leaves no copy in Train, and ``rarest`` one with the label whose class
-    has the fewest images in Train as published.
+    several labels ``drop`` keeps no copy in Train, and ``rarest`` keeps one, with the label whose
+    class has the fewest images in Train as published.
 
     Args:
-        dataset: The data set.
-        audit: What `find` says of it.
+        dataset: the data set.
+        audit: the result of `find` for it.
         policy: ``keep``, ``drop`` or ``rarest``.
 
     Returns:
-        The data set without what had to leave, and one line that says what was done.
+        The cleaned data set, and one line that reports the changes.
 
     Raises:
-        UserError: There is no such policy; a Test file is unreadable, or under ``keep`` any file;
-            a class has no training image left.
+        UserError: The policy is unknown; a Test file (under ``keep``, any file) is unreadable; a
+            class has no training image left.
     """
     check_name(policy, POLICIES, "the policies")
     _refuse_unreadable(dataset, policy)
@@ -219,7 +219,7 @@ def _refuse_unreadable(dataset: Dataset, policy: str) -> None:
 def _leavers(
     label: Int32, audit: Audit, policy: str
 ) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
-    """Which train images stay, and how many leave for which reason."""
+    """Decide which train images stay, and count the removed ones by reason."""
     keep = ~np.isin(audit.train_near, audit.test_near)
     sizes = np.bincount(label)
     of_test, contradicted, further = int((~keep).sum()), 0, 0
@@ -228,7 +228,7 @@ def _leavers(
             continue
         winners = copies
         if np.ptp(label[copies]) > 0:
-            # Of classes of one size the first in the alphabet.
+            # Among classes of equal size, the alphabetically first.
             rarest = min(label[copies], key=lambda k: (sizes[k], k))
             winners = copies[label[copies] == rarest] if policy == "rarest" else copies[:0]
         keep[copies] = False

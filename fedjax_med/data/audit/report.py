@@ -1,4 +1,4 @@
-"""An audit for people, as a table, and for programs, as JSON."""
+"""Formats an audit as a table for people and as JSON for programs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from fedjax_med.data.audit.findings import Audit, SameImage
 
-FEW_TRAIN, FEW_TEST = 20, 10  # class sizes below these are worth a word
+FEW_TRAIN, FEW_TEST = 20, 10  # class sizes below these get a remark
 
 _EXAMPLES = 10  # listed in the table per finding
 
@@ -22,7 +22,7 @@ TITLES = {
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
-    """Everything in `audit` as dictionaries and lists that JSON can hold."""
+    """Convert `audit` to dictionaries and lists that JSON can hold."""
     sizes = zip(audit.class_names, audit.train_sizes, audit.test_sizes, strict=True)
     return {
         "dataset": audit.dataset,
@@ -48,7 +48,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
 
 
 def table(audit: Audit, more: str = "audit.json") -> str:
-    """`audit` for people; of each finding ten examples, and `more` says where the rest is."""
+    """Format `audit` for people, ten examples per finding; `more` names the file with the rest."""
     width = max(len(name) for name in ("class", *audit.class_names)) + 2
     lines = [f"  {'class':<{width}}{'train':>7}{'test':>7}"]
     for name, train, test in zip(

@@ -1,5 +1,5 @@
-"""The shelf of data sets.
+"""Data sets, one per file.
 
 ``build(data_dir, cache_dir, image_size, images="memory", *, options) -> Dataset``: `images` says
-where the images are while they are used, in ``memory``, on ``disk``, or where ``auto`` finds room.
+where the images are kept during use: in ``memory``, on ``disk``, or ``auto`` (by the memory size).
 """

@@ -1,7 +1,7 @@
-"""What comes between a drawn lesion and its picture: hairs, a ruler, gel bubbles, light, a sensor.
+"""Turns a drawn lesion into a photograph: hairs, a ruler, gel bubbles, light, sensor noise.
 
-All of it is the same for every class, so that none of it helps to tell them apart. Lengths are in
-half image widths: the image spans -1 to 1.
+These are drawn alike for every class, so that none helps to distinguish the classes. Lengths are
+in half image widths: the image spans -1 to 1.
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ Rng = np.random.Generator
 
 
 def _step(value: Field, width: float) -> Field:
-    """0 to 1, smoothly, as `value` goes from ``-width / 2`` to ``width / 2``."""
+    """Rise smoothly from 0 to 1 as `value` goes from ``-width / 2`` to ``width / 2``."""
     ramp: Field = np.clip(value / width + 0.5, 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
 def _length(x: Field, y: Field) -> Field:
-    """What ``np.hypot`` gives, several times as fast."""
+    """Compute ``np.hypot``, several times as fast."""
     return np.sqrt(x * x + y * y)
 
 
 def _hairs(rng: Rng, x: Field, y: Field, image: Field) -> Field:
-    """Dark or light hairs: long arcs of large circles."""
+    """Draw dark or light hairs on some images: long arcs of large circles."""
     shade = rng.choice((0.12, 0.2, 0.3, 0.75)) * np.array([1.0, 0.85, 0.7])
     for _ in range(rng.integers(1, 5) if rng.random() < 0.5 else 0):
         turn, radius, offset = (
@@ -41,7 +41,7 @@ def _hairs(rng: Rng, x: Field, y: Field, image: Field) -> Field:
 
 
 def _ruler(rng: Rng, x: Field, y: Field, image: Field) -> Field:
-    """The ticks of a ruler along one side of some images."""
+    """Draw the ticks of a ruler along one side of some images."""
     spacing, place, phase = rng.uniform(0.15, 0.25), rng.uniform(0.72, 0.95), rng.uniform()
     side, shown = rng.integers(4), rng.random() < 0.2
     along, out = ((x, y), (y, x), (x, -y), (y, -x))[side]
@@ -56,7 +56,7 @@ def _ruler(rng: Rng, x: Field, y: Field, image: Field) -> Field:
 
 
 def _bubbles(rng: Rng, x: Field, y: Field, image: Field) -> Field:
-    """Rings and highlights of bubbles in the immersion gel."""
+    """Draw rings and highlights of bubbles in the immersion gel on some images."""
     for _ in range(rng.integers(1, 6) if rng.random() < 0.35 else 0):
         (left, top), size = rng.uniform(-0.95, 0.95, 2), rng.uniform(0.03, 0.1)
         distance = _length(x - left, y - top)
@@ -67,7 +67,7 @@ def _bubbles(rng: Rng, x: Field, y: Field, image: Field) -> Field:
 
 
 def _expose(rng: Rng, x: Field, y: Field, image: Field) -> Field:
-    """Uneven light, a dark rim, white balance, exposure, blur and sensor noise."""
+    """Add uneven light, a dark rim, white balance, exposure, blur and sensor noise."""
     turn = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0, 0.18) * (np.cos(turn) * x + np.sin(turn) * y)
     light = light - rng.uniform(0, 0.16) * (x * x + y * y)
@@ -84,14 +84,14 @@ def _expose(rng: Rng, x: Field, y: Field, image: Field) -> Field:
 
 
 def photograph(rng: Rng, image: Field) -> npt.NDArray[np.uint8]:
-    """Take the picture of a drawn lesion.
+    """Turn a drawn lesion into a photograph.
 
     Args:
-        rng: Decides what gets in the way; drawn from.
+        rng: decides all effects; numbers are drawn from it.
         image: ``[size, size, 3]``, RGB, 0 to 1.
 
     Returns:
-        ``[size, size, 3]``, RGB.
+        uint8 ``[size, size, 3]``, RGB.
     """
     size = image.shape[0]
     axis = (np.arange(size) + 0.5) * (2.0 / size) - 1.0

@@ -1,12 +1,12 @@
-"""Draws a dermoscopy-like lesion in skin, a function of its random generator alone.
+"""Draws a dermoscopy-like lesion in skin from a random generator alone.
 
 Nothing here is taken from a photograph. Light is absorbed by melanin and blood as in the
 Beer-Lambert law, and a *pattern* says where the lesion has more of either, or a white layer on top.
-Patterns are named after what dermatologists look for (Kittler et al. 2016, "Standardization of
-terminology in dermoscopy/dermatoscopy") and are told apart by structure and shape: position, size,
-turn, border and skin are drawn alike for all of them, and depths of colour overlap. Lengths are in
-half image widths: the image spans -1 to 1. Everything is float64, so that a last bit that another
-processor rounds differently does not reach the 8-bit pixels.
+Patterns are named after structures that dermatologists look for (Kittler et al. 2016,
+"Standardization of terminology in dermoscopy/dermatoscopy") and differ in structure and shape:
+position, size, rotation, border and skin are drawn alike for all, and depths of colour overlap.
+Lengths are in half image widths: the image spans -1 to 1. Everything is float64, so that last bits
+that another processor rounds differently do not reach the 8-bit pixels.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ _GREY_BLUE = np.array([0.42, 0.46, 0.55])
 
 
 class Lesion(NamedTuple):
-    """Where the lesion lies."""
+    """The geometry of a lesion."""
 
-    x: Field  # coordinates around its centre, turned with it; [H, W]
+    x: Field  # coordinates relative to its centre, rotated with it; [H, W]
     y: Field
     depth: Field  # 1 in the centre, 0 on the border, negative outside
     angle: Field  # around the centre
@@ -36,7 +36,7 @@ class Lesion(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """What a pattern adds to a lesion, each ``[H, W]``, 0 for nothing."""
+    """The layers that a pattern adds to a lesion, each ``[H, W]``, 0 for nothing."""
 
     melanin: Field
     blood: Field
@@ -44,18 +44,18 @@ class Pattern(NamedTuple):
 
 
 def _step(value: Field, width: float | Field) -> Field:
-    """0 to 1, smoothly, as `value` goes from ``-width / 2`` to ``width / 2``."""
+    """Rise smoothly from 0 to 1 as `value` goes from ``-width / 2`` to ``width / 2``."""
     ramp: Field = np.clip(value / width + 0.5, 0.0, 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
 def _length(x: Field, y: Field) -> Field:
-    """What ``np.hypot`` gives, several times as fast."""
+    """Compute ``np.hypot``, several times as fast."""
     return np.sqrt(x * x + y * y)
 
 
 def _waves(rng: Rng, x: Field, y: Field, wavelength: float, num_waves: int = 5) -> Field:
-    """A smooth random field of mean 0 and variance 1: plane waves in random directions."""
+    """Build a smooth random field of mean 0 and variance 1: plane waves in random directions."""
     total = np.zeros_like(x)
     for turn, phase, stretch in rng.uniform(0.0, 1.0, (num_waves, 3)):
         frequency = 2 * np.pi / (wavelength * (0.7 + 0.8 * stretch))
@@ -65,11 +65,11 @@ def _waves(rng: Rng, x: Field, y: Field, wavelength: float, num_waves: int = 5) 
 
 
 def _cells(rng: Rng, x: Field, y: Field, spacing: float, jitter: float) -> tuple[Field, ...]:
-    """Cells around the points of a hexagonal lattice, each moved by up to `jitter` / 2.
+    """Build cells around the points of a hexagonal lattice, each moved by up to `jitter` / 2.
 
     Returns:
-        Distance to the nearest point and to the second nearest, in units of `spacing`, and a
-        random number in 0 to 1 that is one for each cell; each ``[H, W]``.
+        The distances to the nearest and the second nearest point, in units of `spacing`, and a
+        random number in 0 to 1, constant in each cell; each ``[H, W]``.
     """
     moves = rng.uniform(0.0, 1.0, (64, 64, 3))
     a, b = x / spacing, y / (spacing * np.sqrt(0.75))
@@ -88,7 +88,7 @@ def _cells(rng: Rng, x: Field, y: Field, spacing: float, jitter: float) -> tuple
 
 
 def _strokes(x: Field, y: Field, strokes: list[tuple[float, ...]], soft: float) -> Field:
-    """Coverage in 0 to 1 by straight strokes ``(x0, y0, x1, y1, width)`` with edges `soft` wide."""
+    """Compute the coverage, 0 to 1, by lines ``(x0, y0, x1, y1, width)`` with edges `soft` wide."""
     covered = np.full_like(x, -soft)
     for x0, y0, x1, y1, width in strokes:  # one at a time stays in cache: three times as fast
         across, up = x1 - x0, y1 - y0
@@ -202,7 +202,7 @@ def _starburst(rng: Rng, lesion: Lesion) -> Pattern:
     cell = np.floor(place).astype(int) % count
     move, reach = rng.uniform(-0.2, 0.2, count), rng.uniform(0.0, 0.22, count)
     across = np.abs(place - np.floor(place) - 0.5 - move[cell]) * 2 * np.pi / count
-    far = 1 - lesion.depth  # of the radius
+    far = 1 - lesion.depth  # in units of the radius
     inner = rng.uniform(0.45, 0.65)
     taper = 0.15 * np.clip(1.1 + reach[cell] - far, 0.0, 0.4) / 0.4
     streaks = _step(taper - across * far - 0.04, 0.08) * _step(far - inner, 0.1)
@@ -223,7 +223,7 @@ PATTERNS: dict[str, Callable[[Rng, Lesion], Pattern]] = {
 }
 
 
-# The least melanin and blood all over a lesion, and how often it has a grey-blue veil.
+# Least melanin and blood over the whole lesion, and the probability of a grey-blue veil.
 _BASES = {
     "arborizing_vessels": (0.05, 0.1, 0.1),
     "atypical_network": (0.25, 0.0, 0.3),
@@ -238,7 +238,7 @@ _BASES = {
 
 
 def _place(rng: Rng, x: Field, y: Field) -> Lesion:
-    """Put the lesion somewhere, in some size and turn, with an irregular border."""
+    """Place the lesion at random, with a random size, rotation and irregular border."""
     radius, aspect = rng.uniform(0.6, 0.88), rng.uniform(0.8, 1.0)
     centre, turn = rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
     x, y = x - centre[0], y - centre[1]
@@ -252,7 +252,7 @@ def _place(rng: Rng, x: Field, y: Field) -> Lesion:
 
 
 def _absorb(rng: Rng, lesion: Lesion, pattern: Pattern, base: tuple[float, ...]) -> Field:
-    """The colours of the skin and the lesion in it, ``[H, W, 3]`` in 0 to 1."""
+    """Compute the colours of the skin and the lesion in it, ``[H, W, 3]`` in 0 to 1."""
     tone = np.array([0.92, 0.77, 0.67]) * np.exp(-rng.uniform(0, 0.45) * _MELANIN)
     inside = _step(lesion.depth, rng.uniform(0.1, 0.4))
     mottle = 1 + 0.22 * _waves(rng, lesion.x, lesion.y, rng.uniform(0.5, 1.2))
@@ -270,7 +270,7 @@ def _absorb(rng: Rng, lesion: Lesion, pattern: Pattern, base: tuple[float, ...])
 
 
 def _mix(rng: Rng, lesion: Lesion, name: str) -> Pattern:
-    """The pattern `name`, clear or faint, with a trace of another one in some lesions."""
+    """Draw the pattern `name`, clear or faint, with a trace of another one in some lesions."""
     strength = rng.uniform(0.75, 1.1)
     fields = [strength * field for field in PATTERNS[name](rng, lesion)]
     if rng.random() < 0.2:
@@ -281,12 +281,12 @@ def _mix(rng: Rng, lesion: Lesion, name: str) -> Pattern:
 
 
 def draw(rng: Rng, pattern: str, size: int) -> Field:
-    """Draw one lesion as the eye would see it; `_dermatoscope` takes the picture.
+    """Draw one lesion as the eye would see it; `_dermatoscope` turns it into a photograph.
 
     Args:
-        rng: Decides everything but the pattern; drawn from.
-        pattern: A key of `PATTERNS`.
-        size: Side of the image in pixels.
+        rng: decides everything but the pattern; numbers are drawn from it.
+        pattern: a key of `PATTERNS`.
+        size: the side of the image in pixels.
 
     Returns:
         ``[size, size, 3]``, RGB, 0 to 1.

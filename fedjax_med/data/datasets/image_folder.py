@@ -1,6 +1,6 @@
-"""Anyone's own images: ``train/<class>/<file>`` and ``test/<class>/<file>``, or client folders."""
+"""Your own images: ``train/<class>/<file>`` and ``test/<class>/<file>``, or client folders."""
 
-from fedjax_med.core.types import Dataset
+from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import folders, load
 
 
@@ -8,13 +8,13 @@ def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory"
     """Read a folder of images, preparing it first if it is new or has changed.
 
     Args:
-        data_dir: The folder that holds ``train/`` or ``client_0/``, ``client_1/``, ...
-        cache_dir: Where the prepared images are kept, by source folder and `image_size`.
-        image_size: The side of the square that every image is cut and scaled to, in pixels.
-        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
+        data_dir: the folder that holds ``train/`` or ``client_0/``, ``client_1/``, ...
+        cache_dir: where the prepared images are kept, by source folder and `image_size`.
+        image_size: the side of the square that every image is cropped and scaled to, in pixels.
+        images: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
 
     Returns:
-        The data set, each split sorted by (client, name); files that are no usable images are in
+        The data set, each split sorted by (client, name); files that are not usable images are in
         `Dataset.unreadable`.
 
     Raises:

@@ -5,7 +5,7 @@ https://www.kaggle.com/datasets/nodoubttome/skin-cancer9-classesisic
 
 from pathlib import Path
 
-from fedjax_med.core.types import Dataset
+from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import folders, load
 from fedjax_med.errors import UserError
 
@@ -26,11 +26,11 @@ def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory"
     """Read the nine-class skin-cancer set, preparing it first if it is new or has changed.
 
     Args:
-        data_dir: The folder that holds ``Train/`` and ``Test/``, the folder above it (as Kaggle
-            packs it), or what ``fedjax-med partition`` wrote.
-        cache_dir: Where the prepared images are kept, by source folder and `image_size`.
-        image_size: The side of the square that every image is cut and scaled to, in pixels.
-        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
+        data_dir: the folder that holds ``Train/`` and ``Test/``, the folder above it (as Kaggle
+            packs it), or the output of ``fedjax-med partition``.
+        cache_dir: where the prepared images are kept, by source folder and `image_size`.
+        image_size: the side of the square that every image is cropped and scaled to, in pixels.
+        images: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
 
     Raises:
         UserError: `data_dir` is missing or does not hold the nine classes, or `cache_dir` cannot be

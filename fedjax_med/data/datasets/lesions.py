@@ -1,8 +1,8 @@
 """An embedded, synthetic nine-class set of dermoscopy-like images: drawn, nothing to download.
 
 The classes are dermoscopic patterns, not diagnoses, and no image shows a patient: the set is for
-learning the program and for testing it. It is a function of its seed alone. A linear model on its
-pixels stays far below 0.6 balanced accuracy, a small convolutional network passes 0.8.
+trying out and testing the program. Its seed alone decides every image. A linear model on the pixels
+stays far below 0.6 balanced accuracy, a small convolutional network passes 0.8.
 """
 
 import functools
@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Dataset, Split
+from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.data.datasets import _dermatoscope, _lesion_drawing
 from fedjax_med.data.datasets._dermatoscope import photograph
 from fedjax_med.data.datasets._lesion_drawing import PATTERNS, draw
-from fedjax_med.data.images import array_record
-from fedjax_med.data.images import decode as image_files
+from fedjax_med.data.images import array_record, decode
 from fedjax_med.data.images.decode import perceptual_hash
 from fedjax_med.errors import UserError
 
 CLASS_NAMES = tuple(sorted(PATTERNS))
 
-# How often a class comes in the training split: imbalanced, by 3 to 1.
+# Relative class frequencies in the training split: imbalanced, up to 3 to 1.
 _TRAIN_WEIGHTS = {
     "arborizing_vessels": 2.0,
     "atypical_network": 2.0,
@@ -43,13 +42,13 @@ Rows = Callable[[], Iterator[array_record.Row]]
 
 
 def class_sizes(weights: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
-    """Share `total` images out in proportion to `weights` (the Sainte-Lague method).
+    """Divide `total` images among classes in proportion to `weights` (Sainte-Lague method).
 
-    A larger `total` never makes a class smaller, so a grown set contains the one before.
+    A larger `total` never makes a class smaller, so a larger set contains every smaller one.
 
     Args:
         weights: ``[K]``, positive.
-        total: The number of images.
+        total: the number of images.
 
     Returns:
         ``[K]``, with sum `total`.
@@ -69,25 +68,24 @@ def build(
     train_size: int = 1800,
     test_size: int = 315,
 ) -> Dataset:
-    """Draw the set.
+    """Draw the data set, or read it from the cache.
 
     Args:
-        data_dir: Must be empty: this set is in no folder.
-        cache_dir: Where the drawn images are kept. They are drawn once: a few seconds for each
-            1,000 images on a core of its own.
-        image_size: Side of the images in pixels, at least 16. Structures are fine: from 48 on,
-            all of them can be told apart.
-        images: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
-        seed: Decides every image. Image i of a class is the same however many are drawn.
-        train_size: Number of training images, the most frequent class three times the rarest.
-        test_size: Number of test images, equally many of each class (they differ by at most 1).
+        data_dir: must be empty, since this set has no files.
+        cache_dir: where the drawn images are kept. They are drawn once: a few seconds per 1,000
+            images on a free core.
+        image_size: the side of the images in pixels, at least 16. Structures are fine: from 48
+            on, all can be distinguished.
+        images: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
+        seed: decides every image. Image i of a class does not depend on how many are drawn.
+        train_size: the number of training images; the largest class is three times the smallest.
+        test_size: the number of test images, equal for all classes (to within 1).
 
     Returns:
-        Splits whose ``sha256`` is that of the pixels' bytes and whose ``client`` is -1.
+        The data set; its ``sha256`` is that of the pixels' bytes, its ``client`` is -1.
 
     Raises:
-        UserError: There is a `data_dir`, or a number is out of its range, or `cache_dir`
-            cannot be written.
+        UserError: `data_dir` is given, a number is out of range, or `cache_dir` cannot be written.
     """
     if data_dir:
         raise UserError(
@@ -123,7 +121,7 @@ def _check(field: str, value: int, least: int) -> None:
 def _rows(
     stream: tuple[int, int], sizes: npt.NDArray[np.int64], image_size: int
 ) -> Iterator[array_record.Row]:
-    """Images 0 to ``sizes[k] - 1`` of each class k; `stream` is the seed and the split's number."""
+    """Draw images 0 to ``sizes[k] - 1`` of each class k; `stream`: the seed, the split's number."""
     for label, name in enumerate(CLASS_NAMES):
         for i in range(sizes[label]):
             entropy = np.random.SeedSequence([*stream, label, i])
@@ -141,16 +139,16 @@ def _rows(
 
 
 class Lesions(array_record.Builder):
-    """Writes the set."""
+    """Writes the drawn images."""
 
 
 def _kept(
     cache_dir: Path, of: list[str], rows: Mapping[str, Rows], image_size: int, disk: bool
 ) -> list[Split]:
-    """The splits in `cache_dir`, drawn now or by an earlier run of the same code."""
+    """Read the splits in `cache_dir`, drawn now or by an earlier run of the same code."""
     files = [
         __file__,
-        *(module.__file__ for module in (_lesion_drawing, _dermatoscope, image_files)),
+        *(module.__file__ for module in (_lesion_drawing, _dermatoscope, decode)),
     ]
     code = [Path(file or "").read_text("utf-8") for file in files]
     folder = cache_dir.absolute() / "lesions" / array_record.digest([*of, *code])

@@ -1,1 +1,1 @@
-"""Image files: found, decoded, kept prepared, read whole or one by one."""
+"""Image files: listing, decoding, caching as records, and reading from memory or disk."""

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fedjax_med.core.types import Split, Unreadable
+from fedjax_med.data.dataset import Split, Unreadable
 from fedjax_med.data.images import checksums, holding
 from fedjax_med.data.images.lazy import BLOCK, DiskImages
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.files import make_folder, sync, sync_tree
 
-PLACES = ("auto", "memory", "disk")  # where a data set's images are while it is used
-_INFO = "dataset_info.json"  # which tfds writes last
-_UNFINISHED = "unfinished_"  # begins the names of folders that are being written
+PLACES = ("auto", "memory", "disk")  # where the images are kept during use
+_INFO = "dataset_info.json"  # the file that tfds writes last
+_UNFINISHED = "unfinished_"  # prefix of folders that are being written
 
 Row = dict[str, Any]  # one image: the features of `Builder`
 
@@ -34,14 +34,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     """Writes images to ArrayRecord; files that cannot be read become records as well."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so no checksums lie beside this file; to look for them tfds would need
-    # importlib_resources, which it does not declare.
+    # None: nothing is downloaded, so there are no checksums beside this file; to look for them tfds
+    # would need importlib_resources, which it does not declare.
     code_path = None
 
     def __init__(
         self, rows: Mapping[str, Callable[[], Iterator[Row]]], image_size: int, data_dir: Path
     ) -> None:
-        """For each split the images, which are asked for when they are written."""
+        """Take for each split a function that yields its images, called when they are written."""
         self.folder = data_dir
         self._rows = rows
         self._image_size = image_size
@@ -69,18 +69,18 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
 
 def blocks(count: int) -> Iterator[range]:
-    """0 to ``count - 1``, `BLOCK` at a time."""
+    """Divide 0 to ``count - 1`` into ranges of `BLOCK`."""
     return (range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
 def digest(parts: Iterable[str]) -> str:
-    """A short name for what `parts` say."""
+    """Hash the texts `parts` to a short name."""
     text = "\n".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()[:16]
 
 
 def memory_bytes() -> float:
-    """What this machine has, or this container may use; infinite where the system does not say."""
+    """Return the memory of this machine or container; infinite if the system does not report it."""
     try:
         known = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
     except (AttributeError, OSError, ValueError):
@@ -91,19 +91,19 @@ def memory_bytes() -> float:
 
 
 def on_disk(images: str, count: int, image_size: int) -> bool:
-    """Whether `count` images stay on disk; ``auto`` if they would take a quarter of the memory.
+    """Tell whether `count` images stay on disk; ``auto``: if they exceed a quarter of the memory.
 
     Raises:
         UserError: `images` is neither ``auto``, ``memory`` nor ``disk``.
     """
-    check_name(images, PLACES, "the values of --config.images")
+    check_name(images, PLACES, "the values of --config.image_storage")
     if images == "auto":
         return 3 * image_size**2 * count > memory_bytes() / 4
     return images == "disk"
 
 
 def check_space(cache_dir: Path, count: int, image_size: int) -> None:
-    """Refuse to begin what will not fit.
+    """Refuse to prepare more images than fit on the disk.
 
     Raises:
         UserError: There is too little space.
@@ -118,7 +118,7 @@ def check_space(cache_dir: Path, count: int, image_size: int) -> None:
 
 
 def cannot_write(cache_dir: Path, error: OSError) -> UserError:
-    """What is told of a cache that cannot be written."""
+    """Build the error for a cache that cannot be written."""
     return UserError(
         f"--cache_dir={cache_dir} cannot be written: {error.strerror or error}. "
         "Give another folder."
@@ -127,13 +127,13 @@ def cannot_write(cache_dir: Path, error: OSError) -> UserError:
 
 @contextlib.contextmanager
 def using(folder: Path, cache_dir: Path) -> Iterator[None]:
-    """Hold `folder`, which is made, while its images are prepared and read.
+    """Create and hold `folder` while its images are prepared and read.
 
-    What turns out to be damaged is removed, unless another run uses it.
+    A folder that turns out to be damaged is removed, unless another run uses it.
 
     Args:
-        folder: of these images and no others.
-        cache_dir: in which it is, for the messages.
+        folder: for these images only.
+        cache_dir: the cache that contains it, for the messages.
 
     Raises:
         UserError: The block raised an `OSError`, or found damage.
@@ -153,7 +153,7 @@ def using(folder: Path, cache_dir: Path) -> Iterator[None]:
 
 
 def _is_damaged(folder: Path) -> bool:
-    """Whether any set of images in `folder` is known to be so."""
+    """Check whether any set of images in `folder` is known to be damaged."""
     try:
         for listed in folder.glob(f"*/*/{checksums.NAME}"):
             checksums.check(listed.parent, thorough=True)
@@ -165,20 +165,20 @@ def _is_damaged(folder: Path) -> bool:
 
 
 def place(kind: type[Builder], folder: Path) -> Path:
-    """Where in `folder` a builder of that `kind` keeps its records, if they are there."""
+    """Return the path in `folder` where a builder of that `kind` keeps its records, if any."""
     return Path(folder, kind.name, str(kind.VERSION))
 
 
 def write(make: Callable[[Path], Builder], there: Path) -> None:
-    """Write the records and their checksums; they appear `there` when all is on the disk.
+    """Write the records and their checksums; they appear at `there` once all are on the disk.
 
     Args:
-        make: the builder for a folder.
+        make: creates the builder for a folder.
         there: the `place` in a folder that the caller holds.
 
     Raises:
-        OSError: They cannot be written.
-        UserError: Likewise.
+        OSError: The records cannot be written.
+        UserError: The checksums cannot be written.
     """
     tfds.disable_progress_bar()
     folder = there.parent.parent
@@ -194,59 +194,59 @@ def write(make: Callable[[Path], Builder], there: Path) -> None:
             make_folder(there.parent)
             written.rename(there)
             sync(there.parent)
-    except (OSError, RuntimeError) as error:  # RuntimeError: of the records' writer, a full disk
+    except (OSError, RuntimeError) as error:  # RuntimeError: the record writer's, disk full
         if isinstance(error, RecursionError | NotImplementedError):
             raise
-        # Folders take their name when all is written, so what is there is complete: another run was
-        # faster.
+        # A folder takes its name once all is written, so one at `there` is complete: another run
+        # was faster.
         if not there.exists():
             raise OSError(" ".join(str(error).split())) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    for other in folder.glob(f"{_UNFINISHED}*"):  # of runs that were killed
+    for other in folder.glob(f"{_UNFINISHED}*"):  # left by killed runs
         holding.remove_unused(other)
 
 
 def read(
     make: Callable[[Path], Builder], there: Path, splits: tuple[str, ...], disk: bool
 ) -> tuple[list[Split], tuple[Unreadable, ...]]:
-    """Read the splits that `write` has written, each in the order of (client, name).
+    """Read the splits that `write` has written, each sorted by (client, name).
 
     Args:
-        make: the builder for a folder.
+        make: creates the builder for a folder.
         there: the `place` in a folder that the caller holds.
-        splits: their names; one without records has no examples.
-        disk: whether the images stay there.
+        splits: their names; a split without records has no examples.
+        disk: whether the images stay on disk.
 
     Returns:
-        The splits, and the files among them that are no usable images.
+        The splits, and the files that are not usable images.
 
     Raises:
-        DamagedError: Files are not what was written.
+        DamagedError: Files differ from those written.
         UserError: The records cannot be read.
     """
     try:
         checksums.check(there)
-        if not (there / _INFO).exists():  # tfds would take it for a set without images
+        if not (there / _INFO).exists():  # tfds would report a set without images
             raise FileNotFoundError(errno.ENOENT, "it has no file", _INFO)
         builder = make(there.parent.parent)
         parts = [_read(builder, split, disk) for split in splits]
     except (MemoryError, UserError):
         raise
     except Exception as error:
-        if told := checksums.explain(there, error):
-            raise told from error
+        if explained := checksums.explain(there, error):
+            raise explained from error
         raise
     return [split for split, _ in parts], tuple(file for _, broken in parts for file in broken)
 
 
 def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unreadable, ...]]:
-    """One split; tfds shuffles the records."""
+    """Read one split and sort it, since tfds shuffles the records."""
     reader = builder.as_data_source(split) if split in builder.info.splits else ()
     rows: list[Row] = []
     for block in blocks(len(reader)):
         for row in reader.__getitems__(list(block)):  # type: ignore[union-attr]
-            # The pixels are given back at once: nothing but these is held for all images.
+            # Keep only the greatest value of each image, so that its pixels are freed at once.
             rows.append(row | {"image": row["image"].max()})
     for row in rows:
         for field in ("name", "sha256", "reason"):
@@ -265,7 +265,7 @@ def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unread
         (side, side, 3),
         Path(builder.data_path),
     )
-    if disk and len(reader):  # from now on; until now the caller has held it
+    if disk and len(reader):  # from here on; so far the caller has held it
         holding.hold_for(reader, builder.folder)
     return Split(
         image=image if disk else np.asarray(image),

@@ -1,4 +1,4 @@
-"""Checksums of the files in a folder: they tell damage from a fault of the program."""
+"""Checksums of the files in a folder, to tell damage from a fault of the program."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ from fedjax_med.errors import UserError
 from fedjax_med.files import open_regular, read_regular, replacing
 
 NAME = "checksums.json"
-_SMALL = 2**20  # bytes; of files up to this size the content is checked each time
-_LIMIT = 2**26  # bytes of checksums.json itself: those of 500,000 files
+_SMALL = 2**20  # bytes; the content of files up to this size is checked each time
+_LIMIT = 2**26  # bytes of checksums.json itself: enough for 500,000 files
 
-# What bytes on a disk do not bring about.
+# Errors that damaged files cannot cause: faults of the program.
 FAULTS = (
     ImportError,
     AttributeError,
@@ -26,10 +26,10 @@ FAULTS = (
 
 
 class DamagedError(UserError):
-    """Files are missing, or have other bytes than were written."""
+    """Files are missing or differ from those written."""
 
     def __init__(self, folder: Path, what: str) -> None:
-        """Tell that the prepared images in `folder` are damaged, and `what` is."""
+        """Report that the prepared images in `folder` are damaged; `what` names the fault."""
         super().__init__(
             f"the prepared images in {folder} are damaged ({what}): run again to prepare them anew."
         )
@@ -66,11 +66,11 @@ def _sha256(path: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, _File] | None:
-    """Give what `write` wrote; None if it wrote nothing.
+    """Read the checksums that `write` wrote; None if there are none.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged.
+        OSError: They cannot be read.
+        ValueError: They are damaged.
     """
     try:
         listed = json.loads(read_regular(folder / NAME, _LIMIT))["files"]
@@ -85,15 +85,15 @@ def check(folder: Path, thorough: bool = False) -> bool:
     """Compare the files in `folder` with their checksums.
 
     Args:
-        folder: that `write` was given; other files in it do not matter.
-        thorough: whether large files are read; otherwise their size counts.
+        folder: the folder given to `write`; files without a checksum are ignored.
+        thorough: whether to read large files; otherwise only their size is compared.
 
     Returns:
         Whether there are checksums.
 
     Raises:
         DamagedError: A file differs or is missing.
-        OSError: A file cannot be read, so that nothing is known.
+        OSError: A file cannot be read, so that its state is unknown.
     """
     try:
         listed = _read(folder)
@@ -120,15 +120,15 @@ def _fault(path: Path, wanted: _File, thorough: bool) -> str:
 
 
 def explain(folder: Path, error: Exception) -> UserError | None:
-    """Say what `error` is to a user.
+    """Turn an error in reading prepared images into one that a user understands.
 
     Args:
-        folder: the prepared images, whose reading raised it.
-        error: no `UserError`.
+        folder: the prepared images whose reading raised `error`.
+        error: not a `UserError`.
 
     Returns:
-        `DamagedError` if the files are damaged; another line if they are not, or that cannot be
-        known; None if it is a fault of the program.
+        `DamagedError` if the files are damaged; another `UserError` if they could not be read or
+        have no checksums; None if it is a fault of the program.
     """
     if isinstance(error, FAULTS):
         return None

@@ -12,23 +12,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Those of `fedjax_med.data.images.folders.SUFFIXES` and no more: of Pillow's other formats, one
-# starts a program (EPS), and all can be attacked. What phones write, MPO, is JPEG.
+# Only the formats of `fedjax_med.data.images.folders.SUFFIXES`: of Pillow's others, one starts a
+# program (EPS), and all are open to attack. MPO, which phones write, is read as JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 LIMIT = 2**28  # bytes of a file: as many as the pixels of the largest image take as RGB
-MAX_PIXELS = 2**28 // 3  # 89 million, Pillow's own limit, which others may lift in this process
+MAX_PIXELS = 2**28 // 3  # 89 million, Pillow's own limit, which other code may lift in this process
 MIN_SIDE = 16  # pixels; anything smaller is an icon or an accident, not a photograph
 
 _WHITE_16_BIT = 65535
-_LARGE = 2**24  # pixels; of images above this only one at a time is decoded, to bound the memory
-_ROWS = 64  # of grey levels, which are scaled as float64, at a time
+_LARGE = 2**24  # pixels; images above this are decoded one at a time, to bound the memory
+_ROWS = 64  # rows of grey levels scaled at a time, since it is done in float64
 
 _large_lock = threading.Lock()
-# What Pillow says of a file by warnings and logs, tags by tags; what stops it is raised as well.
+# Pillow warns and logs for each faulty tag of a file; fatal faults are raised as well.
 _SILENT = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _warnings_lock = threading.Lock()
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-# How TIFF packs photographs. libtiff tells of each bad line of a fax on the stderr of the process.
+# TIFF compressions of photographs. For a fax, libtiff prints each bad line on stderr.
 _PACKED = {"raw", "tiff_lzw", "tiff_jpeg", "jpeg", "tiff_adobe_deflate", "tiff_deflate"} | {
     *("packbits", "lzma", "zstd", "webp"),
 }
@@ -44,17 +44,17 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     The EXIF orientation is applied. Transparent pixels are laid over white. 16-bit grey levels are
     divided by 257, so that the file's white is 255; 32-bit and floating-point grey levels have no
     white of their own and are stretched from the image's minimum to its maximum. Of an animation or
-    a stack the first image counts.
+    a stack the first image is used.
 
     Args:
-        data: The bytes of the file.
+        data: the bytes of the file.
 
     Returns:
         uint8 `[H, W, 3]`.
 
     Raises:
-        ImageError: The file is no image, broken, truncated, smaller than 16 pixels on a side, or so
-            large that Pillow takes it for a decompression bomb.
+        ImageError: The file is not an image, broken, truncated, smaller than 16 pixels on a side,
+            or so large that Pillow takes it for a decompression bomb.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -62,7 +62,7 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         with _open(data) as image, _turn(image):
             image.load()
             rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except (ImageError, ImportError, MemoryError):  # the last two are no fault of the file
+    except (ImageError, ImportError, MemoryError):  # the last two are not the file's fault
         raise
     except Exception as error:  # the decoders raise anything on broken data, struct.error included
         raise ImageError(_reason(error)) from error
@@ -75,10 +75,10 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _hush() -> None:
-    """Let no warning of Pillow's modules through, in this process and until filters are reset.
+    """Silence warnings of Pillow's modules in this process, until filters are reset.
 
-    Filters belong to the whole process: one that is set around each image would be taken away by
-    the next thread that is done.
+    Filters belong to the whole process: a filter set around each image would be removed by the
+    next thread that finishes.
     """
     with _warnings_lock:
         if warnings.filters[:1] != [_SILENT]:
@@ -90,14 +90,14 @@ def _open(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.format == "TIFF" and image.info.get("compression") not in _PACKED:
         raise ImageError("packed as no photograph is (a fax, or of a rare kind): save it anew")
-    # Not by the warning, which another thread's filters may let pass.
+    # Not left to Pillow's warning, which another thread's filters may ignore.
     if image.width * image.height > min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS):
         raise Image.DecompressionBombError
     return image
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
-    """Wait until no other large image is decoded, if this one is large."""
+    """Return a lock that lets only one large image be decoded at a time; none for small ones."""
     return _large_lock if image.width * image.height > _LARGE else contextlib.nullcontext()
 
 
@@ -133,13 +133,13 @@ def _reason(error: Exception) -> str:
 
 
 def resize(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Cut the central square out of an image and scale it, with antialiasing (Lanczos).
+    """Crop the central square of an image and scale it, with antialiasing (Lanczos).
 
-    Nothing is squashed: shape is what a lesion is judged by.
+    The aspect ratio is kept, since lesions are judged by their shape.
 
     Args:
         image: uint8 `[H, W, 3]`.
-        size: The side of the result, in pixels.
+        size: the side of the result, in pixels.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -152,7 +152,7 @@ def resize(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
 
 
 def perceptual_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A 256-bit difference hash, nearly the same for re-encoded, rescaled or recoloured copies.
+    """Compute a 256-bit difference hash, nearly equal for re-encoded, rescaled, recoloured copies.
 
     Args:
         image: uint8 `[H, W, 3]`.

@@ -1,7 +1,7 @@
-"""Lists a folder of images by its names alone: ``<split>/<class>/<file>``; no image is opened.
+"""Lists a folder of images by file names alone, ``<split>/<class>/<file>``; opens no image.
 
 The folder is either the usual ``train/`` and ``test/`` (in any letter case; ``test/`` may be
-absent) or what ``fedjax-med partition`` writes: ``client_0/``, ``client_1/``, ... and ``test/``.
+absent) or the output of ``fedjax-med partition``: ``client_0/``, ``client_1/``, ... and ``test/``.
 """
 
 import itertools
@@ -29,21 +29,21 @@ class File(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a source folder holds, by its names alone: no image is opened."""
+    """The content of a source folder, from file names alone; no image is opened."""
 
     root: Path
     class_names: tuple[str, ...]
     files: tuple[File, ...]  # sorted by (split, client, name)
-    # What was left aside, and how much of it: a suffix or "folder" in class folders (no images by
-    # their names), "name/" for the images of a folder beside train and test.
+    # Ignored files and their counts: by suffix, or "folder", in class folders (not images by their
+    # names); by "name/" for the images in a folder beside train and test.
     ignored: tuple[tuple[str, int], ...]
 
 
 def scan(data_dir: str) -> Source:
-    """List the images of a source folder and check its shape.
+    """List the images of a source folder and check its layout.
 
     Args:
-        data_dir: The folder, or one that holds nothing else of the kind.
+        data_dir: the folder, or a folder that contains exactly one such folder.
 
     Raises:
         UserError: `data_dir` is missing or empty, has no train folder, no class folder, a class
@@ -85,7 +85,7 @@ def scan(data_dir: str) -> Source:
 
 
 def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
-    """What lies in class folders and is no image by its name, hidden files aside."""
+    """Count the entries of class folders that are not images by name; skip hidden files."""
     found: Counter[str] = Counter()
     for class_folder in itertools.chain.from_iterable(map(_folders, split_folders)):
         images = set(_image_files(class_folder))
@@ -98,7 +98,7 @@ def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
 
 
 def _elsewhere(folders: list[Path]) -> tuple[tuple[str, int], ...]:
-    """Which folders beside train and test hold images, and how many; links lead anywhere."""
+    """Count images in folders beside train and test; skip links, which may lead anywhere."""
     counts = {
         f"{_text(folder.name)}/": sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
         for folder in folders
@@ -122,7 +122,7 @@ def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:
 
 
 def _unpacked(root: Path) -> Path:
-    """`root`, or the only folder in it that holds a train folder (as Kaggle packs its sets)."""
+    """Return `root`, or the only folder in it with a train folder (as Kaggle packs its sets)."""
     if not root.is_dir():
         raise UserError(f"--data_dir={root}: there is no such folder.")
     folders = _folders(root)
@@ -137,7 +137,7 @@ def _is_train(folder: Path) -> bool:
 
 
 def _split_folders(root: Path) -> tuple[list[tuple[int, Path]], Path | None]:
-    """The train folders with their client numbers (-1: no clients), and the test folder."""
+    """Find the train folders with their client numbers (-1: no clients), and the test folder."""
     folders = _folders(root)
     clients = sorted(
         (int(folder.name.removeprefix("client_")), folder)
@@ -188,5 +188,5 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _text(name: str) -> str:
-    # File names are bytes; those that are not UTF-8 must still be stored and printed.
+    # File names are bytes; names that are not UTF-8 must still be stored and printed.
     return os.fsencode(name).decode("utf-8", "backslashreplace")

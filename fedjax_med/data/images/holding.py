@@ -1,4 +1,4 @@
-"""Folders that runs share: held by those that use them, and removed only while nobody does."""
+"""Locks on folders that runs share: a folder is removed only while no run uses it."""
 
 import contextlib
 import errno
@@ -15,12 +15,12 @@ try:
 except ImportError:  # not on Windows, which removes no file that is open
     fcntl = None  # type: ignore[assignment]
 
-_TRIES = 100  # to hold a folder that others keep removing
+_TRIES = 100  # to hold a folder that other runs keep removing
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make `folder` if it is not there, and keep other runs from removing it.
+    """Create `folder` if it is missing, and keep other runs from removing it.
 
     Raises:
         OSError: It cannot be made.
@@ -45,7 +45,7 @@ def hold_for(owner: object, folder: Path) -> None:
 
 
 def _hold(folder: Path) -> int | None:
-    """An open file that shares the lock of `folder`; None on a file system without locks."""
+    """Return a descriptor that shares the lock of `folder`; None on a file system without locks."""
     for _ in range(_TRIES):
         make_folder(folder)
         if fcntl is not None:
@@ -65,7 +65,7 @@ def _hold(folder: Path) -> int | None:
 
 
 def _is(folder: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Check whether the open `descriptor` is still the folder of that name."""
     try:
         return os.path.samestat(folder.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -73,11 +73,11 @@ def _is(folder: Path, descriptor: int) -> bool:
 
 
 def remove_unused(folder: Path, still: Callable[[], bool] = lambda: True) -> bool:
-    """Remove `folder` unless a run holds it, or that cannot be known.
+    """Remove `folder` unless a run holds it, or this cannot be determined.
 
     Args:
-        folder: no link.
-        still: whether it is to be removed; asked while no other run can hold or remove it.
+        folder: never removed if it is a link.
+        still: tells whether to remove it; called while no other run can hold or remove it.
 
     Returns:
         Whether it is gone.

@@ -1,4 +1,4 @@
-"""The images of a split that stay on disk: indexed like an array, read when an array is made."""
+"""Images that stay on disk: indexed like an array, read when converted to an array."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,18 +16,18 @@ class Reader(Protocol):
     """Random access to the records of a file."""
 
     def __getitems__(self, positions: list[int], /) -> list[dict[str, Any]]:
-        """The records at `positions`, each with an "image"."""
+        """Read the records at `positions`, each with an "image"."""
 
 
 class DiskImages:
-    """``[N, H, W, 3]`` uint8 in a file; indexing gives a view, `np.asarray` reads it.
+    """Images uint8 ``[N, H, W, 3]`` in a file; indexing returns a view, `np.asarray` reads it.
 
     Args:
-        reader: of the file, from several threads at once if need be.
+        reader: reads the file, also from several threads at once.
         positions: int64 ``[N]``, the record of each image.
         brightest: uint8 ``[N]``, the greatest value in each image.
         image_shape: ``(H, W, 3)``.
-        place: the folder of the file, to say what is wrong when it does not read.
+        place: the folder of the file, to explain a failed read.
     """
 
     dtype = np.dtype(np.uint8)
@@ -48,7 +48,7 @@ class DiskImages:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        """One image for a number; for a slice, a mask or positions a view that reads nothing."""
+        """Read one image for a number; return an unread view for a slice, a mask or positions."""
         chosen = self._positions[index]
         if chosen.ndim == 0:
             return self._read(chosen[None])[0]
@@ -70,7 +70,7 @@ class DiskImages:
             return [record["image"] for record in self._reader.__getitems__(positions.tolist())]
         except (MemoryError, UserError):
             raise
-        except Exception as error:  # the reader raises anything on a file that is damaged or gone
-            if told := checksums.explain(self._place, error):
-                raise told from error
+        except Exception as error:  # the reader may raise anything on a damaged or missing file
+            if explained := checksums.explain(self._place, error):
+                raise explained from error
             raise

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_med.core.types import Dataset
+from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import array_record, decode, holding, manifest
 from fedjax_med.data.images.folders import File, Source
 from fedjax_med.errors import UserError
 from fedjax_med.files import read_regular
 
-_FINGERPRINT = re.compile("[0-9a-f]{16}")  # as `prepared.digest` gives them
+_FINGERPRINT = re.compile("[0-9a-f]{16}")  # the form of `array_record.digest`
 
 
 def load(
@@ -24,23 +24,23 @@ def load(
 ) -> Dataset:
     """Read the images of `source`, preparing them first if they are new or have changed.
 
-    What was prepared from this folder before, and is out of date, is removed afterwards, unless
-    another run reads it.
+    Outdated images that were prepared from this folder are removed afterwards, unless another run
+    reads them.
 
     Args:
-        name: What the data set is called.
-        source: The images and their labels.
-        cache_dir: Where prepared images are kept, by source folder and `image_size`.
-        image_size: The side of the square that every image is cut and scaled to, in pixels.
-        where: ``memory``, ``disk`` or ``auto``: where the images are while they are used.
+        name: the name of the data set.
+        source: the images and their labels.
+        cache_dir: where prepared images are kept, by source folder and `image_size`.
+        image_size: the side of the square that every image is cropped and scaled to, in pixels.
+        where: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
 
     Returns:
-        The data set, each split sorted by (client, name); files that are no usable images are in
+        The data set, each split sorted by (client, name); files that are not usable images are in
         `Dataset.unreadable`.
 
     Raises:
-        UserError: `cache_dir` cannot be written, is full or was damaged, `image_size` is no size,
-            or the images are not those of their ``manifest.json``.
+        UserError: `cache_dir` cannot be written, is full or was damaged, `image_size` is below 1,
+            or the images differ from their ``manifest.json``.
     """
     if image_size < 1:
         raise UserError(f"image_size: expected at least 1 pixel, got {image_size}.")
@@ -72,7 +72,7 @@ class ClassFolders(array_record.Builder):
         super().__init__(rows, image_size, data_dir)
 
     def _decoded(self, files: list[File]) -> Iterator[array_record.Row]:
-        # Decoding runs outside the interpreter's lock; the blocks bound what waits in memory.
+        # Decoding releases the interpreter's lock; blocks bound the images waiting in memory.
         with ThreadPoolExecutor() as pool:
             for block in array_record.blocks(len(files)):
                 yield from pool.map(self._record, [files[i] for i in block])
@@ -101,7 +101,7 @@ class ClassFolders(array_record.Builder):
 
 
 def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
-    """Say that `source` is prepared, and refuse what does not fit."""
+    """Print that `source` is being prepared; refuse if it does not fit on the disk."""
     changed = any(home.glob("*/*/*/dataset_info.json"))
     print(
         f"{'The images have changed: preparing' if changed else 'Preparing'} "
@@ -113,10 +113,10 @@ def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
 
 
 def _remove_others(folder: Path) -> None:
-    """Remove what was prepared from this source before, unless another run uses it."""
+    """Remove images prepared earlier from this source, unless another run uses them."""
     for other in sorted(folder.parent.iterdir()):
         if not _FINGERPRINT.fullmatch(other.name) or other == folder or not other.is_dir():
-            continue  # and what this program has not made is not removed by it
+            continue  # keep the new folder and any that this program did not make
         if not holding.remove_unused(other):
             print(
                 f"What was prepared before stays in {other}, since another run may read it: "
@@ -126,12 +126,12 @@ def _remove_others(folder: Path) -> None:
 
 
 def _fingerprint(source: Source) -> str:
-    """Changes when a file is added, removed, renamed, resized or written."""
+    """Compute a digest that changes when a file is added, removed, renamed, resized or written."""
     lines = []
     for file in source.files:
         try:
             stat = file.path.stat()
-            # The change time tells files apart that were swapped, and so kept size and mtime.
+            # The change time detects swapped files that kept size and mtime.
             marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a dangling link: an unreadable file, reported as such
             marks = (-1, -1, -1)

@@ -1,4 +1,4 @@
-"""``manifest.json``: what client folders hold, written when they are made, checked when read."""
+"""``manifest.json``: the content of client folders, written with them and checked on reading."""
 
 import os
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Dataset, Split
+from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.errors import UserError
 from fedjax_med.files import read_object, unreadable
 
 NAME = "manifest.json"
 FORMAT = 1
-_LIMIT = 2**30  # bytes: three million files
+_LIMIT = 2**30  # bytes: enough for three million files
 _ADVICE = "Restore it, or remove it to train on the folders as they are."
 
 
 def entries(
     dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]
 ) -> list[dict[str, str | int | None]]:
-    """One entry for each file of the client folders and of the test folder.
+    """List one entry for each file of the client folders and of the test folder.
 
     Args:
-        dataset: the whole.
+        dataset: the whole data set.
         parts: ``C`` arrays of positions in its train split, one per client.
     """
     folders: list[tuple[str, int | None, Split]] = [
@@ -45,7 +45,7 @@ def entries(
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The SHA-256 of each path that the manifest lists."""
+    """Read the SHA-256 of each path that the manifest lists."""
     manifest = read_object(file, _LIMIT, _ADVICE)
     if manifest.get("format") != FORMAT:
         fault = ValueError(f"format {manifest.get('format')!r}, expected {FORMAT}")
@@ -61,15 +61,15 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def check(root: Path, dataset: Dataset) -> None:
-    """Refuse client folders that are not what their manifest says; without one, all is well.
+    """Refuse client folders that differ from their manifest; accept those without one.
 
     Args:
         root: the folder that holds ``client_0/``, ``client_1/``, ...
-        dataset: what was read from it.
+        dataset: the data set read from it.
 
     Raises:
-        UserError: An image is missing, is not listed or has other bytes, or the manifest does not
-            read.
+        UserError: An image is missing, is not listed or has other bytes, or the manifest cannot
+            be read.
     """
     file = root / NAME
     if (dataset.train.client < 0).any() or not os.path.lexists(file):

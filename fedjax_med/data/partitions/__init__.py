@@ -1,9 +1,9 @@
-"""The shelf of partitions: who holds which training example, one strategy a file.
+"""Partitions of the training examples among clients, one per file.
 
 ``build(split, groups, num_clients, seed, *, options) -> parts``: `split` has ``N`` examples,
-`groups` ``[N]`` gives duplicates the same number, `seed` decides who gets what, and the parts are
-``C`` ascending index arrays. A group of duplicates is never separated, so what is dealt is the
-group ("unit"); most have one example. All raise `UserError` for a bad option.
+`groups` ``[N]`` gives duplicates the same number, `seed` seeds the division, and the parts are
+``C`` ascending index arrays. A group of duplicates is never separated, so whole groups ("units")
+are dealt; most have one example. All raise `UserError` for a bad option.
 """
 
 from fedjax_med.data.partitions._dealing import (

@@ -1,4 +1,4 @@
-"""Deals units (groups of duplicates) to clients: what the partitions share."""
+"""Deals units (groups of duplicates) to clients: code that the partitions share."""
 
 import bisect
 import heapq
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Split
+from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
 
 Index = npt.NDArray[np.int64]  # positions in a split, ascending
@@ -20,14 +20,14 @@ OPTIONS = "--config.partition.options"
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """The random numbers of one purpose (`PARTITION`, `HOLD_OUT` or `FOLDS`)."""
+    """Create the random generator of one purpose (`PARTITION`, `HOLD_OUT` or `FOLDS`)."""
     if seed < 0:
         raise UserError(f"expected seed >= 0, got {seed}: set --config.seed.")
     return np.random.default_rng([seed, *stream])
 
 
 def shuffled_units(groups: Groups, index: Index, rng: np.random.Generator) -> list[Index]:
-    """The groups within `index` in random order, which does not depend on how they are numbered."""
+    """Return the groups within `index` in random order, independent of their numbers."""
     order = np.argsort(groups[index], kind="stable")
     cuts = np.flatnonzero(np.diff(groups[index][order])) + 1
     units = [unit for unit in np.split(index[order], cuts) if unit.size]
@@ -36,7 +36,7 @@ def shuffled_units(groups: Groups, index: Index, rng: np.random.Generator) -> li
 
 
 def parts(units: Sequence[Index], client: Sequence[int], num_clients: int) -> list[Index]:
-    """The examples of each client, when unit ``i`` belongs to ``client[i]``."""
+    """Return the examples of each client, where unit ``i`` belongs to ``client[i]``."""
     dealt: list[list[Index]] = [[np.empty(0, np.int64)] for _ in range(num_clients)]
     for unit, owner in zip(units, client, strict=True):
         dealt[owner].append(unit)
@@ -44,7 +44,7 @@ def parts(units: Sequence[Index], client: Sequence[int], num_clients: int) -> li
 
 
 def by_owner(owner: npt.NDArray[np.integer], num_clients: int) -> list[Index]:
-    """The positions of each client, ascending, when position ``i`` belongs to ``owner[i]``."""
+    """Return each client's positions, ascending, where position ``i`` belongs to ``owner[i]``."""
     order = np.argsort(owner, kind="stable").astype(np.int64)
     return np.split(order, np.cumsum(np.bincount(owner, minlength=num_clients))[:-1])
 
@@ -54,9 +54,9 @@ def deal(
 ) -> list[Index]:
     """Deal each class evenly over the clients that may hold it (`allowed`: ``[C, K]``).
 
-    Large units go first, so that the single examples level out what those left uneven. Among
-    these, one class is dealt to its end before the next begins: then giving each to the client
-    with the fewest of the class, and of those to the smallest, keeps class and total sizes even.
+    Large units go first, so that the single examples even out the differences that they leave.
+    Units of one size are dealt class by class: then giving each to the client with the fewest
+    examples of the class, and among equals to the smallest, keeps class and total sizes even.
     """
     num_clients, num_classes = allowed.shape
     rank = rng.permutation(num_classes)
@@ -70,7 +70,7 @@ def deal(
 
 
 def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index:
-    """The clients that may hold `unit`."""
+    """Return the clients that may hold `unit`."""
     holders = np.flatnonzero(allowed[:, split.label[unit]].all(axis=1))
     if not holders.size:
         raise UserError(
@@ -84,7 +84,7 @@ def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index
 def _deal_to_few(
     split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> list[int]:
-    """The owner of each unit, by comparing all holders for each."""
+    """Choose the owner of each unit by comparing all clients that may hold it."""
     counts = np.zeros(allowed.shape, np.int64)
     client = []
     for unit in units:
@@ -99,9 +99,10 @@ def _deal_to_few(
 def _deal_to_many(
     split: Split, units: list[Index], allowed: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> list[int]:
-    """The same rule with the holders in a heap, so that time does not grow as units x clients.
+    """Apply the same rule with the holders in a heap, so that time is not units x clients.
 
-    It draws other numbers to settle ties, so divisions among a few clients keep to the first way.
+    It breaks ties with other random numbers, so few clients still use `_deal_to_few`, whose
+    divisions must not change.
     """
     counts = np.zeros(allowed.shape, np.int64)
     client: list[int] = []
@@ -109,7 +110,7 @@ def _deal_to_many(
     before: list[int] | None = None
     for unit in units:
         labels = split.label[unit].tolist()
-        if labels != before:  # units of one size and class follow one another
+        if labels != before:  # units of one size and class are consecutive
             holders = _holders(split, unit, allowed)
             load, size = counts[holders][:, labels].sum(axis=1), counts[holders].sum(axis=1)
             ties = rng.random(holders.size)
@@ -128,9 +129,9 @@ def _deal_to_many(
 def cut(
     split: Split, units: list[Index], proportions: Callable[[], npt.NDArray[np.float64]]
 ) -> Index:
-    """The client of each unit when each class is cut in `proportions`, asked for per class."""
+    """Cut each class in `proportions`, called once per class; return the client of each unit."""
     client = np.zeros(len(units), np.int64)
-    first_label = np.array([split.label[unit[0]] for unit in units])  # a unit may have two
+    first_label = np.array([split.label[unit[0]] for unit in units])  # a unit may have two labels
     for label in np.unique(first_label):
         members = np.flatnonzero(first_label == label)
         size = np.array([units[member].size for member in members])
@@ -140,11 +141,11 @@ def cut(
 
 
 def repair(units: list[Index], client: Index, num_clients: int, min_examples: int) -> list[Index]:
-    """Let each client below `min_examples` take units (in random order) from the largest."""
+    """Give clients below `min_examples` units of the largest client; `units` is in random order."""
     size = [unit.size for unit in units]
     total = np.bincount(client, weights=size, minlength=num_clients).astype(np.int64).tolist()
     held = [part.tolist() for part in by_owner(client, num_clients)]
-    # Whoever has the least and the most; an entry that is out of date is dropped when it comes up.
+    # Heaps of the smallest and the largest clients; outdated entries are dropped at the top.
     least = [(count, one) for one, count in enumerate(total)]
     most = [(-count, one) for one, count in enumerate(total)]
     heapq.heapify(least)
@@ -175,7 +176,7 @@ def repair(units: list[Index], client: Index, num_clients: int, min_examples: in
 
 
 def check_positive(**options: float) -> None:
-    """Refuse an option that is not a positive number of a size that one can compute with."""
+    """Refuse an option that is not positive, or too large to compute with (above 1e9)."""
     for name, value in options.items():
         if not 0 < value <= 1e9:
             raise UserError(f"expected 0 < {name} <= 1e9, got {value}: set {OPTIONS}.{name}.")

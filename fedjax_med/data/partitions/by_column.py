@@ -1,21 +1,21 @@
-"""A table says which site each image is from."""
+"""Clients are sites; a CSV names the site of each image."""
 
 import csv
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fedjax_med.core.types import Split
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import OPTIONS, Groups, Index, by_owner
 from fedjax_med.errors import UserError, check_name, printable, some
 from fedjax_med.files import read_text, unreadable
 
-_LIMIT = 2**30  # bytes of the table: ten million lines of a hundred
+_LIMIT = 2**30  # bytes of the table: ten million lines of 100 bytes
 _ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
 
 
 def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
-    """What the CSV at `path` says: image -> site."""
+    """Read the CSV at `path`: image -> site."""
     if not path:
         raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
     sites: dict[str, str] = {}
@@ -47,7 +47,7 @@ def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
 
 
 def _sites(split: Split, path: str, column: str, image: str) -> tuple[list[str], list[str]]:
-    """The site of each example, and the line that says so."""
+    """Find the site of each example, and the image entry of the CSV line that names it."""
     sites = _read_sites(path, column, image)
     found: list[list[str]] = []
     for name in split.name.tolist():
@@ -70,7 +70,7 @@ def _sites(split: Split, path: str, column: str, image: str) -> tuple[list[str],
 def client_names(
     split: Split, *, path: str = "", column: str = "site", image: str = "image"
 ) -> list[str]:
-    """The sites, sorted by name: the clients in their order."""
+    """Return the sites, sorted by name: the clients in order."""
     return sorted(set(_sites(split, path, column, image)[0]))
 
 
@@ -84,18 +84,18 @@ def build(
     column: str = "site",
     image: str = "image",
 ) -> list[Index]:
-    """Follow a CSV that names each image's site; the sites, sorted by name, are the clients.
+    """Divide by a CSV that names each image's site; the sites, sorted by name, are the clients.
 
     The column `image` has "<class>/<file>" or "<file>", with or without the suffix. Lines for
-    images that are not among the examples (test images, cleaned ones) are ignored; `seed` is not
+    images that are not among the examples (test images, removed ones) are ignored; `seed` is not
     used.
 
     Raises:
         UserError: The CSV cannot be read, lacks a column or an image, lists an image twice or
-            ambiguously, or has another number of sites.
+            ambiguously, or does not have `num_clients` sites.
     """
     site, keys = _sites(split, path, column, image)
-    named: dict[str, int] = {}  # the example that a line was first used for
+    named: dict[str, int] = {}  # the first example that used a CSV line
     for position, key in enumerate(keys):
         other = named.setdefault(key, position)
         if groups[other] != groups[position]:

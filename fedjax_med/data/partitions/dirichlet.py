@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedjax_med.core.types import Split
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import (
     PARTITION,
     Groups,
@@ -26,10 +26,10 @@ def build(
 ) -> list[Index]:
     """Cut each class in proportions from a symmetric Dirichlet distribution.
 
-    Small `alpha` makes clients that specialise, large `alpha` makes them alike. The idea is that
-    of Hsu et al. 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated
+    With small `alpha` clients specialise, with large `alpha` they are alike. The idea is from
+    Hsu et al. 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated
     Visual Classification"; drawing per class (Yurochkin et al. 2019) deals out every example.
-    A client with fewer than `min_examples` examples takes random ones from the largest.
+    A client with fewer than `min_examples` examples takes random ones from the largest client.
     """
     check_positive(alpha=alpha, min_examples=min_examples)
     rng = generator(seed, PARTITION)

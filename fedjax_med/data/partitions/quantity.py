@@ -1,8 +1,8 @@
-"""Clients differ in size alone (Li et al., ICDE 2022)."""
+"""Clients differ only in size (Li et al., ICDE 2022)."""
 
 import numpy as np
 
-from fedjax_med.core.types import Split
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import (
     PARTITION,
     Groups,
@@ -24,10 +24,10 @@ def build(
     alpha: float = 1.0,
     min_examples: int = 8,
 ) -> list[Index]:
-    """Give the clients Dirichlet-distributed sizes and all of them the same mix of classes.
+    """Give the clients Dirichlet-distributed sizes and the same mix of classes.
 
     The quantity skew of Li et al. 2022, "Federated Learning on Non-IID Data Silos"; small `alpha`
-    makes sizes differ more. Too small clients are filled as in `dirichlet`.
+    makes sizes differ more. Clients that are too small are filled as in `dirichlet`.
     """
     check_positive(alpha=alpha, min_examples=min_examples)
     rng = generator(seed, PARTITION)

@@ -1,1 +1,1 @@
-"""Weights that others trained: where they come from and how they are read."""
+"""Pretrained weights: their sources, and readers of their files."""

@@ -1,7 +1,7 @@
-"""Batch normalisation folded into the convolution before it, once, from a file's tensors.
+"""Folds batch normalisation into the convolution before it, once, from a file's tensors.
 
 With fixed statistics batch normalisation (Ioffe & Szegedy, ICML 2015) is a factor and an offset for
-each channel, and so part of the convolution's kernel and bias. What is left has no running
+each channel, which the convolution's kernel and bias can absorb. The folded model has no running
 statistics that a federation could average wrongly or leak.
 """
 
@@ -9,15 +9,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fedjax_med.core.types import Array, Params, Tensors
+from fedjax_med.core.model import Tensors
+from fedjax_med.core.types import Array, Params
 from fedjax_med.errors import UserError
 
 
 def tensor(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Any:
-    """The tensor `name` as float64.
+    """Return the tensor `name` as float64.
 
     Raises:
-        UserError: There is none, or it has another shape.
+        UserError: It is missing or has another shape.
     """
     if name not in tensors:
         raise UserError(
@@ -34,13 +35,13 @@ def tensor(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Any:
 
 
 def fold(tensors: Tensors, convolution: str, norm: str, params: Params, epsilon: float) -> Params:
-    """A convolution and the normalisation after it as one convolution, computed in float64.
+    """Fold a convolution and the normalisation after it into one convolution, in float64.
 
     Args:
-        tensors: in torch's form: `convolution`.weight ``[out, in, H, W]``, and of `norm` weight,
+        tensors: in torch's layout: `convolution`.weight ``[out, in, H, W]``, and of `norm` weight,
             bias, running_mean and running_var ``[out]``.
-        convolution: the name of it.
-        norm: the name of the batch normalisation.
+        convolution: the convolution's name.
+        norm: the batch normalisation's name.
         params: "kernel" ``[H, W, in, out]`` and "bias" ``[out]``, for their shapes.
         epsilon: added to the variance.
 
@@ -64,15 +65,15 @@ def fold(tensors: Tensors, convolution: str, norm: str, params: Params, epsilon:
 
 
 def dense(tensors: Tensors, name: str, params: Params) -> Params:
-    """The linear layer `name`, or `params` as they are where it has other features.
+    """Return the linear layer `name`, or `params` unchanged if it has another number of outputs.
 
     Args:
-        tensors: in torch's form: `name`.weight ``[out, in]`` and `name`.bias ``[out]``.
-        name: of the layer.
+        tensors: in torch's layout: `name`.weight ``[out, in]`` and `name`.bias ``[out]``.
+        name: the layer's name.
         params: "kernel" ``[in, out]`` and "bias" ``[out]``.
 
     Raises:
-        UserError: A tensor is missing, or it takes other inputs.
+        UserError: A tensor is missing or, with as many outputs, has another shape.
     """
     channels, features = params["kernel"].shape
     if f"{name}.weight" in tensors and len(tensors[f"{name}.weight"]) != features:

@@ -1,10 +1,10 @@
-"""Pickles of plain values, read without Python's unpickler, which runs what a pickle names.
+"""Reads pickles of plain values without Python's unpickler, which runs any code a pickle names.
 
-A pickle is a program for a machine with a stack. This machine knows the operations that torch
-writes for tensors, and none that copies what is there: it takes time and memory in proportion to
-the bytes that it reads, and these are bounded. Still a value may hold another one twice, and that
-one another one twice: hashed or written out, thirty such pairs are a billion values. So keys are
-texts, and whoever takes a value must look at its type before anything else.
+A pickle is a program for a stack machine. This machine knows the operations that torch writes for
+tensors, and none that copies values: its time and memory are proportional to the bytes that it
+reads, and these are bounded. But a value may contain another one twice, which contains another one
+twice: if hashed or printed, thirty such pairs are a billion values. So dictionary keys must be
+strings, and callers must check a value's type before anything else.
 """
 
 import pickletools
@@ -23,29 +23,29 @@ _PUSHED: dict[str, Callable[[Any], Any]] = {
     "EMPTY_TUPLE": lambda _: (),
 } | dict.fromkeys(
     ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE")
-    + ("SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),  # the last two by Python 2
+    + ("SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),  # the last two are written by Python 2
     lambda argument: argument,
 )
 
 
 class Bounded:
-    """A stream that gives no more than `limit` bytes."""
+    """A stream that returns at most `limit` bytes in total."""
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
         self._stream, self._left, self._limit = stream, limit, limit
 
     def read(self, count: int, /) -> bytes:
-        """Give `count` bytes, or fewer at the end of the stream.
+        """Read `count` bytes, or fewer at the end of the stream.
 
         Raises:
-            UserError: They are beyond the limit.
+            UserError: They would exceed the limit.
         """
         if count > self._left:
             raise UserError(f"expected at most {self._limit:,} bytes of names and shapes")
         return self._counted(self._stream.read(count))
 
     def readline(self) -> bytes:
-        """Give a line, or what the limit leaves of it."""
+        """Read a line, cut off at the limit."""
         return self._counted(self._stream.readline(self._left))
 
     def _counted(self, data: bytes) -> bytes:
@@ -57,9 +57,9 @@ class Machine:
     """Reads one pickle.
 
     Args:
-        find: from a module's name and a name in it, which may be any texts, to what stands for it.
-        refer: from a persistent id, which may be anything, to what stands for it.
-        call: from what is called, and with what, which may be anything, to the result.
+        find: maps a module's name and a name in it, any strings, to the value that replaces them.
+        refer: maps a persistent id, any value, to the value that replaces it.
+        call: maps a callee and its arguments, any values, to the result.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def load(self, stream: Bounded) -> Any:
-        """Give the value of the pickle that begins where `stream` stands.
+        """Read the pickle at the current position of `stream` and return its value.
 
         Raises:
-            UserError: It is too long, or does what no plain value needs.
-            Exception: It is damaged; of many kinds.
+            UserError: It is too long, or has operations that plain values do not need.
+            Exception: It is damaged; exceptions of many types.
         """
-        # As if it were a file: only these two of its methods are used.
+        # `genops` uses only these two methods of a file.
         for operation, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             self._do(operation.name, argument)
         return self._stack.pop()
@@ -137,11 +137,11 @@ class Machine:
         self._stack.append(self._call(*self._last(2)))
 
     def _marked(self) -> list[Any]:
-        """What was put on the stack since the last mark, taken from it."""
+        """Pop the values above the last mark from the stack."""
         return self._last(len(self._stack) - self._marks.pop())
 
     def _last(self, size: int) -> list[Any]:
-        """The last `size` values of the stack, taken from it."""
+        """Pop the last `size` values from the stack."""
         start = len(self._stack) - size
         if not 0 <= start <= len(self._stack):
             raise UserError("it takes what it never put there")
@@ -164,5 +164,5 @@ _OPERATIONS: dict[str, Callable[[Machine], None]] = {
     "STACK_GLOBAL": Machine._global,
     "BINPERSID": Machine._persistent,
     "REDUCE": Machine._reduce,
-    "BUILD": lambda machine: machine._last(1).clear(),  # attributes, which no tensor needs
+    "BUILD": lambda machine: machine._last(1).clear(),  # drops attributes, which no tensor needs
 }

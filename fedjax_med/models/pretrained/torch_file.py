@@ -1,11 +1,11 @@
-"""Tensors from a file of torch in its old format (before 1.6), without torch.
+"""Reads tensors from a torch file in the old format (before 1.6), without torch.
 
-The file is a sequence of pickles followed by raw numbers: a magic number, the protocol's version,
-the writer's sizes of types, the object with every storage by reference, the list of the storages'
-keys; then for each key an int64 count and that many little-endian numbers. A pickle can call
-whatever it can name, so these are read by `plain_pickle`, with three kinds of names and
-no more: `OrderedDict`, what rebuilds a tensor (here a note of its place, looked up at the end), and
-the kinds of storages (here the name of a NumPy type).
+The file is a sequence of pickles followed by raw numbers: a magic number, the protocol version, the
+writer's type sizes, the object with every storage by reference, the list of the storages' keys;
+then for each key an int64 count and that many little-endian numbers. A pickle can call whatever it
+can name, so these are read by `plain_pickle`, which allows only three kinds of names:
+`OrderedDict`, the function that rebuilds a tensor (here it records the tensor's position, for a
+look-up at the end), and the storage types (here NumPy dtype names).
 """
 
 import math
@@ -16,16 +16,16 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.core.types import Tensors
+from fedjax_med.core.model import Tensors
 from fedjax_med.errors import UserError, printable
 from fedjax_med.files import open_regular, unreadable
 from fedjax_med.models.pretrained.plain_pickle import Bounded, Machine
 
-LIMIT = 2**32  # bytes: 250 times EfficientNet-Lite0
-_LIMIT = 2**20  # bytes of its pickles: names and shapes of 10,000 tensors
+LIMIT = 2**32  # bytes of a file: 250 times EfficientNet-Lite0
+_LIMIT = 2**20  # bytes of its pickles: enough for names and shapes of 10,000 tensors
 _DIMENSIONS = 32
-# Tensors may share numbers, as tied layers do; but not many of them, each in memory of its own.
-_SHARED = 4  # times the file's size, of all tensors together
+# Tensors may share storage, as tied layers do; but each is copied, so their total is bounded.
+_SHARED = 4  # limit of all tensors together, as a multiple of the file's size
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _TYPES = {
@@ -44,11 +44,11 @@ _TYPES = {
 class _Storage(NamedTuple):
     key: str
     dtype: str
-    size: int  # numbers in it
+    size: int  # in elements
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor lies in its storage, in elements."""
+    """The position of a tensor in its storage, in elements."""
 
     storage: _Storage
     offset: int
@@ -57,7 +57,7 @@ class _Tensor(NamedTuple):
 
 
 def _rebuild(arguments: Any) -> _Tensor:
-    """Stands for ``torch._utils._rebuild_tensor_v2``; gradients and hooks are of no use here."""
+    """Replace ``torch._utils._rebuild_tensor_v2``; gradients and hooks are ignored."""
     if not (isinstance(arguments, tuple) and 4 <= len(arguments) <= _DIMENSIONS):
         raise UserError("expected a tensor's storage, offset, shape and strides")
     storage, offset, shape, strides = arguments[:4]
@@ -75,7 +75,7 @@ def _numbers_of_64_bits(values: Any) -> bool:
 
 
 def _ordered(arguments: Any) -> dict[str, Any]:
-    """Stands for ``collections.OrderedDict``, which is made empty and filled afterwards."""
+    """Replace ``collections.OrderedDict``, which is created empty and filled afterwards."""
     if not (isinstance(arguments, tuple) and not arguments):
         raise UserError("expected an empty OrderedDict, to be filled")
     return {}
@@ -107,14 +107,14 @@ def _refer(reference: Any) -> _Storage:
         raise UserError("it is damaged: expected a storage's type, key and size")
     _, dtype, key, _, count = reference[:5]
     if not (isinstance(dtype, str) and dtype in _TYPES.values()):
-        raise UserError(f"expected numbers, got a storage of {_told(dtype)}")
+        raise UserError(f"expected numbers, got a storage of {_printable(dtype)}")
     if not (isinstance(key, str) and _numbers_of_64_bits((count,))):
         raise UserError("expected a storage's key and size")
     return _Storage(key, dtype, count)
 
 
-def _told(value: Any) -> str:
-    """How a message tells of a `value`, which may be anything."""
+def _printable(value: Any) -> str:
+    """Describe `value`, which may be anything, for an error message."""
     if isinstance(value, str):
         return printable(repr(value))
     small = isinstance(value, int) and abs(value) < 2**63
@@ -122,10 +122,10 @@ def _told(value: Any) -> str:
 
 
 def read(file: Path) -> Tensors:
-    """The tensors of `file` by name.
+    """Read the tensors of `file`, by name.
 
     Raises:
-        UserError: The file is of another format, is cut short, or asks for more than tensors.
+        UserError: The file has another format, is cut short, or contains more than tensors.
     """
     try:
         with open_regular(file, LIMIT) as stream:
@@ -134,9 +134,9 @@ def read(file: Path) -> Tensors:
         raise UserError(f"{file} was not read: {error}.") from error
     except OSError as error:
         raise unreadable(file, error, "Give a file of weights.") from error
-    except (ImportError, MemoryError):  # no fault of the file
+    except (ImportError, MemoryError):  # not the file's fault
         raise
-    except Exception as error:  # broken pickles raise whatever their bytes lead to
+    except Exception as error:  # damaged pickles raise exceptions of any type
         raise UserError(
             f"{file} was not read: it is damaged or no file of torch's old format "
             f"({type(error).__name__}: {printable(str(error))})."
@@ -163,7 +163,7 @@ def _load(stream: Bounded) -> Any:
 
 
 def _check_format(stream: IO[bytes], pickles: Bounded) -> None:
-    """Read what stands before the tensors."""
+    """Check the file's header, before the tensors."""
     again = "torch.save(state_dict, FILE, _use_new_zipfile_serialization=False)"
     if stream.read(2) == b"PK":
         raise UserError(
@@ -179,14 +179,14 @@ def _check_format(stream: IO[bytes], pickles: Bounded) -> None:
     if not (isinstance(protocol, int) and protocol == _PROTOCOL and little):
         raise UserError(
             f"expected protocol {_PROTOCOL} of a little-endian machine, got protocol "
-            f"{_told(protocol)} of {'one' if little else 'another'}"
+            f"{_printable(protocol)} of {'one' if little else 'another'}"
         )
 
 
 def _all_placed(
     tensors: dict[str, _Tensor], numbers: dict[str, npt.NDArray[Any]], limit: int
 ) -> Tensors:
-    """The tensors out of their storages, if they take at most `limit` bytes together."""
+    """Copy the tensors from their storages; refuse more than `limit` bytes in total."""
     placed: Tensors = {}
     for name, tensor in tensors.items():
         placed[name] = _placed(name, tensor, numbers[tensor.storage.key])
@@ -203,20 +203,20 @@ def _numbers(stream: IO[bytes], storage: _Storage) -> npt.NDArray[Any]:
     dtype = np.dtype(storage.dtype)
     count = int.from_bytes(stream.read(8), "little")
     size = count * dtype.itemsize
-    left = os.fstat(stream.fileno()).st_size - stream.tell()  # asked first: it may claim anything
+    left = os.fstat(stream.fileno()).st_size - stream.tell()  # first: `count` may be anything
     if count != storage.size or size > left:
         raise UserError("it ends too early or is damaged: get it anew, and whole")
     return np.frombuffer(stream.read(size), dtype)
 
 
 def _placed(name: str, tensor: _Tensor, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The tensor out of its storage's `numbers`, in its own memory and row by row."""
+    """Copy a tensor from its storage's `numbers` into a row-major array of its own."""
     _, offset, shape, strides = tensor
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     size = math.prod(shape)
-    # An expanded tensor (stride 0) may claim any size, and a wrong one memory that is not its own.
+    # An expanded tensor (stride 0) may have any size; wrong strides would read foreign memory.
     if min((0, offset, *shape, *strides)) < 0 or size > len(numbers) or last >= len(numbers):
-        raise UserError(f"the tensor {_told(name)} does not lie inside of its storage")
+        raise UserError(f"the tensor {_printable(name)} does not lie inside of its storage")
     if not size:
         return np.zeros(shape, numbers.dtype)
     in_bytes = tuple(step * numbers.itemsize for step in strides)

@@ -1,9 +1,9 @@
-"""Weights that others trained, as NumPy arrays by name: from a package, the hub or a file.
+"""Pretrained weights as NumPy arrays by name: from a package, the hub or a file.
 
-Files of torch are pickles, and a pickle may run any program when it is loaded (`os.system` is one
-name away). So torch's own loader is not used, nor torch: `read` knows the old format's pickles, and
-its unpickler finds only what makes tensors and refuses every other name. safetensors files hold
-numbers alone.
+Torch files are pickles, and a pickle may run any program when it is loaded (`os.system` is one
+name away). So neither torch nor its loader is used: `read` reads the old format's pickles with an
+unpickler that knows only the names that tensors need and refuses all others. safetensors files
+contain only numbers.
 """
 
 import functools
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_med.core.types import Model, Params, Tensors
+from fedjax_med.core.model import Model, Tensors
+from fedjax_med.core.types import Params
 from fedjax_med.errors import UserError, printable
 from fedjax_med.files import open_regular, unreadable
 from fedjax_med.models.pretrained import torch_file
@@ -26,16 +27,16 @@ _HUB = ("timm/tf_efficientnet_lite0.in1k", "model.safetensors")
 
 
 def read(source: str) -> Tensors:
-    """The tensors of `source`.
+    """Read the tensors of `source`, by name.
 
     Args:
-        source: ``imagenet``, EfficientNet-Lite0's weights of ImageNet from the package of the extra
+        source: ``imagenet``, EfficientNet-Lite0's ImageNet weights from the package of the extra
             ``pretrained``; ``hub``, the same network's from the Hugging Face hub; or a file, of
             safetensors or of torch in the old format (`fedjax_med.models.pretrained.torch_file`).
 
     Raises:
-        UserError: The package is not installed, the hub is not reached, the file does not read, or
-            it holds something else than finite real numbers.
+        UserError: The package is not installed, the hub is unreachable, the file cannot be read,
+            or it holds values other than finite real numbers.
     """
     if source == "imagenet":
         return torch_file.read(_installed())
@@ -52,13 +53,13 @@ def read(source: str) -> Tensors:
 
 def _check(file: Path, tensors: Tensors) -> None:
     for name, values in tensors.items():
-        # NumPy knows bfloat16 by no kind of its own.
+        # NumPy has no kind for bfloat16.
         if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
             raise UserError(
                 f"{file}: expected real numbers, got {values.dtype} in {printable(repr(name))}: "
                 "convert it to float32, or leave it out."
             )
-        # Written so that NaN, which is in no order, does not pass.
+        # Written so that NaN, for which every comparison is false, does not pass.
         if values.size and not -_LARGEST <= float(values.min()) <= float(values.max()) <= _LARGEST:
             raise UserError(
                 f"{file}: {printable(repr(name))} holds what is no finite float32 (NaN, infinite "
@@ -67,7 +68,7 @@ def _check(file: Path, tensors: Tensors) -> None:
 
 
 def digest(source: str) -> str:
-    """SHA-256 over the tensors of `source`, with their names, shapes and types; "" of none.
+    """Compute the SHA-256 of the tensors of `source`, their names, shapes and dtypes; "" if none.
 
     Args:
         source: as in `read`, or empty.
@@ -85,14 +86,14 @@ def digest(source: str) -> str:
 
 
 def start(model: Model, source: str) -> Callable[[Params], Params]:
-    """From the first parameters to those with the weights of `source`, which is read here, once.
+    """Build the function that loads the weights of `source`, read once here, into parameters.
 
     Args:
-        model: that takes them.
-        source: as in `read`; empty leaves the first parameters alone.
+        model: the model that takes the weights.
+        source: as in `read`; empty: the parameters stay unchanged.
 
     Raises:
-        UserError: The model takes no weights, or as in `read`.
+        UserError: The model takes no pretrained weights, or as in `read`.
     """
     if not source:
         return lambda params: params
@@ -105,7 +106,7 @@ def start(model: Model, source: str) -> Callable[[Params], Params]:
 
 
 def _installed() -> Path:
-    """The package's file; the package itself, which is nothing but a path, is not run."""
+    """Find the file of weights without running its package, which only defines the path."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -126,7 +127,7 @@ def _downloaded() -> Path:
         ) from error
     try:
         return Path(hf_hub_download(*_HUB))
-    except Exception as error:  # of HTTP, of the hub, of the cache's folder: there are many
+    except Exception as error:  # many types: of HTTP, the hub, the cache folder
         raise UserError(
             f"--config.pretrained=hub: {_HUB[1]} of {_HUB[0]} could not be had from the hub "
             f"({' '.join(str(error).split())[:200]}). Without the internet give "
@@ -147,9 +148,9 @@ def _safetensors(file: Path) -> Tensors:
             return safetensors.numpy.load_file(file)
     except OSError as error:
         raise unreadable(file, error, "Give a file of weights.") from error
-    except (ImportError, MemoryError):  # no fault of the file
+    except (ImportError, MemoryError):  # not the file's fault
         raise
-    except Exception as error:  # of safetensors, and of NumPy for shapes and types it cannot hold
+    except Exception as error:  # of safetensors, and of NumPy for unsupported shapes and types
         raise UserError(
             f"{file} does not read as safetensors ({type(error).__name__}: "
             f"{printable(str(error), 200)}): expected tensors of F16, BF16, F32, F64 or whole "

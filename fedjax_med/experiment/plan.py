@@ -1,0 +1,143 @@
+"""Plans a whole run before anything is computed, or refuses it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from fedjax_med.client.local_training import LocalTrainer
+from fedjax_med.core.algorithm import FederatedAlgorithm, Traits
+from fedjax_med.core.model import Model
+from fedjax_med.core.process import Process
+from fedjax_med.core.types import Key, Params
+from fedjax_med.execution import backend
+from fedjax_med.execution.simulation import Simulation, build_simulation
+from fedjax_med.experiment import build
+from fedjax_med.experiment.config import Experiment
+from fedjax_med.experiment.privacy_plan import plan_privacy
+from fedjax_med.experiment.resolve import Resolved
+from fedjax_med.models.pretrained import weights
+from fedjax_med.privacy.plan import PrivacyPlan
+
+_ANY_CLASSES = 2**10  # more than any data set has
+
+
+class Plan(NamedTuple):
+    """The complete plan of a run.
+
+    experiment: as requested; recorded in the workdir.
+    trained: as trained: with one client in a setting without federation.
+    model: of each client.
+    process: the parts of a round.
+    privacy: the guarantee and its cost; None if there is no guarantee.
+    backend: the client map, and the reason.
+    init_params: from the images' shape (H, W, ch) to the initial global parameters.
+    key: of all rounds, from the experiment's seed.
+    """
+
+    experiment: Experiment
+    trained: Experiment
+    model: Model
+    process: Process
+    privacy: PrivacyPlan | None
+    backend: backend.Backend
+    init_params: Callable[[tuple[int, int, int]], Params]
+    key: Key
+
+    @property
+    def last_round(self) -> int:
+        """Return the number of the last round, which a privacy budget may bring forward."""
+        return self.privacy.rounds if self.privacy else self.experiment.rounds
+
+
+def make_plan(
+    resolved: Resolved,
+    class_counts: ArrayLike,
+    sizes: Iterable[int] = (),
+    *,
+    before: str = "",
+    noise_multiplier: float | None = None,
+) -> Plan:
+    """Plan a run; refuse parts that do not go together.
+
+    Args:
+        resolved: the resolved experiment.
+        class_counts: [K], the training examples of each class over all clients.
+        sizes: [C], the training examples of each client, for the accounting of privacy.
+        before: the client map that computed the checkpoint to resume from, if any.
+        noise_multiplier: of the trained run, if already known.
+
+    Raises:
+        UserError: A name does not exist, an option is out of its range, two parts do not go
+            together, or the requested privacy is not attainable.
+    """
+    experiment, num_classes = resolved.trained, len(class_counts)  # type: ignore[arg-type]
+    model = build.build_model(experiment, num_classes)
+    side = experiment.image_size
+    init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
+    shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
+    work = backend.workload(shapes)
+    trainer = build.build_trainer(experiment, model, class_counts, work)
+    traits = _traits(build.build_algorithm(experiment, trainer), shapes)
+    privacy = plan_privacy(experiment, traits, sizes, noise_multiplier)
+    noise = privacy.account.noise_multiplier if privacy else None
+    # A resumed run restores its weights from the checkpoint, so the pretrained file need not exist.
+    start = weights.start(model, "" if before else experiment.pretrained)
+
+    def init_params(shape: tuple[int, int, int]) -> Params:
+        return start(model.init(init_key, shape))
+
+    return Plan(
+        resolved.asked,
+        experiment,
+        model,
+        build.build_process(experiment, trainer, num_classes, noise),
+        privacy,
+        backend.choose(experiment.map_clients, work, before),
+        init_params,
+        rounds_key,
+    )
+
+
+def _traits(algorithm: FederatedAlgorithm, params: Params) -> Traits:
+    """Return the algorithm's traits; a client with a state is not stateless, whatever they say."""
+    _, client = jax.eval_shape(algorithm.init, params)
+    stateless = algorithm.traits.stateless_clients and not jax.tree.leaves(client)
+    return algorithm.traits._replace(stateless_clients=stateless)
+
+
+def check_before_data(resolved: Resolved) -> None:
+    """Refuse parts that do not go together before any data is read.
+
+    The parts are built around a trainer that never trains; what depends on the model or on the
+    data is left to `make_plan`.
+
+    Raises:
+        UserError: As in `make_plan`.
+    """
+
+    def never(*arguments: Any) -> Any:
+        raise AssertionError(f"called with {arguments}")
+
+    trainer = LocalTrainer(never, optax.identity(), features=never)
+    build.build_process(resolved.trained, trainer, _ANY_CLASSES)
+
+
+def simulate(plan: Plan, key: Key | None = None) -> Simulation:
+    """Build the simulation of `plan` on this machine.
+
+    Args:
+        plan: of the run.
+        key: of all rounds; None: the key from the experiment's seed.
+    """
+    experiment = plan.trained
+    return build_simulation(
+        plan.process,
+        plan.init_params,
+        experiment.num_clients,
+        plan.key if key is None else key,
+        plan.backend,
+        experiment.client.batch_size,
+    )

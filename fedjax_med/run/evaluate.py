@@ -1,0 +1,185 @@
+"""Evaluates a run's model on the held-out test set, from a checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_med.core.algorithm import FederatedState
+from fedjax_med.core.model import Model
+from fedjax_med.data.federation import Federation
+from fedjax_med.errors import UserError, check_name
+from fedjax_med.evaluation import calibration, metrics, per_client, predictions, tables
+from fedjax_med.evaluation.per_client import summarize_predictions
+from fedjax_med.evaluation.predict import Models, pool, predict_test, predict_validation
+from fedjax_med.evaluation.predictions import Predictions
+from fedjax_med.execution.simulation import Simulation, own_models
+from fedjax_med.experiment import config
+from fedjax_med.experiment.plan import Plan, simulate
+from fedjax_med.files import writing
+from fedjax_med.privacy.plan import to_json
+from fedjax_med.run.load import LoadedRun, restore
+
+CHECKPOINTS = ("best", "last")
+_OWN = {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
+_CALIBRATED = ("ece", "brier", "log_loss")  # the metrics that a temperature changes much
+
+
+def check_test(data: Federation) -> None:
+    """Refuse to evaluate without a test set.
+
+    Raises:
+        UserError: There are no test images.
+    """
+    if not data.test.num_examples:
+        raise UserError(
+            "the data set has no test images to evaluate on: expected a folder Test/<class>/ "
+            "beside Train/ (train without --evaluate needs none)."
+        )
+
+
+def which_checkpoint(given: str, experiment: config.Experiment) -> str:
+    """Return the checkpoint to evaluate: `given`, or the experiment's choice if that is empty.
+
+    Raises:
+        UserError: The checkpoint is neither ``best`` nor ``last``.
+    """
+    which = given or experiment.checkpoint.tested
+    check_name(which, CHECKPOINTS, "the checkpoints to evaluate")
+    return which
+
+
+def evaluate_run(workdir: Path, plan: Plan, data: Federation, which: str) -> dict[str, Any]:
+    """Evaluate a run on the test set, from the checkpoint that `which` names.
+
+    Args:
+        workdir: of the run; gets ``evaluation.json``, ``predictions.csv`` and
+            ``confusion_matrix.png``.
+        plan: of the run.
+        data: the run's data.
+        which: ``best`` (by validation) or ``last``; empty: the experiment's choice.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        UserError: There is no test set or no sound checkpoint, or the workdir cannot be written.
+    """
+    which = which_checkpoint(which, plan.experiment)
+    check_test(data)
+    simulation = simulate(plan)
+    state, done = restore(LoadedRun(workdir, plan, data), simulation, which)
+    evaluation, predictions = _evaluate(plan, simulation, state, data)
+    evaluation = {
+        "round": int(state.round),
+        "checkpoint": which,
+        "config": plan.experiment.name,
+        "seed": plan.experiment.seed,
+        **evaluation,
+        # Privacy is spent by all rounds done, whichever round the model is from.
+        **to_json(plan.privacy, done),
+    }
+    _say_which(workdir, evaluation, done, plan.last_round)
+    _write(workdir, evaluation, predictions, data.class_names)
+    return evaluation
+
+
+def _say_which(workdir: Path, evaluation: dict[str, Any], done: int, last: int) -> None:
+    best = evaluation["checkpoint"] == "best"
+    chosen = "the best of those kept, by validation" if best else "the last one kept"
+    print(f"{workdir}: the model of round {evaluation['round']}, {chosen}.")
+    if done < last:
+        print(f"The run is not complete: {done} of {last} rounds are saved.")
+    print(f"\n{tables.table(evaluation)}")
+
+
+def _write(
+    workdir: Path,
+    evaluation: dict[str, Any],
+    given: Predictions,
+    class_names: Sequence[str],
+) -> None:
+    from fedjax_med.evaluation import plots  # here: it loads matplotlib
+
+    with writing(workdir):
+        tables.write_json(evaluation, workdir / "evaluation.json")
+        predictions.write(given, class_names, workdir / predictions.NAME)
+        plots.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
+    written = ("evaluation.json", predictions.NAME, "confusion_matrix.png")
+    print(f"Written: {', '.join(str(workdir / name) for name in written)}")
+
+
+def _evaluate(
+    plan: Plan, simulation: Simulation, state: FederatedState, data: Federation
+) -> tuple[dict[str, Any], Predictions]:
+    experiment, model = plan.experiment, plan.model
+    test, names = data.test, data.class_names
+    models: Models = state.server.params
+    if simulation.personal is not None:
+        models = own_models(simulation, state)
+    probabilities, own = _test_predictions(model, models, data, experiment)
+    held = pool(data.validation)
+    validation = predict_validation(model, models, held, experiment.tta_views)
+    calibrated: dict[str, Any] = {}
+    if experiment.calibrate:
+        before = metrics.summarize(probabilities, test.label, names, num_resamples=0)
+        temperature = calibration.temperature(validation, held.label.astype(np.int64))
+        probabilities = calibration.scale(probabilities, temperature)
+        calibrated = {
+            "temperature": temperature,
+            "before_calibration": {name: before[name] for name in _CALIBRATED},
+        }
+    found = Predictions(test.name, test.client, test.label, probabilities)
+    evaluation = summarize_predictions(found, names, data.sites) | calibrated | own
+    if backdoors := _backdoors(plan, models, data):
+        evaluation["backdoors"] = backdoors
+    if len(held.label):
+        evaluation["validation"] = per_client.validation_metrics(validation, held.label, held.sizes)
+        absent = per_client.absent_classes(held.label, held.sizes, names)
+        evaluation["clients"] = evaluation["validation"]["clients"] | {"absent_classes": absent}
+        evaluation["client_names"] = list(data.names)
+    return evaluation, found
+
+
+def _test_predictions(
+    model: Model, models: Models, data: Federation, experiment: config.Experiment
+) -> tuple[Any, dict[str, Any]]:
+    """Predict the test images' probabilities [N, K], and score each personal model on them.
+
+    With personal models, each image is predicted by its client's model if all images belong to
+    clients, else by the mean of all models' probabilities.
+    """
+    test, clients_ = data.test, experiment.num_clients
+    each = predict_test(model, models, test, clients_, experiment.tta_views)
+    if not callable(models):
+        return each, {}
+    known = (test.client >= 0).all()
+    whole = each[test.client, np.arange(test.num_examples)] if known else each.mean(axis=0)
+    label = test.label.astype(np.int64)
+    rows = {
+        name: [metrics.number(metric(one.astype(np.float64), label)) for one in each]
+        for name, metric in _OWN.items()
+    }
+    return whole, {"own_models": rows}
+
+
+def _backdoors(plan: Plan, models: Models, data: Federation) -> list[dict[str, Any]]:
+    """Compute for each backdoor the share of other classes' images moved to its target class."""
+    trained, tta_views = plan.trained, plan.experiment.tta_views
+    found = []
+    for spec, attack in zip(trained.attacks, plan.process.faults.attacks, strict=True):
+        others = data.test.take(data.test.label != attack.target)
+        if attack.trigger is None or not others.num_examples:
+            continue
+        triggered = np.asarray(attack.trigger(jnp.asarray(np.asarray(others.image))))
+        split = others._replace(image=triggered)
+        each = predict_test(plan.model, models, split, trained.num_clients, tta_views)
+        if each.ndim == 3:  # harm to the attackers' personal models does not count
+            each = np.delete(each, list(attack.clients), axis=0)
+        taken = each.reshape(-1, each.shape[-1]).argmax(axis=-1) == attack.target
+        if taken.size:
+            row = {"attack": spec.name, "target": data.class_names[attack.target]}
+            found.append(row | {"n": others.num_examples, "success": float(taken.mean())})
+    return found

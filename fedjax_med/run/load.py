@@ -1,0 +1,136 @@
+"""Loads a run from its workdir: experiment, data, plan and checkpoint."""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedjax_med.core.algorithm import FederatedState
+from fedjax_med.data.federation import Federation
+from fedjax_med.errors import UserError
+from fedjax_med.execution.simulation import Simulation
+from fedjax_med.experiment import config, load_data, resolve
+from fedjax_med.experiment.plan import Plan, make_plan
+from fedjax_med.experiment.resolve import Resolved
+from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.provenance import identity
+from fedjax_med.run.resume import no_checkpoint
+from fedjax_med.run.workdir import CACHE_DIR, read_workdir
+
+
+class SavedRun(NamedTuple):
+    """The saved description of a run.
+
+    workdir: of the run.
+    saved: the content of ``experiment.json``.
+    resolved: the run's experiment.
+    """
+
+    workdir: Path
+    saved: dict[str, Any]
+    resolved: Resolved
+
+
+class LoadedRun(NamedTuple):
+    """A run with its data and the plan by which it was trained."""
+
+    workdir: Path
+    plan: Plan
+    data: Federation
+
+
+def read_run(workdir: Path) -> SavedRun:
+    """Read the saved description of the run in `workdir`.
+
+    Raises:
+        UserError: There is no run, or its experiment cannot be read.
+    """
+    saved = read_workdir(workdir)
+    experiment = resolve.complete(config.from_dict(saved["experiment"]))
+    return SavedRun(workdir, saved, resolve.settle(experiment))
+
+
+def load_run(
+    run: SavedRun, data_dir: str = "", cache_dir: str = "", *, from_start: bool = False
+) -> LoadedRun:
+    """Load the data of a run and plan it again, as it was trained.
+
+    Args:
+        run: its saved description.
+        data_dir: the folder of the images, if they have moved.
+        cache_dir: where prepared data is kept, if it has moved.
+        from_start: whether the initial weights are needed; otherwise a checkpoint replaces them.
+
+    Raises:
+        UserError: The run was trained on other data.
+    """
+    data = _load_data(run, data_dir, cache_dir)
+    before = ""
+    if not from_start:
+        with _read_only(run.workdir, run.resolved.asked) as checkpoints:
+            before = checkpoints.client_map()
+    noise = run.saved.get("privacy", {}).get("noise_multiplier")
+    plan = make_plan(
+        run.resolved, data.class_counts, data.train.sizes, before=before, noise_multiplier=noise
+    )
+    return LoadedRun(run.workdir, plan, data)
+
+
+def _load_data(run: SavedRun, data_dir: str, cache_dir: str) -> Federation:
+    experiment, saved = run.resolved.asked, run.saved
+    try:
+        data = load_data.load(
+            experiment,
+            data_dir or saved["data_dir"],
+            cache_dir or saved.get("cache_dir") or CACHE_DIR,
+        )
+    except UserError as error:
+        if not experiment.partition.options.get("path"):
+            raise
+        raise UserError(
+            f"{error} (If the table has moved: give the `train` command once more, with its new "
+            "place.)"
+        ) from error
+    if data.digest != saved["data"]:
+        raise UserError(
+            f"the train images or their division differ from those that {run.workdir} was trained "
+            "on (by most policies train images that are also in Test leave). Give "
+            "--data_dir=FOLDER with the same data."
+        )
+    return data
+
+
+def _read_only(
+    workdir: Path, experiment: config.Experiment
+) -> contextlib.AbstractContextManager[Checkpoints]:
+    return contextlib.closing(Checkpoints(workdir, experiment.checkpoint, read_only=True))
+
+
+class RestoredRun(NamedTuple):
+    """The state of a checkpoint, and the number of rounds that the run has saved."""
+
+    state: FederatedState
+    done: int
+
+
+def restore(run: LoadedRun, simulation: Simulation, which: str = "last") -> RestoredRun:
+    """Restore the checkpoint of `run` that `which` names.
+
+    Args:
+        run: the loaded run.
+        simulation: of the plan.
+        which: ``best`` (by validation) or ``last``.
+
+    Raises:
+        UserError: There is no sound checkpoint, or it is of another experiment.
+    """
+    plan, data = run.plan, run.data
+    with _read_only(run.workdir, plan.experiment) as checkpoints:
+        tag = identity(config.to_dict(plan.experiment), data.digest, simulation.backend.client_map)
+        best = functools.partial(checkpoints.best_first, plan.last_round)
+        order = best if which == "best" else checkpoints.latest_first
+        restored = checkpoints.restore(lambda: simulation.init(data.train.shapes()), tag, order)
+        done = max(checkpoints.rounds(), default=0)
+    if restored is None:
+        raise UserError(no_checkpoint(run.workdir, done))
+    return RestoredRun(restored.state, done)
