@@ -6,22 +6,13 @@ import optax
 
 from fedjax_med.client.local_training import LocalTrainer, train
 from fedjax_med.core.algorithm import ClientOutput, client_output, optimizer_step
+from fedjax_med.core.trees import select, take
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
 def stack(params: Params, number: int) -> Params:
     """Stack `number` copies of one model."""
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * number), params)
-
-
-def pick(models: Params, group: Array) -> Params:
-    """Select the model of one cluster, or the models of several.
-
-    Args:
-        models: ``[k, ...]`` in every leaf.
-        group: int32 [] or [g], the clusters.
-    """
-    return jax.tree.map(lambda leaf: leaf[group], models)
 
 
 def train_in(
@@ -42,7 +33,7 @@ def train_in(
         round: int32 [], for the learning-rate schedule.
         key: consumed.
     """
-    start = pick(models, group)
+    start = take(models, group)
     params, metrics = train(training, start, examples, key, round)
     return client_output(start, params, group, examples, metrics, group)
 
@@ -79,9 +70,7 @@ def step(
         params: Params, state: optax.OptState, message: Message, moves: Array
     ) -> tuple[Params, optax.OptState]:
         after = optimizer_step(optimizer, message, state, params)
-        kept: tuple[Params, optax.OptState] = jax.tree.map(
-            lambda new, old: jnp.where(moves, new, old), after, (params, state)
-        )
+        kept: tuple[Params, optax.OptState] = select(moves, after, (params, state))
         return kept
 
     moved: tuple[Params, optax.OptState] = jax.vmap(one)(models, state, messages, moves)

@@ -18,6 +18,7 @@ import optax
 from fedjax_med.algorithms import _clusters
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, Traits
+from fedjax_med.core.trees import take
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
 
@@ -144,11 +145,11 @@ def build(
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         before = (server.params, server.optimizer, message, server.moves)
-        params, memory = _clusters.step(server_optimizer, *_clusters.pick(before, server.origin))
+        params, memory = _clusters.step(server_optimizer, *take(before, server.origin))
         return server._replace(params=params, optimizer=memory, round=server.round + 1)
 
     def personal_params(server: ServerState, client: Array) -> Params:
-        return _clusters.pick(server.params, client)
+        return take(server.params, client)
 
     return FederatedAlgorithm(
         init,

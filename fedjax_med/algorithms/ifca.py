@@ -16,6 +16,7 @@ from fedjax_med.algorithms import _clusters
 from fedjax_med.client.local_training import LocalTrainer, mean_loss
 from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
 from fedjax_med.core.random import Stream
+from fedjax_med.core.trees import take
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 from fedjax_med.errors import UserError
 
@@ -103,7 +104,7 @@ def build(
         return ServerState(params, memory, server.chosen)
 
     def personal_params(server: ServerState, client: Array) -> Params:
-        return _clusters.pick(server.params, client)
+        return take(server.params, client)
 
     # No `download`: a client receives all models, the default.
     return FederatedAlgorithm(

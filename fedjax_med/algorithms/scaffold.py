@@ -23,6 +23,7 @@ from fedjax_med.core.algorithm import (
     client_output,
     optimizer_step,
 )
+from fedjax_med.core.trees import select
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
 
 
@@ -54,10 +55,6 @@ def _summing() -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.tree.zeros_like, update)
 
 
-def _where(condition: Array, one: Params, other: Params) -> Params:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
-
-
 def _process_updates(server: ServerState, results: ClientOutput) -> tuple[ServerState, ClientState]:
     participation = _participation.update(server.heard, results.num_examples, results.state.rounds)
     return server._replace(heard=participation), results.state
@@ -85,7 +82,7 @@ def build(
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
     ) -> ClientOutput:
-        control = _where(client.rounds > 0, client.control, server.control)
+        control = select(client.rounds > 0, client.control, server.control)
         offset = jax.tree.map(jnp.subtract, server.control, control)
         start = recorded.optimizer.init(server.params)
         params, (sums, _), metrics = resume_training(
@@ -94,7 +91,7 @@ def build(
         steps = jnp.maximum(metrics["steps"], 1)
         some = metrics["steps"] > 0
         new = jax.tree.map(lambda total, less: total / steps - less, sums, offset)
-        new = _where(some, new, client.control)
+        new = select(some, new, client.control)
         change = jax.tree.map(jnp.subtract, new, control)
         state = ClientState(new, client.rounds + some)
         output = client_output(server.params, params, state, examples, metrics)

@@ -9,6 +9,7 @@ import optax
 
 from fedjax_med.client.batching import epoch_batches, poisson_batches
 from fedjax_med.client.optimizers import StepWeight, constant, sgd_step_weight
+from fedjax_med.core.trees import zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 
 
@@ -115,7 +116,7 @@ def resume_training(
             carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key, Array]
         ) -> tuple[tuple[Params, optax.OptState], Metrics]:
             _, metrics = jax.eval_shape(move, carry, batch)
-            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+            return carry, zeros_like_shapes(metrics)
 
         active = batch[3]
         # Under `vmap` both branches are computed and one is selected.

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from fedjax_med.client.mixup import Mix
 from fedjax_med.core.model import Model
+from fedjax_med.core.trees import take, zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 
 
@@ -166,8 +167,8 @@ def _in_parts(
             return jax.tree.map(jnp.add, sums, new), None
 
         parts = jax.tree.map(cut, whole)
-        shape = jax.eval_shape(function, params, jax.tree.map(lambda leaf: leaf[0], parts), key)
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        shape = jax.eval_shape(function, params, take(parts, 0), key)
+        zero = zeros_like_shapes(shape)
         sums: tuple[Params, Metrics] = jax.lax.scan(step, zero, (parts, jnp.arange(number)))[0]
         return sums
 

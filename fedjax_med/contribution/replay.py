@@ -14,6 +14,7 @@ from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.core.round import round_keys, server_step
+from fedjax_med.core.trees import take
 from fedjax_med.core.types import Array, Key, Message, Params
 from fedjax_med.evaluation.predict import Validation, probabilities
 from fedjax_med.run.message_log import Updates
@@ -74,7 +75,7 @@ class Programs:
         """Advance the states [TOGETHER, ...] by a round, each with its coalition [TOGETHER, S]."""
 
         def one(place: Array, states: Any) -> Any:
-            state = jax.tree.map(lambda leaf: leaf[place], states)
+            state = take(states, place)
             after = _serve(self._run.process, self._run.key, state, sent, members[place])
             return jax.tree.map(lambda leaf, new: leaf.at[place].set(new), states, after)
 
@@ -106,7 +107,7 @@ class Programs:
 
     def _predict_states(self, states: Any, count: Array, image: Array) -> Array:
         def params_of(place: Array) -> Params:
-            return jax.tree.map(lambda leaf: leaf[place], states.server.params)
+            return take(states.server.params, place)
 
         return self._predict(params_of, count, image)
 

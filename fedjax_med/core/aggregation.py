@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_med.core.payload import Payload
+from fedjax_med.core.trees import select
 from fedjax_med.core.types import Array, Key, Message
 
 State = Any  # a pytree of arrays
@@ -137,7 +138,7 @@ def per_cluster(aggregator: Aggregator, num_clusters: int) -> Aggregator:
             own = client_info._replace(num_examples=num_examples)
             message, new = aggregator.update(messages, own, state, key)
             some = jnp.any(num_examples > 0)
-            return message, jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+            return message, select(some, new, state)
 
         keys = jax.random.split(key, num_clusters)
         return jax.vmap(one)(jnp.arange(num_clusters), state, keys)

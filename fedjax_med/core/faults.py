@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.core.random import Stream
-from fedjax_med.core.trees import broadcast_rows
+from fedjax_med.core.trees import broadcast_rows, zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, Key, Message
 
 
@@ -204,6 +204,6 @@ def accept_updates(faults: Faults, results: Any, before: Any, keys: Key, key: Ke
 
 def no_update(result: Any, client: Any) -> Any:
     """Build the zero result of a client that does not participate, in the shapes of `result`."""
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), result)
+    nothing = zeros_like_shapes(result)
     finite = jnp.ones_like(nothing.metrics["finite"])
     return nothing._replace(state=client, metrics={**nothing.metrics, "finite": finite})

@@ -28,6 +28,7 @@ from fedjax_med.core.faults import (
     poison_data,
 )
 from fedjax_med.core.random import Stream
+from fedjax_med.core.trees import select, take, zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, Key, Message, Metrics, Params
 
 Buckets = tuple[Examples, ...]  # [S_b, N_b] each: clients of similar size together
@@ -69,8 +70,7 @@ def init(
     """
     server, client = algorithm.init(params)
     num_clients = data.label.shape[0]
-    shapes = message_of(algorithm, server, client, data)
-    message = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    message = zeros_like_shapes(message_of(algorithm, server, client, data))
     stacked = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
     )
@@ -89,11 +89,8 @@ def _taking_part(
         everyone = jnp.arange(data[0].label.shape[0], dtype=jnp.int32)
         return [(state.clients, data[0], everyone if client_ids is None else client_ids)]
 
-    def at(tree: Any, there: Array) -> Any:
-        return jax.tree.map(lambda leaf: leaf[there], tree)
-
     return [
-        (at(state.clients, there), one, there if client_ids is None else client_ids[there])
+        (take(state.clients, there), one, there if client_ids is None else client_ids[there])
         for one, there in zip(data, places, strict=True)
     ]
 
@@ -189,9 +186,7 @@ def run_round(
     results = results._replace(metrics={**results.metrics, "client": ids})
     there = None if places is None else jnp.sort(jnp.concatenate(places))
     if not faults.none:
-        before = state.clients
-        if there is not None:
-            before = jax.tree.map(lambda leaf: leaf[there], before)
+        before = state.clients if there is None else take(state.clients, there)
         keys = jax.vmap(functools.partial(jax.random.fold_in, clients_key))(ids)
         round_key = jax.random.fold_in(key, state.round)
         hostile_key = jax.random.fold_in(round_key, Stream.ATTACKERS)
@@ -225,7 +220,7 @@ def server_step(
     after = algorithm.server_update(server, message)
     if aggregator.is_private:
         return after
-    return jax.tree.map(lambda new, old: jnp.where(some, new, old), after, server)
+    return select(some, after, server)
 
 
 def _serve(

@@ -1,5 +1,8 @@
-"""Helpers for stacked messages ``[S, ...]``."""
+"""Helpers for pytrees of arrays, such as stacked messages ``[S, ...]``."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -12,3 +15,18 @@ def broadcast_rows(values: Array, leaf: Array) -> Array:
 def clip_factor(lengths: Array, clip: Array | float) -> Array:
     """Compute the factors that scale messages of `lengths` down to at most `clip`; 1 if shorter."""
     return jnp.minimum(1.0, clip / jnp.maximum(lengths, 1e-30))
+
+
+def zeros_like_shapes(shapes: Any) -> Any:
+    """Build zeros in the shapes and dtypes of a pytree of arrays or `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def take(tree: Any, index: Any) -> Any:
+    """Index the leading axis of every leaf: with an integer one row, with an array several."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def select(condition: Array, chosen: Any, other: Any) -> Any:
+    """Select the leaves of `chosen` where `condition` (bool []) holds, else those of `other`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)

@@ -16,6 +16,7 @@ from fedjax_med.core import round as core_round
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.process import Process
 from fedjax_med.core.round import ClientIndices
+from fedjax_med.core.trees import take
 from fedjax_med.core.types import Array, Examples, Key, Metrics, Params
 from fedjax_med.data.client_data import ClientData
 from fedjax_med.execution import backend, multihost, sharding
@@ -128,7 +129,7 @@ def _personal(personal: Callable[[Any, Any], Params]) -> Callable[..., Params]:
 
     @jax.jit
     def of(state: FederatedState, place: ArrayLike) -> Params:
-        return personal(state.server, jax.tree.map(lambda leaf: leaf[place], state.clients))
+        return personal(state.server, take(state.clients, place))
 
     return of
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_med.core.trees import take, zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
 from fedjax_med.privacy import gaussian
 
@@ -59,9 +60,9 @@ def private_grad_fn(
         def add(sums: Any, part: tuple[Examples, Key]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, of_chunk(params, *part)), None
 
-        first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
+        first = take((parts, keys), 0)
         shapes = jax.eval_shape(of_chunk, params, *first)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        zeros = zeros_like_shapes(shapes)
         (total, metrics), _ = jax.lax.scan(add, zeros, (parts, keys))
         mean = jax.tree.map(lambda leaf: leaf / expected_batch, total)
         deviation = noise_multiplier * clip_norm / expected_batch

@@ -13,6 +13,7 @@ from scipy.spatial import distance
 
 from fedjax_med.algorithms import _clusters
 from fedjax_med.core.algorithm import ClientOutput
+from fedjax_med.core.trees import take
 
 
 def models():
@@ -22,8 +23,8 @@ def models():
 def test_stack_is_copies_and_pick_takes_them_out():
     stacked = _clusters.stack(toy.params(), 3)
     for group in range(3):
-        toy.assert_same_bits(_clusters.pick(stacked, jnp.int32(group)), toy.params())
-    toy.assert_same_bits(_clusters.pick(models(), jnp.int32(2)), toy.params(2))
+        toy.assert_same_bits(take(stacked, jnp.int32(group)), toy.params())
+    toy.assert_same_bits(take(models(), jnp.int32(2)), toy.params(2))
 
 
 def test_step_is_the_optimizers_own_in_each_cluster_and_none_where_it_stands_still():
@@ -37,13 +38,13 @@ def test_step_is_the_optimizers_own_in_each_cluster_and_none_where_it_stands_sti
     moves = jnp.array([True, False, True])
     after = _clusters.step(optimizer, stacked, state, zero, moves)
     for group, moved in enumerate(moves):
-        before = _clusters.pick(first, group)
+        before = take(first, group)
         if moved:  # momentum moves it although its message is zero
-            updates, memory = optimizer.update(_clusters.pick(zero, group), before[1], before[0])
+            updates, memory = optimizer.update(take(zero, group), before[1], before[0])
             before = optax.apply_updates(before[0], updates), memory
-            toy.assert_close(_clusters.pick(after, group), before)
+            toy.assert_close(take(after, group), before)
         else:
-            toy.assert_same_bits(_clusters.pick(after, group), before)
+            toy.assert_same_bits(take(after, group), before)
 
 
 def test_occupied_are_those_with_a_client_that_counts():
