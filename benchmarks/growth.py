@@ -28,7 +28,7 @@ import as_markdown
 import machine
 
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import round_loader
+from fedjax_med.execution.compilation import round_loader
 
 AXES = ("clients", "epochs", "devices")
 IMAGES, SIDE, BATCH = 20, 32, 10  # images a client, pixels, images a step
@@ -131,24 +131,24 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
     import jax
     import workloads
 
-    from fedjax_med.experiment.plan import simulate
+    from fedjax_med.experiment.plan import compile_plan, first_state
 
     backend.repeat_bits()  # as every command does
     rounds *= 10 if point.cohort * point.epochs < 100 else 1  # those of milliseconds
     one = experiment(point, rounds + 1)
-    simulation = simulate(workloads.plan_of(one))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.closing(
-            round_loader(simulation, held := federation(point, Path(folder) / "images"), one.rounds)
-        ) as feed,
-    ):
-        state = jax.device_put(simulation.init(held.shapes()), simulation.placement.state)
+    plan = workloads.plan_of(one)
+    compiled = compile_plan(plan)
+    with contextlib.ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        held = federation(point, folder / "images")
+        loader = round_loader(compiled, held, plan.key, one.rounds)
+        feed = opened.enter_context(contextlib.closing(loader))
+        state = jax.device_put(first_state(plan, held.shapes()), compiled.placement.state)
         seconds, first = [], 0.0
         for number in range(1, rounds + 2):
             started = time.perf_counter()
-            turn = feed.get(number)
-            state, _ = jax.block_until_ready(simulation.run_round(state, turn.data, turn.places))
+            batch = feed.get(number)
+            state, _ = jax.block_until_ready(compiled.run_round(state, batch, plan.key))
             seconds.append(time.perf_counter() - started)
             first = first or time.perf_counter() - began
     return {

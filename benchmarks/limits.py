@@ -10,6 +10,7 @@ takes less than both. With the figures of `rounds.py` it prints what that allows
 
 import collections
 import contextlib
+import functools
 import json
 import math
 import statistics
@@ -40,10 +41,10 @@ from fedjax_med import ops
 from fedjax_med.client import augmentation
 from fedjax_med.data import client_data
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import round_loader
+from fedjax_med.execution.compilation import round_loader
 from fedjax_med.experiment.build import build_model
 from fedjax_med.experiment.config import Augment
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.experiment.plan import compile_plan, first_state
 from fedjax_med.ops import convolution, patches
 
 FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
@@ -193,10 +194,10 @@ def measure(name: str) -> dict[str, Any]:
     held = run_ours.held({"pixels": np.asarray(data.image), "label": np.asarray(data.label)})
     with mock.patch.object(ops, "compiler_options", return_value={}):  # no part may have its own
         plan = workloads.plan_of(one)
-        simulation = simulate(plan)
-    with contextlib.closing(round_loader(simulation, held, 1)) as loader:
-        shapes = jax.eval_shape(simulation.init, held.shapes()), *loader.largest()
-    program = jax.make_jaxpr(simulation.run_round)(*shapes).jaxpr
+        compiled = compile_plan(plan)
+    with contextlib.closing(round_loader(compiled, held, plan.key, 1)) as loader:
+        state = jax.eval_shape(functools.partial(first_state, plan), held.shapes())
+        program = jax.make_jaxpr(compiled.run_round)(state, loader.largest(), plan.key).jaxpr
     used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     found = list(products(used))
     together, passes = alone(found)

@@ -9,6 +9,7 @@ fedjax_med, in alternation, and the device's name is printed with them.
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -29,8 +30,8 @@ import workloads
 
 from fedjax_med.data import client_data
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import fit_to_memory, round_loader
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.execution.compilation import fit_to_memory, round_loader
+from fedjax_med.experiment.plan import compile_plan, first_state
 
 flags.DEFINE_list("workload", ["cnn", "efficientnet_lite0"], "what to train")
 flags.DEFINE_string("map_clients", "auto", "how the five clients are mapped")
@@ -43,13 +44,14 @@ def rounds(name: str, data: client_data.ClientData, **changes: Any) -> Iterator[
     """Train a round whenever the next item is asked for; items say how clients are mapped."""
     experiment = dataclasses.replace(workloads.experiment(name), rounds=10**6, **changes)
     plan = workloads.plan_of(experiment)
-    simulation = fit_to_memory(simulate(plan), data)
-    state = jax.device_put(simulation.init(data.shapes()), simulation.placement.state)
-    with contextlib.closing(round_loader(simulation, data, experiment.rounds)) as feed:
+    start = functools.partial(first_state, plan, data.shapes())
+    compiled = fit_to_memory(compile_plan(plan), start, data, plan.key)
+    state = jax.device_put(start(), compiled.placement.state)
+    with contextlib.closing(round_loader(compiled, data, plan.key, experiment.rounds)) as feed:
         for number in range(1, experiment.rounds + 1):
-            turn = feed.get(number)
-            state, _ = jax.block_until_ready(simulation.run_round(state, turn.data, turn.places))
-            yield simulation.backend.name
+            batch = feed.get(number)
+            state, _ = jax.block_until_ready(compiled.run_round(state, batch, plan.key))
+            yield compiled.backend.name
 
 
 def compare(name: str, images: int, map_clients: str, pairs: int) -> tuple[str, list[float], float]:

@@ -23,7 +23,7 @@ from fedjax_med.core.model import Model
 from fedjax_med.core.types import Examples, Params
 from fedjax_med.experiment import resolve
 from fedjax_med.experiment.config import Augment, Client, Experiment, Spec
-from fedjax_med.experiment.plan import Plan, make_plan, simulate
+from fedjax_med.experiment.plan import Plan, compile_plan, first_state, make_plan
 
 NO_AUGMENTATION = Augment(
     flip=False,
@@ -117,11 +117,12 @@ def plan_of(one: Experiment) -> Plan:
 
 def cohorts(one: Experiment, rounds: int) -> np.ndarray[Any, Any]:
     """Who takes part in each round, as `fedjax_med` draws it: int32 [rounds, S]."""
-    choose = simulate(plan_of(one)).choose
+    plan = plan_of(one)
+    choose = compile_plan(plan).choose
     if choose is None:
         return np.tile(np.arange(one.num_clients, dtype=np.int32), (rounds, 1))
     sizes = jnp.ones(one.num_clients, jnp.int32)
-    return np.stack([choose(jnp.int32(number), sizes) for number in range(rounds)])
+    return np.stack([choose(plan.key, jnp.int32(number), sizes) for number in range(rounds)])
 
 
 def training_flops(model: Model, image_shape: tuple[int, int, int]) -> float:
@@ -160,7 +161,7 @@ def write(name: str, per_client: int, turns: int, file: Path) -> dict[str, Any]:
     per_client = per_client or work.images
     data = examples(work.clients, per_client, work.image_size)
     plan = plan_of(one)
-    model, params = plan.model, simulate(plan).init(data).server.params
+    model, params = plan.model, first_state(plan, data).server.params
     leaves = {
         "params/" + "/".join(str(key.key) for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

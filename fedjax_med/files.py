@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,10 @@ except ImportError:  # on Windows
 
 # The temporary file names of `replacing`.
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_ABANDONED = 86_400  # seconds since the last write; by then nobody writes a file any more
 # Errors of file systems that cannot sync folders (some network mounts).
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_DEPTH = 50  # of nested lists and dictionaries in JSON; ours have 10
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -83,7 +85,8 @@ def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"could not write {path}: {reason}. Make room or choose another folder."
+            f"could not write {path}: {reason}. What was saved before is intact: make room or "
+            "choose another folder."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -106,49 +109,46 @@ def _give_name(temporary: Path, path: Path, stays: bool) -> None:
 @contextlib.contextmanager
 def _locked(temporary: Path) -> Iterator[None]:
     """Lock `temporary`, so that other processes see that it is being written."""
-    with temporary.open("rb") as stream:
-        _lock(stream.fileno())
+    with temporary.open("r+b") as stream:
+        with contextlib.suppress(OSError):
+            try_lock(stream.fileno())
         yield
 
 
-def _lock(descriptor: int) -> bool:
-    """Try to lock an open file; return whether this process holds the lock."""
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file for this process; return False if another one holds the lock.
+
+    Raises:
+        OSError: It cannot be locked, for example since the file system has no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:  # held by another process, or a file system without locks
-        pass
-    return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # EWOULDBLOCK; all else says nothing about other processes
+        return False
+    return True
+
+
+def _is_abandoned(descriptor: int) -> bool:
+    try:
+        return try_lock(descriptor)
+    except OSError:  # no locks here
+        return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED
 
 
 def clear_temporary(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in `folder` and below.
 
-    Files that are being written are locked, and stay.
+    Files that are being written are locked, and stay. Where files cannot be locked, those stay that
+    were written to within a day.
     """
     for path in folder.rglob(".*.tmp"):
         with contextlib.suppress(OSError):
             if _TEMPORARY.fullmatch(path.name):
                 with open_regular(path, 2**62) as stream:
-                    if _lock(stream.fileno()):
+                    if _is_abandoned(stream.fileno()):
                         path.unlink()
-
-
-def put_aside(folder: Path, paths: Iterable[Path]) -> Path:
-    """Move `paths` into a new folder ``damaged-NUMBER`` of `folder`; return its path.
-
-    Raises:
-        OSError: They cannot be moved.
-    """
-    names = (folder / f"damaged-{number}" for number in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
-    make_folder(aside)
-    for path in paths:
-        path.rename(aside / path.name)
-    sync(aside)
-    sync(folder)
-    return aside
 
 
 def make_folder(path: Path) -> None:
@@ -263,15 +263,30 @@ def read_object(path: Path, limit: int, advice: str = "") -> dict[str, Any]:
     """Read the JSON object in a regular file of at most `limit` bytes.
 
     Raises:
-        UserError: As in `read_text`, or the file holds something else.
+        UserError: As in `read_text`, or the file holds something else, or nested too deep.
     """
     try:
         value = json.loads(read_text(path, limit, advice))
+        check_depth(value)
     except (ValueError, RecursionError) as error:
         raise unreadable(path, error, advice) from error
     if not isinstance(value, dict):
         raise unreadable(path, ValueError("expected a JSON object"), advice)
     return value
+
+
+def check_depth(value: Any) -> None:
+    """Refuse lists and dictionaries nested more than 50 deep, without recursion.
+
+    Raises:
+        ValueError: `value`, parsed from JSON, is nested too deep.
+    """
+    level: list[Any] = [[value]]
+    for _ in range(_DEPTH):
+        parts = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [item for part in parts for item in part if isinstance(item, dict | list)]
+    if level:
+        raise ValueError(f"expected lists and objects nested at most {_DEPTH} deep")
 
 
 def unreadable(path: Path, error: Exception, advice: str = "") -> UserError:

@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from studies.markdown import table
+
 from fedjax_med.cli import main as cli
 from fedjax_med.evaluation import comparison
 
@@ -84,10 +86,8 @@ def main(arguments: list[str]) -> int:
         if code:
             return code
         result = json.loads((workdir / "crossvalidation.json").read_text())
-        cells = [comparison.spread([result[key]]) for key in SHOWN]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    head = ["| variant | " + " | ".join(SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
-    print("\n" + "\n".join([*head, *rows]))
+        rows.append([name, *(comparison.spread([result[key]]) for key in SHOWN)])
+    print(f"\n{table(['variant', *SHOWN], rows)}")
     return 0
 
 

@@ -1,11 +1,17 @@
-"""Holds the house in shape: imports go downward, pure packages stay pure, files stay readable."""
+"""Imports go only downward, pure packages stay pure, files stay readable."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "fedjax_med"
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import layout  # noqa: E402
+
+PACKAGE = ROOT / "fedjax_med"
 
 # A package imports only from those in rows above it; its own files may import each other. Where a
 # row has several packages none of them imports another, but in the rows marked so.
@@ -19,9 +25,9 @@ LAYERS = [
     ("experiment",),
     ("run",),
     ("contribution",),
-    ("cli", "__main__"),
+    ("cli", "__main__", "__init__"),
 ]
-NEIGHBOURS = {"errors", "files", "cli", "__main__"}  # that may import each other
+NEIGHBOURS = {"errors", "files", "cli", "__main__", "__init__"}  # that may import each other
 LAYER = {package: number for number, row in enumerate(LAYERS) for package in row}
 # The rows of pure functions, and the files in them that read what others wrote or count in numpy.
 PURE = {package for row in LAYERS[1:4] for package in row}
@@ -31,6 +37,7 @@ IMPURE = {
     "models/pretrained/torch_file.py",
     "models/pretrained/weights.py",
     "privacy/accounting.py",
+    "privacy/noise.py",
 }
 PURE_IMPORTS = {"jax", "flax", "optax", "fedjax_med"}
 PURE_IMPORTS |= {
@@ -40,6 +47,7 @@ PURE_IMPORTS |= {
     "fnmatch",
     "functools",
     "hashlib",
+    "inspect",
     "math",
     "typing",
 }
@@ -72,7 +80,7 @@ def own(file):
 
 
 def test_every_package_has_its_row():
-    assert {package(file) for file in FILES} == LAYER.keys() | {"__init__"}
+    assert {package(file) for file in FILES} == LAYER.keys()
     assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 22
 
 
@@ -123,7 +131,7 @@ def test_flags_are_read_on_the_command_line_only(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_only_the_upper_rooms_know_an_experiment(file):
+def test_only_the_upper_packages_know_an_experiment(file):
     if LAYER.get(package(file), 9) < LAYER["experiment"]:
         used = [dotted for dotted in imports(file) if dotted.endswith(".Experiment")]
         assert not used, f"{name(file)} is below experiment/ and takes an Experiment"
@@ -136,7 +144,7 @@ COMPONENTS = {file.stem for shelf in SHELVES for file in (PACKAGE / shelf).glob(
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_no_room_below_the_experiment_asks_for_a_component_by_its_name(file):
+def test_no_package_below_the_experiment_asks_for_a_component_by_its_name(file):
     if LAYER.get(package(file), 9) >= LAYER["experiment"]:
         return
     for node in ast.walk(ast.parse(file.read_text())):
@@ -170,7 +178,7 @@ def test_files_and_functions_stay_short(file):
                 assert length <= 45, f"{file.name}: {node.name} has {length} lines"
 
 
-def test_there_are_no_rooms_for_odds_and_ends():
+def test_there_are_no_packages_for_odds_and_ends():
     names = {part.lower() for file in FILES for part in file.relative_to(PACKAGE).parts}
     assert not names & {"utils.py", "utils", "helpers.py", "misc.py", "common.py", "registry.py"}
 
@@ -178,3 +186,20 @@ def test_there_are_no_rooms_for_odds_and_ends():
 def test_nothing_needs_tensorflow_or_torch():
     for file in FILES:
         assert not {dotted.split(".")[0] for dotted in imports(file)} & {"tensorflow", "torch"}
+
+
+def test_the_layers_are_those_of_the_table_and_of_the_drawing():
+    table = layout.rows(layout.PAGE.read_text())
+    told = [{*row.packages} for row in reversed(table)]
+    assert told == [{*row} - {"__init__"} for row in LAYERS]
+    assert layout.OUT.read_text() == layout.draw(table)
+    assert "http" not in layout.OUT.read_text().replace('"http://www.w3.org/2000/svg"', "")
+
+
+def test_the_drawing_fits_its_page():
+    boxes = [layout._band(row, 0) for row in layout.rows(layout.PAGE.read_text())]
+    for drawn in boxes:
+        left, width = (
+            int(drawn[-2].partition(f' {of}="')[2].split('"')[0]) for of in ("x", "width")
+        )
+        assert left + width < layout._WIDTH - 12

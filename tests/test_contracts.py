@@ -11,17 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import shipped
 import toy
 from PIL import Image
 
 from fedjax_med.aggregators import mean
 from fedjax_med.client.local_training import LocalTrainer
+from fedjax_med.client.optimizers import sgd_step_weight
 from fedjax_med.core import aggregation, client_map, faults
 from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.experiment import components
-from fedjax_med.experiment.config import Experiment, Spec, read
+from fedjax_med.experiment.config import Experiment, Spec
+from fedjax_med.experiment.config_file import read
 from fedjax_med.privacy import dp_mean
 
 PACKAGE = Path(__file__).parent.parent / "fedjax_med"
@@ -115,7 +118,11 @@ def code_lines(file):
 
 
 def rows(shelf):
-    return [pytest.param(Spec(name, options), id=name) for name, options in ROWS[shelf].items()]
+    slow = {"efficientnet_lite0": pytest.mark.slow}  # compiles longest
+    return [
+        pytest.param(Spec(name, options), id=name, marks=slow.get(name, ()))
+        for name, options in ROWS[shelf].items()
+    ]
 
 
 def aggregators():
@@ -140,8 +147,8 @@ def test_every_file_has_a_row_and_every_row_a_file(shelf):
 @pytest.mark.parametrize("shelf", ["algorithms", "attacks", "aggregators", "transforms"])
 def test_every_file_is_used_by_a_config(shelf):
     used = set()
-    for file in (PACKAGE.parent / "configs").glob("*.py"):
-        experiment = read(str(file))
+    for path in shipped.EXPERIMENTS:
+        experiment = read(path)
         one_or_more = getattr(
             experiment, {"algorithms": "algorithm", "aggregators": "aggregator"}.get(shelf, shelf)
         )
@@ -152,10 +159,14 @@ def test_every_file_is_used_by_a_config(shelf):
 
 
 def test_every_config_says_what_it_gives():
-    for file in (PACKAGE.parent / "configs").glob("*.py"):
+    for file in shipped.FILES:
         said = re.search(r"Expect:\s+(.*?)\nChange:", file.read_text(), re.DOTALL)
         assert said, file.name
         assert re.search(r"\d\.\d\d", said.group(1)), f"{file.name} has no measured result"
+    for path, variant in shipped.VARIANTS.items():
+        assert 0 < variant.balanced_accuracy < 1, f"{path} has no measured result"
+        private = read(path).privacy.unit != "none"
+        assert ("epsilon" in variant.expected) == private, f"{path} has no measured epsilon"
 
 
 def test_every_shelf_is_walked():
@@ -185,18 +196,20 @@ def test_file_is_short_and_documented(shelf, name):
 
 
 def algorithm_of(spec):
-    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
+    training = LocalTrainer(
+        toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features(), step_weight=sgd_step_weight()
+    )
     algorithm = components.build("algorithms", spec, training, optax.sgd(1.0))
     assert isinstance(algorithm, FederatedAlgorithm)
     return algorithm
 
 
 def three_rounds(algorithm, data, map_clients=toy.MAP_CLIENTS):
-    aggregator = mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
+    process = Process(algorithm, mean.build())
+    state = process.init(toy.params(), data)
     before = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     for _ in range(3):
-        state, metrics = run_round(algorithm, aggregator, state, data, KEY, map_clients=map_clients)
+        state, metrics = process.round(state, data, KEY, client_map=map_clients)
     after = jax.tree.structure(state), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert before == after, "a round changed the structure, a shape or a type of the state"
     return state, metrics

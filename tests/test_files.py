@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -106,13 +107,19 @@ def test_what_killed_processes_left_is_removed_and_what_is_being_written_stays(t
     assert (tmp_path / "file").read_text() == "whole"
 
 
-def test_what_is_put_aside_keeps_its_names_and_takes_no_other_s_place(tmp_path):
-    for number in (1, 2):
-        (tmp_path / "file").write_text(str(number))
-        aside = files.put_aside(tmp_path, [tmp_path / "file"])
-        assert aside == tmp_path / f"damaged-{number}"
-        assert (aside / "file").read_text() == str(number)
-        assert not (tmp_path / "file").exists()
+def test_without_locks_what_killed_processes_left_goes_after_a_day(tmp_path, monkeypatch):
+    def fail(descriptor, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    old, new = (tmp_path / f".file.4711.0123456{digit}.tmp" for digit in "89")
+    for file in (old, new):
+        file.touch()
+    os.utime(old, (0, 0))
+    files.clear_temporary(tmp_path)
+    assert names(tmp_path) == [new.name]
+    with files.replacing(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
 
 
 def test_a_tree_is_synced_from_its_leaves_to_its_name(tmp_path, file_calls):

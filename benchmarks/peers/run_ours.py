@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from fedjax_med.data import client_data
 from fedjax_med.data.dataset import Split
 from fedjax_med.evaluation import predict
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import fit_to_memory, round_loader
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.execution.compilation import fit_to_memory, round_loader
+from fedjax_med.experiment.plan import compile_plan, first_state
 from fedjax_med.run import metrics_writer
 
 
@@ -41,20 +42,20 @@ def main(file: str, name: str) -> None:
     experiment = dataclasses.replace(workloads.experiment(name), rounds=len(work["cohorts"]))
     data = held(work)
     plan = workloads.plan_of(experiment)
-    simulation = fit_to_memory(simulate(plan), data)
-    state = jax.device_put(simulation.init(data.shapes()), simulation.placement.state)
+    start = functools.partial(first_state, plan, data.shapes())
+    compiled = fit_to_memory(compile_plan(plan), start, data, plan.key)
+    state = jax.device_put(start(), compiled.placement.state)
 
     def loss() -> float:
         p = predict.probabilities(plan.model, state.server.params, jnp.asarray(work["pixels"]))
         picked = jnp.take_along_axis(p, jnp.asarray(work["label"])[..., None], axis=-1)
         return float(-jnp.mean(jnp.log(picked)))
 
-    with contextlib.closing(round_loader(simulation, data, experiment.rounds)) as feed:
+    with contextlib.closing(round_loader(compiled, data, plan.key, experiment.rounds)) as feed:
         number = 0
         while channel.next():
             number += 1
-            turn = feed.get(number)
-            state, result = simulation.run_round(state, turn.data, turn.places)
+            state, result = compiled.run_round(state, feed.get(number), plan.key)
             metrics_writer.check_finite(jax.device_get(result), state, number, 0)
             jax.block_until_ready(state)
             channel.done(loss)

@@ -1,1 +1,5 @@
 """Aggregators: ``build(*, options) -> Aggregator``, one file each."""
+
+from fedjax_med import lazy
+
+__getattr__ = lazy(__name__, {})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedjax_med.core.faults import is_finite
 from fedjax_med.core.trees import broadcast_rows
 from fedjax_med.core.types import Array, Message
 from fedjax_med.errors import UserError
@@ -51,6 +52,15 @@ def mask_messages(messages: Message, weight: Array) -> tuple[Message, Array]:
     return jax.tree.map(
         lambda leaf: jnp.where(broadcast_rows(counts, leaf), leaf, 0), messages
     ), counts
+
+
+def finite_messages(messages: Message, weight: Array) -> tuple[Message, Array]:
+    """Mask the messages as `mask_messages` does, and those with a NaN or an infinity, too.
+
+    A robust aggregator leaves such a message out: in distances and sums, and in an order of
+    values, one NaN would decide the result.
+    """
+    return mask_messages(messages, jnp.where(jax.vmap(is_finite)(messages), weight, 0))
 
 
 def shares(values: Array) -> Array:

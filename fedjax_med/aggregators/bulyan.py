@@ -60,7 +60,7 @@ def build(*, hostile: int = 1) -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        messages, counts = _robust.mask_messages(messages, client_info.num_examples)
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
         distances = _robust.squared_distances(messages)
         chosen = _selected(distances, client_info.client, counts, hostile)
         size = jnp.sum(chosen)
@@ -68,4 +68,9 @@ def build(*, hostile: int = 1) -> Aggregator:
         number = jnp.maximum(size - 2 * hostile, 2 - size % 2)
         return jax.tree.map(lambda leaf: _around_median(leaf, chosen, number), messages), state
 
-    return Aggregator(_robust.at_least("bulyan", least, "lower hostile"), update, min_clients=least)
+    return Aggregator(
+        _robust.at_least("bulyan", least, "lower hostile"),
+        update,
+        min_clients=least,
+        is_robust=True,
+    )

@@ -39,8 +39,8 @@ def build(*, iterations: int = 5, smoothing: float = 1e-6) -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        messages, counts = _robust.mask_messages(messages, client_info.num_examples)
-        examples = jnp.where(counts, _robust.shares(client_info.num_examples), 0)
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
+        examples = _robust.shares(jnp.where(counts, client_info.num_examples, 0))
 
         def step(number: Array, point: Message) -> Message:
             del number
@@ -51,4 +51,4 @@ def build(*, iterations: int = 5, smoothing: float = 1e-6) -> Aggregator:
         start = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), messages)
         return jax.lax.fori_loop(0, iterations, step, start), state
 
-    return Aggregator(lambda message, num_clients, num_senders: (), update)
+    return Aggregator(lambda message, num_clients, num_senders: (), update, is_robust=True)

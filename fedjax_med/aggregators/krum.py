@@ -38,12 +38,15 @@ def build(*, hostile: int = 1, keep: int = 1) -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        messages, counts = _robust.mask_messages(messages, client_info.num_examples)
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
         distances = _robust.squared_distances(messages)
         ranks = _robust.krum_ranks(distances, client_info.client, counts, hostile)
         kept = counts & (ranks < keep)
         return _robust.weighted_sum(messages, _robust.shares(kept.astype(jnp.float32))), state
 
     return Aggregator(
-        _robust.at_least("krum", least, "lower hostile or keep"), update, min_clients=least
+        _robust.at_least("krum", least, "lower hostile or keep"),
+        update,
+        min_clients=least,
+        is_robust=True,
     )

@@ -20,7 +20,7 @@ def build() -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        counts = client_info.num_examples > 0
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
         return jax.tree.map(lambda leaf: _robust.median(leaf, counts), messages), state
 
-    return Aggregator(lambda message, num_clients, num_senders: (), update)
+    return Aggregator(lambda message, num_clients, num_senders: (), update, is_robust=True)

@@ -35,7 +35,7 @@ def build(*, norm: float = 0.0) -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        messages, counts = _robust.mask_messages(messages, client_info.num_examples)
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
         zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), messages)
         norms = jnp.sqrt(_robust.squared_norms(messages, zero))
         bound = norm or _robust.median(norms, counts)
@@ -43,4 +43,4 @@ def build(*, norm: float = 0.0) -> Aggregator:
         weight = jnp.where(counts, client_info.num_examples, 0)
         return _robust.weighted_sum(messages, _robust.shares(weight) * factors), state
 
-    return Aggregator(lambda message, num_clients, num_senders: (), update)
+    return Aggregator(lambda message, num_clients, num_senders: (), update, is_robust=True)

@@ -39,7 +39,7 @@ def build(*, share: float = 0.2) -> Aggregator:
         messages: Message, client_info: ClientInfo, state: State, key: Key
     ) -> tuple[Message, State]:
         del key  # nothing is random here
-        counts = client_info.num_examples > 0
+        messages, counts = _robust.finite_messages(messages, client_info.num_examples)
         size, number = counts.shape[0], jnp.sum(counts)
         # A table, because the product is exact neither in Python nor in float32: 0.29 * 100 < 29.
         table = [min(math.floor(share * n + 1e-9), max(n - 1, 0) // 2) for n in range(size + 1)]
@@ -55,5 +55,8 @@ def build(*, share: float = 0.2) -> Aggregator:
         return jax.tree.map(mean, messages), state
 
     return Aggregator(
-        _robust.at_least("trimmed_mean", least, "raise share"), update, min_clients=least
+        _robust.at_least("trimmed_mean", least, "raise share"),
+        update,
+        min_clients=least,
+        is_robust=share > 0,
     )

@@ -4,6 +4,7 @@ A client uses a mixture, ``alpha * own + (1 - alpha) * global``. It trains the g
 FedAvg and, on the same batches, its own model to improve the mixture.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ def _mixture(alpha: Array, own: Params, shared: Params) -> Params:
 def _gradient(grad_fn: GradFn) -> GradFn:
     """Build the gradients of the shared loss, and of the mixture's by own model and alpha."""
 
+    @functools.wraps(grad_fn)
     def gradient(now: _Trained, batch: Examples, key: Key) -> tuple[_Trained, Metrics]:
         of_shared, metrics = grad_fn(now.shared, batch, key)
         of_mixture, _ = grad_fn(_mixture(now.alpha, now.own, now.shared), batch, key)

@@ -4,6 +4,7 @@ Besides the global model, which is FedAvg's, each client trains a model of its o
 towards the global one. A hostile client affects the others' own models through that pull only.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -60,6 +61,7 @@ def build(
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
     ) -> ClientOutput:
+        @functools.wraps(training.grad_fn)
         def pulled(own: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
             gradient, metrics = training.grad_fn(own, batch, key)
             pull = jax.tree.map(lambda a, b: weight * (a - b), own, server.params)

@@ -2,8 +2,9 @@
 
 The message is the pseudo-gradient, global - local, so every optax optimizer is a server
 optimizer (Reddi et al., ICLR 2021, "Adaptive Federated Optimization"): ``sgd`` with learning rate 1
-is FedAvg, with momentum FedAvgM, and ``adam``, ``yogi``, ``adagrad`` are FedAdam, FedYogi,
-FedAdagrad.
+is FedAvg, with momentum FedAvgM. The paper's FedAdam, FedYogi and FedAdagrad are ``fed_adam``,
+``fed_yogi`` and ``fed_adagrad`` (`fedjax_med.algorithms`); optax's ``adam``, ``yogi`` and
+``adagrad`` take other steps.
 """
 
 from typing import NamedTuple

@@ -6,13 +6,14 @@ The server keeps h, the mean of the g_i. The paper's mean is over all m clients;
 by examples, like the loss, over the clients that have participated so far.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.algorithms import _participation
+from fedjax_med.algorithms import _participation, _sending
 from fedjax_med.algorithms._participation import ParticipationState
 from fedjax_med.algorithms.fed_prox import held
 from fedjax_med.client.local_training import LocalTrainer, train
@@ -43,22 +44,40 @@ class ClientState(NamedTuple):
     rounds: Array  # int32 [], the number in which it has participated
 
 
+def _after_sending(
+    alpha: float, client: ClientState, message: Message, sent: Message
+) -> tuple[Message, ClientState]:
+    """Change g_i by what the server hears of the message, so that h stays the clients' mean."""
+    heard = _sending.scaled(sent, _sending.following(message, sent))
+    gradient = jax.tree.map(lambda g, h, m: g + alpha * (h - m), client.gradient, heard, message)
+    return heard, client._replace(gradient=gradient)
+
+
 def build(
     training: LocalTrainer, server_optimizer: optax.GradientTransformation, *, alpha: float = 0.01
 ) -> FederatedAlgorithm:
     """Build FedDyn: the messages are FedAvg's; the server steps against their mean + h / alpha.
 
+    Under transforms, g_i changes by what is really sent, scaled to be nearest to the message. What
+    is not sent shows again in the next message, so `error_feedback` of transforms is not used.
+
+    Transforms that send only some values of a message (``top_k``, ``random_k``) need an alpha of at
+    least 1; smaller ones are refused. The server's step has the sum of all earlier messages,
+    h / alpha, and with it the error of each; the g_i, with which that error goes away, change by
+    alpha times what arrives. So with a small alpha the errors add up for long before they fall. For
+    the same reason a tight ``clip`` and ``quantize`` to few bits need more rounds with a small one.
+
     Args:
         training: settings of local training; long enough to approach the objective's minimum.
         server_optimizer: ``sgd`` with learning rate 1 in the paper.
-        alpha: positive. The paper tries 0.001 to 0.1.
+        alpha: positive. The paper tries 0.001 to 0.1, with whole messages.
 
     Raises:
         UserError: `alpha` is not positive.
     """
     if not alpha > 0:
         raise UserError(f"expected algorithm fed_dyn to have alpha > 0, got alpha={alpha}.")
-    traits = Traits(steps_only=True)
+    traits = Traits(steps_only=True, resends=True, no_sparse=_sending.no_sparse(alpha))
 
     def init(params: Params) -> tuple[ServerState, ClientState]:
         zero = jax.tree.map(jnp.zeros_like, params)
@@ -97,4 +116,5 @@ def build(
         return ServerState(*moved, gradient, server.heard)
 
     base = FederatedAlgorithm(init, client_update, server_update, traits=traits)
-    return base._replace(process_updates=process_updates)
+    follow = functools.partial(_after_sending, alpha)
+    return base._replace(process_updates=process_updates, after_sending=follow)

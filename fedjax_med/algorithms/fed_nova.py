@@ -16,6 +16,7 @@ from fedjax_med.algorithms import fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, Traits, optimizer_step
 from fedjax_med.core.types import Array, Examples, Key, Message, Params
+from fedjax_med.errors import UserError
 
 
 class ServerState(NamedTuple):
@@ -35,6 +36,9 @@ def build(
         training: settings of local training, with ``sgd``; other optimizers are normalised by
             their number of steps, as if they were ``sgd``.
         server_optimizer: steps against the mean direction times the mean step weight.
+
+    Raises:
+        UserError: At the first round, if the trainer does not know the weight of its steps.
     """
     average = fed_avg.build(training, server_optimizer)
 
@@ -46,14 +50,14 @@ def build(
     ) -> ClientOutput:
         result = average.client_update(server, client, examples, round, key)
         # Without a step the difference is zero; the direction must be zero, too, not NaN.
-        divisor = jnp.maximum(training.step_weight(result.metrics["steps"]), 1)
+        divisor = jnp.maximum(_weight(training, result.metrics["steps"]), 1)
         direction = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), result.update)
         return result._replace(update=direction)
 
     def process_updates(
         server: ServerState, results: ClientOutput
     ) -> tuple[ServerState, tuple[()]]:
-        efforts = training.step_weight(results.metrics["steps"])
+        efforts = _weight(training, results.metrics["steps"])
         share = results.num_examples / jnp.maximum(jnp.sum(results.num_examples), 1e-12)
         return server._replace(effort=jnp.sum(share * efforts)), results.state
 
@@ -69,3 +73,14 @@ def build(
         process_updates=process_updates,
         traits=Traits(steps_only=True),
     )
+
+
+def _weight(training: LocalTrainer, steps: Array) -> Array:
+    """Return the total gradient weight of so many local steps."""
+    if training.step_weight is None:
+        raise UserError(
+            "fed_nova divides by the weight of the local steps, which depends on the clients' "
+            "optimizer: give the LocalTrainer "
+            "step_weight=fedjax_med.client.sgd_step_weight(momentum)."
+        )
+    return training.step_weight(steps)

@@ -1,5 +1,7 @@
 """FedProx (Li et al., MLSys 2020): a proximal term keeps the clients near the global model."""
 
+import functools
+
 import jax
 import optax
 
@@ -13,6 +15,7 @@ from fedjax_med.errors import UserError
 def held(grad_fn: GradFn, center: Params, mu: float) -> GradFn:
     """Add mu / 2 * (l2 distance to `center`)^2 to the loss of `grad_fn`, but not to its metrics."""
 
+    @functools.wraps(grad_fn)
     def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
         free, metrics = grad_fn(params, batch, key)
         return jax.tree.map(lambda g, p, q: g + mu * (p - q), free, params, center), metrics

@@ -4,6 +4,8 @@ As in FedPer each client has a head of its own, but first fits it to the body th
 only then trains the body, so that the body does not compensate for an outdated head.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -48,6 +50,7 @@ def build(
     ) -> ClientOutput:
         body, _ = split(server.params, local)
 
+        @functools.wraps(training.grad_fn)
         def head_grad(moving: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
             gradient, metrics = training.grad_fn(merge(body, moving), batch, key)
             return split(gradient, local)[1], metrics
@@ -55,6 +58,7 @@ def build(
         of_head = training._replace(grad_fn=head_grad, epochs=head_epochs)
         head, first = train(of_head, own, examples, key, round)
 
+        @functools.wraps(training.grad_fn)
         def body_grad(moving: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
             gradient, metrics = training.grad_fn(merge(moving, head), batch, key)
             return split(gradient, local)[0], metrics

@@ -76,7 +76,8 @@ def build(
         raise UserError(f"expected algorithm ifca to have spread >= 0, got spread={spread}.")
 
     def init(params: Params) -> tuple[ServerState, Array]:
-        keys = jax.random.split(jax.random.key(seed), clusters)
+        # A stream of its own: the experiment's keys come from a seed in the same way.
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), Stream.MODELS), clusters)
         models = [params, *(_spread(params, key, spread) for key in keys[1:])]
         models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
         memory = jax.vmap(server_optimizer.init)(models)

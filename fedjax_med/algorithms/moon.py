@@ -1,9 +1,12 @@
 """MOON (Li, He, Song, CVPR 2021, "Model-Contrastive Federated Learning").
 
 In local training, the model's features of an image are drawn towards the global model's features
-and away from those of the client's model after its previous round.
+and away from those of the client's model after its previous round. The paper's models have a
+projection head between the features and the classifier, a small network whose output it compares;
+here there is none, and the features before the classifier are compared.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -79,6 +82,7 @@ def build(
     average = fed_avg.build(training, server_optimizer)
 
     def contrasting(shared: Params, previous: Params) -> GradFn:
+        @functools.wraps(training.grad_fn)
         def gradient(params: Params, batch: Examples, key: Key) -> tuple[Params, Metrics]:
             plain, metrics = training.grad_fn(params, batch, key)
             others = features(shared, batch, key), features(previous, batch, key)

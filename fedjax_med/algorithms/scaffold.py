@@ -1,9 +1,15 @@
 """SCAFFOLD (Karimireddy et al., ICML 2020): control variates correct the clients' drift.
 
-Each client keeps an estimate c_i of its own gradient, the server keeps c, their mean weighted by
-examples, and clients step along gradient + c - c_i. The new c_i is that of the paper's option II,
-c_i - c + (x - y) / (K * learning rate): for SGD (x - y) / (K * learning rate) is the mean of the K
-corrected gradients. Here that mean is computed directly, so that no learning rate is needed,
+Each client keeps an estimate c_i of its own gradient, the server keeps c, their mean, and clients
+step along gradient + c - c_i. In two things this is not the paper's Algorithm 1 to the letter:
+
+Weights. The paper's means, of the models and of the c_i, count every client the same; here both are
+weighted by the clients' examples, as in FedAvg, so that the optimum is that of the mean loss over
+all examples (the aggregator ``mean`` with ``weighting=uniform`` is the paper's for the messages).
+
+Option II. The new c_i is c_i - c + (x - y) / (K * learning rate), option II of the paper, and not
+option I, the gradient at the server's model: for SGD (x - y) / (K * learning rate) is the mean of
+the K corrected gradients. Here that mean is computed directly, so that no learning rate is needed,
 schedules are accounted for, and any optimizer may be used.
 """
 
@@ -13,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_med.algorithms import _participation
+from fedjax_med.algorithms import _participation, _sending
 from fedjax_med.algorithms._participation import ParticipationState
 from fedjax_med.client.local_training import LocalTrainer, resume_training
 from fedjax_med.core.algorithm import (
@@ -66,7 +72,11 @@ def build(
     """Build FedAvg with local steps along gradient + c - c_i; messages are (delta, change of c_i).
 
     The first round is FedAvg's. With the aggregator ``mean``, c always is the clients' mean,
-    whoever participates; with other aggregators approximately.
+    whoever participates; with other aggregators approximately. Under transforms, c_i changes by
+    what is really sent, scaled so that c_i never moves away from the client's gradient; delta is
+    scaled to at most its length before the transforms. Clients cannot follow what an aggregator
+    leaves out or clips (``median``, ``norm_bounded_mean``): to bound messages, use the transform
+    ``clip``, with which c stays the clients' mean.
 
     Args:
         training: settings of local training; plain ``sgd`` in the paper.
@@ -111,4 +121,5 @@ def build(
         process_updates=_process_updates,
         traits=Traits(steps_only=True),
         download=lambda server, client: (server.params, server.control),
+        after_sending=_sending.with_controls,
     )

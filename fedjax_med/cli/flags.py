@@ -4,7 +4,8 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fedjax_med.cli import overrides
-from fedjax_med.experiment import config
+from fedjax_med.errors import UserError
+from fedjax_med.experiment import config, config_file
 from fedjax_med.run.workdir import CACHE_DIR
 
 
@@ -44,12 +45,12 @@ def for_absl(arguments: list[str]) -> list[str]:
 def define_config(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """Define the flag ``--config=FILE`` and its overrides ``--config.FIELD=VALUE``."""
     path = _config_path(arguments)
-    base = config.read(path) if path else config.Experiment()
+    base = config_file.read(path) if path else config.Experiment()
     experiment = overrides.prepare_overrides(base, arguments)
     config_flags.DEFINE_config_dataclass(
         "config",
         experiment,
-        "the experiment's file, such as configs/isic9.py",
+        "the experiment's file, such as configs/isic9.py, or FILE.py:VARIANT",
         flag_values=flags,
         sys_argv=["fedjax-med", *for_absl(arguments)],
     )
@@ -126,3 +127,34 @@ def define_processes(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float(
         "connect_timeout", 300.0, "seconds to wait for all processes", flag_values=flags
     )
+
+
+def check_processes(
+    automatic: bool, coordinator: str, num_processes: int | None, process_id: int | None
+) -> bool:
+    """Return whether the flags request several processes.
+
+    Raises:
+        UserError: The flags contradict each other, or one is out of range.
+    """
+    given = {
+        "--coordinator=HOST:PORT": coordinator or None,
+        "--num_processes=N": num_processes,
+        "--process_id=I": process_id,
+    }
+    missing = [flag for flag, value in given.items() if value is None]
+    if len(missing) == 3:
+        return automatic
+    if missing or automatic:
+        alone = " and without --distributed, which finds them out" if automatic else ""
+        raise UserError(f"expected {', '.join(given)} together{alone}, in every process.")
+    assert num_processes is not None
+    assert process_id is not None
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"expected 0 <= --process_id < --num_processes, got {process_id} and {num_processes}."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(f"expected --coordinator=HOST:PORT, got {coordinator!r}.")
+    return True

@@ -1,114 +1,40 @@
 """``fedjax-med COMMAND``: finds the command, parses its flags, reports mistakes in one line."""
 
-import dataclasses
-import importlib
-import pkgutil
+import errno
+import re
 import sys
-import textwrap
-from pathlib import Path
+import time
+import traceback
 from types import ModuleType
-from typing import Any
 
 import jax
 from absl import flags as absl_flags
 from absl import logging
 
 from fedjax_med import __version__
-from fedjax_med.cli import commands, overrides
-from fedjax_med.cli.flags import config_path_given, for_absl
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.cli import overrides
+from fedjax_med.cli.flags import check_processes, config_path_given, for_absl
+from fedjax_med.cli.help_text import command_help, commands_by_name, usage
+from fedjax_med.cli.terminal import guarded
+from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.execution import multihost
-from fedjax_med.execution.backend import repeat_bits
-from fedjax_med.experiment import components, config, resolve
+from fedjax_med.execution.backend import cache_programs, check_platforms, repeat_bits
+from fedjax_med.execution.settings import fix_settings
+from fedjax_med.experiment import resolve
 from fedjax_med.files import read_text
+from fedjax_med.run.output import discard
 
 _OUT_OF_MEMORY = (
     "out of memory: lower --config.client.batch_size or --config.image_size, or set "
     "--config.map_clients={}, which trains one client at a time{}."
 )
-_WIDTH = 98  # of the help, indented by two
+# What other programs call it to go on where a run stopped.
+_RESUME = ("resume", "resume_from", "resume_from_checkpoint", "auto_resume", "continue", "restore")
 _FLAGS_LIMIT = 2**20  # bytes of a file of flags
+# Errors of a standard output whose reader, terminal or disk space is gone.
+_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC)
+_NEWS = 2  # seconds in which the end of another process is noticed and told
 _PATIENCE = 10  # seconds; an error in all processes occurs at about the same time in each
-
-
-def _commands() -> dict[str, ModuleType]:
-    return {
-        module.name: importlib.import_module(f"fedjax_med.cli.commands.{module.name}")
-        for module in pkgutil.iter_modules(commands.__path__)
-        if not module.ispkg and not module.name.startswith("_")
-    }
-
-
-def _usage() -> str:
-    lines = [
-        f"fedjax-med {__version__}: federated learning for medical images.",
-        "",
-        "  fedjax-med COMMAND [--flag=value ...]",
-        "",
-    ]
-    for name, module in _commands().items():
-        lines.append(f"  {name:<15}{(module.__doc__ or '').splitlines()[0]}")
-    lines += ["", "`fedjax-med COMMAND --helpshort` lists a command's flags."]
-    return "\n".join(lines)
-
-
-def _help(name: str, module: ModuleType, flags: absl_flags.FlagValues) -> str:
-    lines = [f"fedjax-med {name}: {(module.__doc__ or '').strip()}", ""]
-    for key in sorted(flags):
-        flag = flags[key]
-        if key in ("help", "helpshort") or "." in key or flag.short_name == key:
-            continue
-        default = "" if flag.default in (None, "") or key == "config" else f" [{flag.default}]"
-        lines.append(f"  --{key}{default}: {flag.help}")
-    if "config" in flags:
-        lines += ["", "Fields of the config, with their values (--config.FIELD=VALUE):"]
-        lines += [f"  {line}" for line in _fields(flags.config)]
-    return "\n".join(lines)
-
-
-def _fields(holder: Any, prefix: str = "--config.") -> list[str]:
-    """List each field with its value and, if they are few, its possible values."""
-    lines: list[str] = []
-    for field in dataclasses.fields(holder):
-        value, shelf = getattr(holder, field.name), field.metadata.get("shelf", "")
-        path = f"{prefix}{field.name}"
-        if isinstance(value, config.Spec):
-            lines += _spec_lines(path, value, shelf)
-        elif shelf:
-            lines += _wrapped(f"{path}={','.join(spec.name for spec in value)}", _names(shelf))
-            for index, spec in enumerate(value):
-                lines += _spec_lines(f"{path}[{index}]", spec, shelf)
-        elif dataclasses.is_dataclass(value):
-            lines += _fields(value, f"{path}.")
-        else:
-            choices = ", ".join(field.metadata.get("choices", ()))
-            lines += _wrapped(f"{path}={value}", choices)
-    return lines
-
-
-def _wrapped(field: str, choices: str) -> list[str]:
-    """Format a field and its choices, in one line if that is short enough."""
-    line = f"{field}  ({choices})" if choices else field
-    if len(line) <= _WIDTH:
-        return [line]
-    return [field, *(f"  {part}" for part in textwrap.wrap(f"({choices})", _WIDTH - 2))]
-
-
-def _names(shelf: str) -> str:
-    """List the names that a spec of `shelf` may have."""
-    return "any optimizer of optax" if shelf == "optax" else ", ".join(components.names(shelf))
-
-
-def _spec_lines(path: str, spec: config.Spec, shelf: str) -> list[str]:
-    unset = [
-        f"{path}.options.{option}=  (a number; not set)"
-        for option, default in components.default_options(shelf, spec.name).items()
-        if default is None
-        and option not in spec.options
-        and not {"dtype", "mask"} & set(option.split("_"))
-    ]
-    given = [f"{path}.options.{option}={value}" for option, value in spec.options.items()]
-    return [*_wrapped(f"{path}.name={spec.name}", _names(shelf)), *given, *unset]
 
 
 def _plainly(message: str) -> str:
@@ -131,8 +57,32 @@ def _check_flag_files(arguments: list[str], seen: tuple[str, ...] = ()) -> None:
             continue
         path = path if given else following.strip()
         if path and path not in seen:
-            lines = read_text(Path(path).expanduser(), _FLAGS_LIMIT).splitlines()
+            lines = read_text(expand(path), _FLAGS_LIMIT).splitlines()
             _check_flag_files(lines, (*seen, path))
+
+
+def _flags(name: str) -> absl_flags.FlagValues:
+    """Return the flags of the command `name`, with their defaults."""
+    flags = absl_flags.FlagValues()
+    commands_by_name()[name].define_flags(flags, [])
+    return flags
+
+
+def _elsewhere(arguments: list[str], error: UserError) -> str:
+    """Say whose the flags are that a message advises and the command does not have."""
+    known, name = commands_by_name(), "".join(arguments[:1])
+    if name not in known:
+        return ""
+    advised = set(re.findall(r"(?<![\w-])--([a-z_]+)", str(error))) - set(_flags(name))
+    owners = [
+        (flag, [other for other in known if flag in _flags(other)]) for flag in sorted(advised)
+    ]
+    said = [
+        f" --{flag} is a flag of {', '.join(others)}, not of {name}."
+        for flag, others in owners
+        if others
+    ]
+    return "".join(said)
 
 
 def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagValues]:
@@ -141,7 +91,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     Raises:
         UserError: The command, a flag or a field does not exist, or a value does not parse.
     """
-    known = _commands()
+    known = commands_by_name()
     check_name(name, known, "the commands of fedjax-med")
     module = known[name]
     _check_flag_files(arguments)
@@ -159,6 +109,11 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
             paths = overrides.paths(flags["config"].value, "--config")
             near = [path for path in paths if path.endswith(f".{error.flagname}")]
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        if error.flagname in _RESUME:
+            raise UserError(
+                f"There is no --{error.flagname}, and none is needed: give the same command again, "
+                "with the same --workdir, and the run goes on after its last checkpoint."
+            ) from error
         said = str(error).replace(" ?", "?")
         said += "" if said.endswith("?") else "."
         raise UserError(f"{said}{hint} See fedjax-med {name} --helpshort.") from error
@@ -167,6 +122,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, absl_flags.FlagV
     if "config" in flags:
         resolve.check_values(flags.config)
         flags["config"].value = resolve.complete(flags.config)  # checks the overrides, too
+        resolve.check_ranges(flags.config)
     if rest:
         raise UserError(f"expected only flags (--name=value) after {name!r}, got {rest[0]!r}.")
     return module, flags
@@ -176,53 +132,99 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` names; return the exit code (2: a mistake in the input)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     repeat_bits()
+    _fix_settings()
     logging.set_verbosity(logging.ERROR)
+    with guarded():
+        return _reported(arguments)
+
+
+def _reported(arguments: list[str]) -> int:
+    """Run the command; print in one line what the user can do something about."""
     try:
         return _run(arguments)
     except UserError as error:
         which = f" (process {jax.process_index()})" if multihost.active() else ""
-        print(f"fedjax-med{which}: {error}", file=sys.stderr)
+        print(f"fedjax-med{which}: {error}{_elsewhere(arguments, error)}", file=sys.stderr)
         return multihost.leave(2, _PATIENCE)
     except KeyboardInterrupt:
         print("fedjax-med: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            one_by_one = ("sequential", "")
-            if multihost.active():  # several devices
-                one_by_one = ("sharded_sequential", " on each device")
-            print(f"fedjax-med: {_OUT_OF_MEMORY.format(*one_by_one)}", file=sys.stderr)
-            return multihost.leave(2)
-        if multihost.active():
-            said = " ".join(str(error).split())[:200]
-            print(f"fedjax-med: another process has ended, or the devices: {said}", file=sys.stderr)
-            return multihost.leave(2)
-        raise
+    except OSError as error:
+        if error.filename is None:
+            return _output_lost(error)
+        print(f"fedjax-med: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return multihost.leave(2, _PATIENCE)
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Tell of a lack of memory, or end a fault in one of several processes; return the exit code.
+
+    Raises:
+        Exception: `error`, of a single process.
+    """
+    of_devices = isinstance(error, jax.errors.JaxRuntimeError)
+    if isinstance(error, MemoryError) or (of_devices and "RESOURCE_EXHAUSTED" in str(error)):
+        one_by_one = ("sequential", "")
+        if multihost.active():  # several devices
+            one_by_one = ("sharded_sequential", " on each device")
+        print(f"fedjax-med: {_OUT_OF_MEMORY.format(*one_by_one)}", file=sys.stderr)
+        return multihost.leave(2)
+    if not multihost.active():
+        raise error
+    if of_devices:
+        time.sleep(_NEWS)
+        said = " ".join(str(error).split())[:200]
+        print(f"fedjax-med: another process has ended, or the devices: {said}", file=sys.stderr)
+        return multihost.leave(2)
+    traceback.print_exception(error)
+    return multihost.leave(1)  # at once: an orderly end would wait for the others
+
+
+def _fix_settings() -> None:
+    for name, value in fix_settings().items():
+        print(
+            f"fedjax-med: {name.upper()}={value} would change every number, so this command goes "
+            f"by {getattr(jax.config, name)}.",
+            file=sys.stderr,
+        )
+
+
+def _output_lost(error: OSError) -> int:
+    """Return the exit code where standard output cannot be written; a closed pipe is no mistake.
+
+    Raises:
+        OSError: `error`, which is not of standard output.
+    """
+    if error.errno not in _LOST:
+        raise error
+    discard(sys.stdout)
+    if error.errno != errno.EPIPE:
+        reason = error.strerror or error
+        print(f"fedjax-med: standard output cannot be written ({reason}).", file=sys.stderr)
+    return 1
 
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("help", "--help", "--helpshort", "-h"):
-        print(_usage())
+        print(usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(__version__)
         return 0
     module, flags = parse(arguments[0], arguments[1:])
+    _fix_settings()  # again: the config file and the components were imported
     if flags.help or flags.helpshort:
-        print(_help(arguments[0], module, flags))
+        print(command_help(arguments[0], module, flags))
         return 0
-    if "cache_dir" in flags and not getattr(jax.config, "jax_compilation_cache_dir", None):
-        folder = Path(flags.cache_dir).expanduser() / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # Many small programs build the first state. By default, programs that compile in under a
-        # second are not cached, and compiling them again would be most of a later start.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "coordinator" in flags and multihost.check_flags(
+    if "cache_dir" in flags:
+        cache_programs(flags.cache_dir)
+    if "coordinator" in flags and check_processes(
         flags.distributed, flags.coordinator, flags.num_processes, flags.process_id
     ):
         multihost.initialise(
             flags.coordinator, flags.num_processes, flags.process_id, flags.connect_timeout
         )
+    check_platforms()
     return int(module.run(flags) or 0)

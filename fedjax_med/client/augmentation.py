@@ -57,12 +57,47 @@ def normalise(
     return _standardise(_pixels(image, colour_constancy), mean, std)
 
 
+def check_images(images: Any) -> None:
+    """Refuse what is not uint8 [..., H, W, 3], and say how to convert it.
+
+    Raises:
+        UserError: The images are of another type or have other channels, or are no array.
+    """
+    if not hasattr(images, "dtype"):
+        raise UserError(
+            f"expected images uint8 [..., H, W, 3], got a {type(images).__name__} of arrays: give "
+            "`prepare`, which maps these to the model's input (lambda inputs, key: inputs, if they "
+            "are it already)."
+        )
+    shape, own = images.shape, "or give a `prepare` of your own"
+    if images.dtype == jnp.uint8 and shape[-1:] == (3,):
+        return
+    if len(shape) > 2 and shape[-1] == 3:
+        whole = jnp.issubdtype(images.dtype, jnp.integer)
+        scaled = "(255 * images).astype('uint8') if they go from 0 to 1 and none is NaN"
+        remedy = "images.astype('uint8') if they go from 0 to 255" if whole else scaled
+    elif len(shape) > 2 and shape[-1] == 1:
+        remedy = "numpy.repeat(images, 3, axis=-1) if they are grey"
+    elif len(shape) > 3 and shape[-3] == 3:
+        remedy = "numpy.moveaxis(images, 1, -1) if the channels come first"
+    else:
+        remedy = "numpy.repeat(images[..., None], 3, axis=-1) if they are grey, [N, H, W]"
+    raise UserError(
+        f"expected images uint8 [..., H, W, 3] with values from 0 to 255, got {images.dtype} "
+        f"[{', '.join(map(str, ['N', *shape[1:]]))}]: convert them ({remedy}), {own}."
+    )
+
+
 def _pixels(image: Array, colour_constancy: float) -> Array:
     """Scale uint8 images [..., H, W, 3] to 0 to 1; with `colour_constancy`, as under white light.
 
     The light is assumed to have the colour of the Minkowski mean over the pixels ("shades of gray",
     Finlayson & Trezzi, CIC 2004; Barata et al., 2015, on dermoscopy).
+
+    Raises:
+        UserError: The images are of another type or have other channels.
     """
+    check_images(image)
     pixels = image.astype(jnp.float32) / 255.0
     if not colour_constancy:
         return pixels
@@ -214,6 +249,19 @@ def _mix(image: Array, matrix: Array) -> Array:
     return sum(image[..., channel : channel + 1] * m[..., channel] for channel in range(3))  # type: ignore[return-value]
 
 
+def check(augment: Augment) -> None:
+    """Refuse settings that are out of their ranges.
+
+    Raises:
+        UserError: The message names the setting.
+    """
+    if not 0 < augment.min_scale <= 1:
+        raise UserError(f"expected --config.augment.min_scale in (0, 1], got {augment.min_scale}.")
+    for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
+        if getattr(augment, name) < 0:
+            raise UserError(f"expected --config.augment.{name} >= 0, got {getattr(augment, name)}.")
+
+
 def build(
     augment: Augment,
     mean: RGB = IMAGENET_MEAN,
@@ -231,11 +279,7 @@ def build(
     Raises:
         UserError: A setting is out of its range.
     """
-    if not 0 < augment.min_scale <= 1:
-        raise UserError(f"expected --config.augment.min_scale in (0, 1], got {augment.min_scale}.")
-    for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
-        if getattr(augment, name) < 0:
-            raise UserError(f"expected --config.augment.{name} >= 0, got {getattr(augment, name)}.")
+    check(augment)
 
     def prepare(image: Array, key: Key) -> Array:
         shape_key, colour_key = jax.random.split(key)

@@ -8,25 +8,27 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_med.client.batching import epoch_batches, poisson_batches
-from fedjax_med.client.optimizers import StepWeight, constant, sgd_step_weight
-from fedjax_med.core.trees import zeros_like_shapes
+from fedjax_med.client.optimizers import StepWeight, constant
+from fedjax_med.core.trees import take, zeros_like_shapes
 from fedjax_med.core.types import Array, Examples, GradFn, Key, Metrics, Params
+from fedjax_med.errors import UserError
 
 
 class LocalTrainer(NamedTuple):
     """Settings of local training.
 
-    grad_fn: the gradient of the loss on a batch.
-    optimizer: any optax optimizer; its state never leaves the client.
-    epochs: passes over the client's examples in one round.
-    batch_size: B; 0: all examples in one step.
-    schedule: maps the round to a factor of the optimizer's updates.
-    features: ``(params, examples [B], key) -> float [B, D]``, the model's features of a batch
-        before its classifier, from the same augmented images as `grad_fn` sees with that key.
-    poisson: whether each step draws every example independently, with the probability B / n, as
-        the accounting of differential privacy assumes, instead of each example once per epoch.
-    step_weight: maps the number of local steps to their total weight, for algorithms that
-        normalise by it (FedNova).
+    Attributes:
+        grad_fn: the gradient of the loss on a batch.
+        optimizer: any optax optimizer; its state never leaves the client.
+        epochs: passes over the client's examples in one round.
+        batch_size: B; 0: all examples in one step.
+        schedule: maps the round to a factor of the optimizer's updates.
+        features: ``(params, examples [B], key) -> float [B, D]``, the model's features of a batch
+            before its classifier, from the same augmented images as `grad_fn` sees with that key.
+        poisson: whether each step draws every example independently, with the probability B / n, as
+            the accounting of differential privacy assumes, instead of each example once per epoch.
+        step_weight: maps the number of local steps to their total weight, for algorithms that
+            normalise by it (FedNova): `fedjax_med.client.sgd_step_weight`; None: unknown.
     """
 
     grad_fn: GradFn
@@ -36,15 +38,35 @@ class LocalTrainer(NamedTuple):
     schedule: Callable[[Array], Array] = constant
     features: Callable[[Params, Examples, Key], Array] | None = None
     poisson: bool = False
-    step_weight: StepWeight = sgd_step_weight()
+    step_weight: StepWeight | None = None
 
 
 def _steps(training: LocalTrainer, mask: Array, key: Key) -> tuple[Array, Array, Key, Array]:
     """Draw S steps: indices [S, B], whether they are real [S, B], keys [S], whether taken [S]."""
+    whole = all(hasattr(one, "__index__") for one in (training.epochs, training.batch_size))
+    if not whole or training.epochs < 1 or training.batch_size < 0:
+        raise UserError(
+            "expected local training with whole numbers epochs >= 1 and batch_size >= 0 (0: all "
+            "examples), got "
+            f"epochs={training.epochs!r} and batch_size={training.batch_size!r}."
+        )
+    _check_private(training)
     if training.poisson:
         return poisson_batches(mask, training.batch_size, training.epochs, key)
     index, real, keys = epoch_batches(mask, training.batch_size, training.epochs, key)
     return index, real, keys, jnp.any(real, axis=1)
+
+
+def _check_private(training: LocalTrainer) -> None:
+    """Refuse batches for which the gradients of `training` are not private as accounted."""
+    expected = getattr(training.grad_fn, "expected_batch", None)
+    if expected is None or (training.poisson and training.batch_size == expected):
+        return
+    raise UserError(
+        "expected private gradients with Poisson batches of the size that they were built for, "
+        f"LocalTrainer(batch_size={expected}, poisson=True), got batch_size={training.batch_size} "
+        f"and poisson={training.poisson}: no account holds for other batches."
+    )
 
 
 def train(
@@ -101,7 +123,7 @@ def resume_training(
         carry: tuple[Params, optax.OptState], batch: tuple[Array, Array, Key, Array]
     ) -> tuple[tuple[Params, optax.OptState], Metrics]:
         index, real, step_key, _ = batch
-        chosen = Examples(examples.image[index], examples.label[index], real)
+        chosen = take(examples, index)._replace(mask=real)
         gradient, metrics = training.grad_fn(carry[0], chosen, step_key)
         if gradient_offset is not None:
             gradient = jax.tree.map(jnp.add, gradient, gradient_offset)
@@ -140,7 +162,7 @@ def mean_loss(training: LocalTrainer, params: Params, examples: Examples, key: K
 
     def step(sums: Array, batch: tuple[Array, Array, Key]) -> tuple[Array, None]:
         index, real, step_key = batch
-        chosen = Examples(examples.image[index], examples.label[index], real)
+        chosen = take(examples, index)._replace(mask=real)
         metrics = training.grad_fn(params, chosen, step_key)[1]
         return sums + jnp.stack([metrics["loss"], metrics["count"]]), None
 

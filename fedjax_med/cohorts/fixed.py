@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from fedjax_med.cohorts import check_clients
 from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 from fedjax_med.errors import UserError
@@ -17,11 +18,12 @@ def build(num_clients: int, *, clients: tuple[int, ...] = (0,)) -> Cohort:
     if wrong or not clients or len(set(clients)) < len(clients):
         raise UserError(
             f"expected cohort fixed to have different clients among 0 to {num_clients - 1}, got "
-            f"{tuple(clients)}: set --config.cohort.options.clients."
+            f"{tuple(clients)}: change its option clients."
         )
 
     def choose(key: Key, sizes: Array) -> Array:
-        del key, sizes
+        check_clients("fixed", sizes, num_clients)
+        del key
         return jnp.array(sorted(clients), jnp.int32)
 
     return choose

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.cohorts import check_size
+from fedjax_med.cohorts import check_clients, check_size
 from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 
@@ -17,7 +17,7 @@ def build(num_clients: int, *, size: int = 2) -> Cohort:
     check_size("uniform", size, num_clients)
 
     def choose(key: Key, sizes: Array) -> Array:
-        del sizes
+        check_clients("uniform", sizes, num_clients)
         return jnp.sort(jax.random.permutation(key, num_clients)[:size]).astype(jnp.int32)
 
     return choose

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.cohorts import check_size
+from fedjax_med.cohorts import check_clients, check_size
 from fedjax_med.core.algorithm import Cohort
 from fedjax_med.core.types import Array, Key
 
@@ -21,6 +21,7 @@ def build(num_clients: int, *, size: int = 2) -> Cohort:
     check_size("weighted", size, num_clients)
 
     def choose(key: Key, sizes: Array) -> Array:
+        check_clients("weighted", sizes, num_clients)
         # The largest values of log(weight) + Gumbel noise are such a sample (Gumbel top-k trick).
         noise = jax.random.gumbel(key, (num_clients,))
         _, chosen = jax.lax.top_k(jnp.log(sizes.astype(jnp.float32)) + noise, size)

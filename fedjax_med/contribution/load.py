@@ -6,7 +6,7 @@ from fedjax_med.contribution import replay, valuation
 from fedjax_med.core.algorithm import message_of
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation.predict import pool
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.experiment.plan import first_state
 from fedjax_med.run import message_log
 from fedjax_med.run.load import LoadedRun, restore
 
@@ -30,9 +30,8 @@ def load_kept(run: LoadedRun) -> replay.Run:
             "the run has no validation images to value a model on: train with "
             "--config.validation_fraction above 0."
         )
-    simulation = simulate(plan)
-    start = simulation.init(data.train.shapes())
-    state, _ = restore(run, simulation)
+    start = first_state(plan, data.train.shapes())
+    state, _ = restore(run)
     message = message_of(
         process.algorithm, *process.algorithm.init(start.server.params), data.train.shapes()
     )

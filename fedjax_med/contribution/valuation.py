@@ -23,7 +23,7 @@ from fedjax_med.evaluation.predict import predict
 from fedjax_med.evaluation.tables import short
 from fedjax_med.experiment.config import Experiment
 
-METRICS: dict[str, Callable[..., Floats]] = {  # higher is better
+METRICS: dict[str, Callable[..., float]] = {  # higher is better
     "balanced_accuracy": metrics.balanced_accuracy,
     "loss": lambda probabilities, labels: -metrics.log_loss(probabilities, labels),
 }
@@ -53,7 +53,7 @@ class Contribution(NamedTuple):
 
 _PRIVATE = (
     "the run is differentially private: contributions are computed from each client's own updates, "
-    "and would tell what the noise hides."
+    "and would reveal what the noise hides."
 )
 
 

@@ -1,7 +1,7 @@
 """A federated algorithm as pure functions, and the state carried from round to round."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,66 +14,176 @@ ClientState = Any  # a pytree of arrays
 
 
 class ClientOutput(NamedTuple):
-    """The result of one client's round."""
+    """The result of one client's round.
 
-    update: Message  # leaves the client
-    state: ClientState  # stays at the client
-    num_examples: Array  # float32 []; the client's weight
-    metrics: Metrics  # for reports, and for `FederatedAlgorithm.process_updates`
-    cluster: Any = 0  # int32 [], the cluster whose model it updates, if the algorithm has any
+    Attributes:
+        update: leaves the client.
+        state: stays at the client.
+        num_examples: float32 []; the client's weight.
+        metrics: for reports, and for `FederatedAlgorithm.process_updates`.
+        cluster: int32 [], the cluster whose model it updates, if the algorithm has any.
+    """
+
+    update: Message
+    state: ClientState
+    num_examples: Array
+    metrics: Metrics
+    cluster: Any = 0
 
 
 class Traits(NamedTuple):
     """Properties of an algorithm that other modules rely on, declared by the algorithm.
 
-    steps_only: whether a client uses its examples only in its local steps, whose number is the one
-        that differential privacy accounts for.
-    stateless_clients: whether a client's update does not depend on earlier rounds, so that sampling
-        clients amplifies privacy.
-    supports_ema: whether the server's model can be averaged over rounds.
+    Attributes:
+        steps_only: whether a client uses its examples only in its local steps, whose number is the
+            one that differential privacy accounts for.
+        stateless_clients: whether a client's update does not depend on earlier rounds, so that
+            sampling clients amplifies privacy.
+        supports_ema: whether the server's model can be averaged over rounds.
+        resends: whether a client itself sends again what did not arrive (by `AfterSendingFn`), so
+            that no transform may keep it for later: it would arrive twice.
+        no_sparse: why transforms that leave out values of a message are refused, and what to do;
+            empty: they are not.
     """
 
     steps_only: bool = False
     stateless_clients: bool = False
     supports_ema: bool = True
+    resends: bool = False
+    no_sparse: str = ""
+
+
+class InitFn(Protocol):
+    """Builds the initial states of the server and of ONE client."""
+
+    def __call__(self, params: Params, /) -> tuple[ServerState, ClientState]:
+        """Build both states from the initial global parameters; the client's may be ()."""
+
+
+class ClientUpdateFn(Protocol):
+    """Computes one client's round; mapped over all clients, it never sees another one."""
+
+    def __call__(
+        self,
+        server: ServerState,
+        client: ClientState,
+        examples: Examples,
+        round: Array,
+        key: Key,
+        /,
+    ) -> ClientOutput:
+        """Compute what the client sends and keeps.
+
+        Args:
+            server: the server's state; the client may use what `DownloadFn` sends of it.
+            client: the client's own state.
+            examples: the client's, ``[N]``, with padding where ``mask`` is False.
+            round: int32 [], the number of completed rounds.
+            key: the client's own in this round.
+        """
+
+
+class ServerUpdateFn(Protocol):
+    """Computes the server's step of a round."""
+
+    def __call__(self, server: ServerState, message: Message, /) -> ServerState:
+        """Return the server's new state.
+
+        Args:
+            server: the state before the round.
+            message: the aggregated update; ``[G, ...]`` in every leaf with G clusters.
+        """
+
+
+class PersonalParamsFn(Protocol):
+    """Returns the personal model that a client uses and is evaluated with."""
+
+    def __call__(self, server: ServerState, client: ClientState, /) -> Params:
+        """Return the parameters of ONE client's model."""
+
+
+class ProcessUpdatesFn(Protocol):
+    """Processes the individual updates at the server, before they are aggregated."""
+
+    def __call__(
+        self, server: ServerState, outputs: ClientOutput, /
+    ) -> tuple[ServerState, ClientState]:
+        """Return the server's new state and the new client states, ``[S, ...]``.
+
+        Args:
+            server: the state before the round.
+            outputs: of the cohort's clients, ``[S, ...]`` in every leaf. Clients that do not count
+                have 0 examples and a zero update.
+        """
+
+
+class AfterSendingFn(Protocol):
+    """Tells a client what its message became in the transforms, and lets it keep account of that.
+
+    The client calls it after its transforms, in a round in which its message counts. So a state
+    that the server follows by the messages, such as SCAFFOLD's control, stays what it believes.
+    """
+
+    def __call__(
+        self, client: ClientState, message: Message, sent: Message, /
+    ) -> tuple[Message, ClientState]:
+        """Return what ONE client sends in the end, and its new state.
+
+        Args:
+            client: the state that `ClientUpdateFn` returned.
+            message: as it returned it.
+            sent: after the transforms. The client may scale parts of it, no more: what transforms
+                guarantee (zeros, levels, norms) must still hold.
+        """
+
+
+class DownloadFn(Protocol):
+    """Selects what the server sends to a client each round."""
+
+    def __call__(self, server: ServerState, client: ClientState, /) -> Any:
+        """Return a pytree of the arrays that are sent to ONE client."""
 
 
 class FederatedAlgorithm(NamedTuple):
     """An algorithm as three pure functions, with optional hooks that few algorithms need.
 
-    init: ``params -> (server state, state of ONE client)``.
-    client_update: ``(server state, client state, examples [N], round [], key) -> ClientOutput``.
-    server_update: ``(server state, aggregated update) -> server state``.
-    personal_params: ``(server state, state of ONE client) -> params``, the personal model
-        that the client uses and is evaluated with; None: all use the server's.
-    num_clusters: G, the number of clusters, each with its own model; updates are aggregated per
-        cluster, and ``server_update`` gets ``[G, ...]``. 0: no clusters.
-    process_updates: ``(server state, ClientOutput [S, ...]) -> (server state, client states [S,
-        ...])``, how the server processes the individual updates before aggregation; None: it
-        does not. Clients that do not count have 0 examples and a zero update.
-    download: ``(server state, state of ONE client) -> pytree``, sent to a client each round; None:
-        the server's parameters.
-    traits: properties that other modules rely on.
+    Attributes:
+        init: the initial states of the server and of one client.
+        client_update: one client's round.
+        server_update: the server's step on the aggregated update.
+        personal_params: the client's personal model; None: all clients use the server's.
+        num_clusters: G, the number of clusters, each with its own model; updates are aggregated per
+            cluster. 0: no clusters.
+        process_updates: processes individual updates; None: the server sees only their aggregate.
+        download: what a client receives each round; None: the server's parameters.
+        after_sending: what a client does after its transforms; None: nothing.
+        traits: properties that other modules rely on.
     """
 
-    init: Callable[[Params], tuple[ServerState, ClientState]]
-    client_update: Callable[[ServerState, ClientState, Examples, Array, Key], ClientOutput]
-    server_update: Callable[[ServerState, Message], ServerState]
-    personal_params: Callable[[ServerState, ClientState], Params] | None = None
+    init: InitFn
+    client_update: ClientUpdateFn
+    server_update: ServerUpdateFn
+    personal_params: PersonalParamsFn | None = None
     num_clusters: int = 0
-    process_updates: (
-        Callable[[ServerState, ClientOutput], tuple[ServerState, ClientState]] | None
-    ) = None
-    download: Callable[[ServerState, ClientState], Any] | None = None
+    process_updates: ProcessUpdatesFn | None = None
+    download: DownloadFn | None = None
     traits: Traits = Traits()
+    after_sending: AfterSendingFn | None = None
 
 
 class FederatedState(NamedTuple):
-    """Everything that the next round needs; also the content of a checkpoint."""
+    """Everything that the next round needs; also the content of a checkpoint.
 
-    round: Array  # int32 [], the number of completed rounds
+    Attributes:
+        round: int32 [], the number of completed rounds.
+        server: the algorithm's server state, with a field ``params``, the global model.
+        clients: [C, ...] in every leaf.
+        aggregator: the state of the aggregator and its transforms.
+    """
+
+    round: Array
     server: ServerState
-    clients: ClientState  # [C, ...] in every leaf
+    clients: ClientState
     aggregator: Any
 
 

@@ -20,13 +20,14 @@ from fedjax_med.core.types import Array, Examples, Key, Message
 class Attack(NamedTuple):
     """An attack by Byzantine clients, to test the defences.
 
-    clients: ids of the Byzantine clients.
-    examples: ``(examples [N] of one client, key) -> examples``, poisons its training examples;
-        None: unchanged.
-    messages: ``(messages [S, ...], hostile bool [S], weight [S], key) -> messages``: replaces the
-        messages of hostile clients; all others must stay unchanged. None: unchanged.
-    trigger: ``images [..., H, W, ch] -> images`` with a backdoor's trigger, for its evaluation.
-    target: the class that the model should predict for a triggered image.
+    Attributes:
+        clients: ids of the Byzantine clients.
+        examples: ``(examples [N] of one client, key) -> examples``, poisons its training examples;
+            None: unchanged.
+        messages: ``(messages [S, ...], hostile bool [S], weight [S], key) -> messages``: replaces
+            the messages of hostile clients; all others must stay unchanged. None: unchanged.
+        trigger: ``images [..., H, W, ch] -> images`` with a backdoor's trigger, for its evaluation.
+        target: the class that the model should predict for a triggered image.
     """
 
     clients: tuple[int, ...]
@@ -39,11 +40,13 @@ class Attack(NamedTuple):
 class Participation(NamedTuple):
     """Participation of the cohort's clients in a round, and the rules for which updates count.
 
-    participation_rate: the probability that a client participates, independently of the others.
-    straggler_rate: the probability that an update arrives too late to count.
-    corruption_rate: the probability that an update is NaN.
-    skip_invalid: whether updates that are not finite are skipped; otherwise they end the run.
-    max_update_norm: updates with a larger l2 norm are rejected; 0: no limit.
+    Attributes:
+        participation_rate: the probability that a client participates, independently of the others.
+        straggler_rate: the probability that an update arrives too late to count.
+        corruption_rate: the probability that an update is NaN.
+        skip_invalid: whether updates that are not finite are skipped; otherwise they end the run.
+            A robust aggregator implies it (`fedjax_med.core.process.Process.effective_faults`).
+        max_update_norm: updates with a larger l2 norm are rejected; 0: no limit.
     """
 
     participation_rate: float = 1.0
@@ -138,11 +141,11 @@ def sent(
     participation = faults.participation
     if participation.corruption_rate:
         bad = _draw(participation.corruption_rate, keys, Stream.CORRUPTED)
-        garbage = jax.tree.map(
+        corrupted = jax.tree.map(
             lambda leaf: leaf * jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf,
             messages,
         )
-        messages = replace_where(bad, garbage, messages)
+        messages = replace_where(bad, corrupted, messages)
     return messages, ~_draw(participation.straggler_rate, keys, Stream.STRAGGLER)
 
 

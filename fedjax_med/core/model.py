@@ -19,19 +19,21 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 class Model(NamedTuple):
     """A model as pure functions, as returned by every ``models/*.build``.
 
-    init: ``(key, image_shape (H, W, ch)) -> params``.
-    apply: ``(params, images float [B, H, W, ch], key) -> logits float [B, K]``; without a key
-        (None) the model runs deterministically, as in evaluation.
-    mean, std: of each channel on the scale 0 to 1, to normalise the images for ``apply``.
-    colour_constancy: the exponent (6 is usual) of the Minkowski mean over an image's pixels, whose
-        colour is made grey before normalisation; 0 leaves the colours unchanged.
-    head: the key of the classifier in the parameters.
-    pretrained: ``(tensors by name, first params) -> params`` with pretrained weights
-        (`fedjax_med.models.pretrained.weights`); None: there are none.
-    frozen: the lower blocks as a model that is not trained; its ``apply`` gives this model's
-        input; None: all is trained.
-    features: ``(params, images float [B, H, W, ch], key) -> float [B, D]``, the classifier's
-        input; None: the logits are used instead.
+    Attributes:
+        init: ``(key, image_shape (H, W, ch)) -> params``.
+        apply: ``(params, images float [B, H, W, ch], key) -> logits float [B, K]``; without a key
+            (None) the model runs deterministically, as in evaluation.
+        mean: of each channel on the scale 0 to 1, to normalise the images for ``apply``.
+        std: of each channel on the scale 0 to 1, to normalise the images for ``apply``.
+        colour_constancy: the exponent (6 is usual) of the Minkowski mean over an image's pixels,
+            whose colour is made grey before normalisation; 0 leaves the colours unchanged.
+        head: the key of the classifier in the parameters.
+        pretrained: ``(tensors by name, first params) -> params`` with pretrained weights
+            (`fedjax_med.models.pretrained.weights`); None: there are none.
+        frozen: the lower blocks as a model that is not trained; its ``apply`` gives this model's
+            input; None: all is trained.
+        features: ``(params, images float [B, H, W, ch], key) -> float [B, D]``, the classifier's
+            input; None: the logits are used instead.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]

@@ -8,26 +8,33 @@ import jax.numpy as jnp
 
 from fedjax_med.core.types import Key
 
+# Raised whenever a stream's value changes: a run that draws from a named stream is continued only
+# with the streams that it began with (`fedjax_med.run.provenance`).
+STREAMS = 2
 
+
+@enum.unique
 class Stream(enum.IntEnum):
     """Numbers folded into a key, one for each kind of draw.
 
-    The values determine the bits of every result: never change one, never use one twice. The keys
-    of a round and of a client are also split, into 0 and 1, and epochs are folded into a client's
-    key as 0, 1, 2, and so on.
+    The values determine the bits of every result: never change one, never use one twice. All are
+    2^31 or above, where no count can come: rounds, clients, epochs, steps and positions are folded
+    into keys as int32, 0, 1, 2, and so on, and splitting a key in two is folding in 0 and 1.
     """
 
     # Of a round's key:
-    COHORT = 2
-    ATTACKERS = 3  # shared by the Byzantine clients
+    COHORT = 2**31
+    ATTACKERS = 2**31 + 1  # shared by the Byzantine clients
     # Of a client's key in a round:
-    PRESENT = 101
-    STRAGGLER = 102
-    CORRUPTED = 103
-    ATTACK = 104
-    LOSS = 105  # loss of the global model, for loss-weighted aggregators
-    CLUSTER = 106  # the choice of a cluster (IFCA)
-    BODY = 106  # FedRep's steps on the body: the same stream as CLUSTER, never in one algorithm
+    PRESENT = 2**31 + 2
+    STRAGGLER = 2**31 + 3
+    CORRUPTED = 2**31 + 4
+    ATTACK = 2**31 + 5
+    LOSS = 2**31 + 6  # loss of the global model, for loss-weighted aggregators
+    CLUSTER = 2**31 + 7  # the choice of a cluster (IFCA)
+    BODY = 2**31 + 8  # FedRep's steps on the body
+    # Of the key of an algorithm's own seed, which may be the experiment's:
+    MODELS = 2**31 + 9  # the noise between the initial models (IFCA)
 
 
 def words_of(text: str) -> tuple[int, int]:

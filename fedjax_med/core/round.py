@@ -1,13 +1,12 @@
-"""One round of federated learning, for every algorithm, aggregator and client map."""
+"""The steps of a round, which `fedjax_med.core.process.Process.round` puts together."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.aggregation import Aggregator, ClientInfo, per_cluster
+from fedjax_med.core.aggregation import Aggregator, ClientInfo, per_cluster, transformed
 from fedjax_med.core.algorithm import (
     LOSS_BEFORE,
     ClientOutput,
@@ -16,23 +15,50 @@ from fedjax_med.core.algorithm import (
     FederatedAlgorithm,
     FederatedState,
     ServerState,
-    message_of,
 )
-from fedjax_med.core.client_map import MapClients
 from fedjax_med.core.faults import (
     Faults,
-    accept_updates,
     is_finite,
     no_update,
     participates,
     poison_data,
 )
 from fedjax_med.core.random import Stream
-from fedjax_med.core.trees import select, take, zeros_like_shapes
-from fedjax_med.core.types import Array, Examples, Key, Message, Metrics, Params
+from fedjax_med.core.trees import broadcast_rows, select, take
+from fedjax_med.core.types import Array, Examples, Key, Message
+from fedjax_med.errors import UserError
 
 Buckets = tuple[Examples, ...]  # [S_b, N_b] each: clients of similar size together
 ClientIndices = tuple[Array, ...] | None  # int32 [S_b] each, ascending: each bucket's clients
+
+
+class RoundBatch(NamedTuple):
+    """A round's clients and their data.
+
+    Attributes:
+        data: the training examples of all C clients, ``[C, N]``; with `places`, of those clients
+            only, ``[S, N]``, or in buckets of clients of similar size, a tuple of ``[S_b, N_b]``:
+            the aggregator gets the same messages, and less padding is computed. A sharded client
+            map also takes empty clients at the end, which fill the last device.
+        places: the indices of the clients in each bucket, as selected by `choose`; None: all
+            clients in order.
+        ids: int32 [C], the clients' ids, which determine their randomness. None: their indices, and
+            then no empty clients may fill a device.
+    """
+
+    data: Examples | Buckets
+    places: ClientIndices = None
+    ids: Array | None = None
+
+    @property
+    def buckets(self) -> Buckets:
+        """Return the data as a tuple of buckets."""
+        return (self.data,) if isinstance(self.data, Examples) else self.data
+
+    @property
+    def indices(self) -> Array | None:
+        """Return the clients' indices in ascending order, int32 [S]; None: all clients."""
+        return None if self.places is None else jnp.sort(jnp.concatenate(self.places))
 
 
 def choose(cohort: Cohort, key: Key, round: Array, sizes: Array) -> Array:
@@ -52,50 +78,22 @@ def cohort_size(cohort: Cohort, num_clients: int) -> int:
     return int(jax.eval_shape(cohort, jax.random.key(0), sizes).shape[0])
 
 
-def init(
-    algorithm: FederatedAlgorithm,
-    aggregator: Aggregator,
-    params: Params,
-    data: Examples,
-    cohort: Cohort | None = None,
-) -> FederatedState:
-    """Build the state before the first round.
-
-    Args:
-        algorithm: the algorithm.
-        aggregator: the aggregator.
-        params: the initial global parameters.
-        data: the clients' training examples, ``[C, N]``, or their shapes and dtypes.
-        cohort: selects the clients of a round; None: all of them.
-    """
-    server, client = algorithm.init(params)
-    num_clients = data.label.shape[0]
-    message = zeros_like_shapes(message_of(algorithm, server, client, data))
-    stacked = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (num_clients, *jnp.shape(leaf))), client
-    )
-    participants = num_clients if cohort is None else cohort_size(cohort, num_clients)
-    reduced = per_cluster(aggregator, algorithm.num_clusters).init(
-        message, num_clients, participants
-    )
-    return FederatedState(jnp.int32(0), server, stacked, reduced)
-
-
-def _taking_part(
-    state: FederatedState, data: Buckets, places: ClientIndices, client_ids: Array | None
+def clients_of(
+    state: FederatedState, batch: RoundBatch
 ) -> list[tuple[ClientState, Examples, Array]]:
     """Gather the states, examples and ids of the round's clients, bucket by bucket."""
-    if places is None:
-        everyone = jnp.arange(data[0].label.shape[0], dtype=jnp.int32)
-        return [(state.clients, data[0], everyone if client_ids is None else client_ids)]
+    if batch.places is None:
+        (data,) = batch.buckets
+        everyone = jnp.arange(data.mask.shape[0], dtype=jnp.int32)
+        return [(state.clients, data, everyone if batch.ids is None else batch.ids)]
 
     return [
-        (take(state.clients, there), one, there if client_ids is None else client_ids[there])
-        for one, there in zip(data, places, strict=True)
+        (take(state.clients, there), data, there if batch.ids is None else batch.ids[there])
+        for data, there in zip(batch.buckets, batch.places, strict=True)
     ]
 
 
-def _in_order(results: list[Any], places: ClientIndices) -> Any:
+def in_order(results: list[Any], places: ClientIndices) -> Any:
     """Concatenate the buckets' results, ``[S, ...]``, in the clients' order."""
     if len(results) == 1 or places is None:
         return results[0]
@@ -103,7 +101,7 @@ def _in_order(results: list[Any], places: ClientIndices) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *results)
 
 
-def _update_of(algorithm: FederatedAlgorithm, faults: Faults) -> Callable[[Any, Any], Any]:
+def client_function(algorithm: FederatedAlgorithm, faults: Faults) -> Callable[[Any, Any], Any]:
     """Build the function of one client's round, to be mapped over the clients."""
 
     def update(
@@ -133,71 +131,6 @@ def _update_of(algorithm: FederatedAlgorithm, faults: Faults) -> Callable[[Any, 
     return update
 
 
-def run_round(
-    algorithm: FederatedAlgorithm,
-    aggregator: Aggregator,
-    state: FederatedState,
-    data: Examples | Buckets,
-    key: Key,
-    *,
-    map_clients: MapClients = jax.vmap,
-    client_ids: Array | None = None,
-    places: ClientIndices = None,
-    faults: Faults | None = None,
-    with_messages: bool = False,
-) -> tuple[FederatedState, Metrics]:
-    """Run one round: the clients' updates, their aggregation, the server's update.
-
-    Pure, and meant to be jitted as a whole: one compiled program per round.
-
-    Args:
-        algorithm: the algorithm.
-        aggregator: the aggregator, with its transforms (`fedjax_med.core.aggregation.chain`).
-        state: the state after `state.round` rounds.
-        data: the training examples of all clients, ``[C, N]``; with `places`, of those clients
-            only, ``[S, N]``, or in buckets of clients of similar size, a tuple of ``[S_b, N_b]``:
-            the aggregator gets the same messages, and less padding is computed. A sharded client
-            map also takes empty clients at the end, which fill the last device.
-        key: the experiment's key, the same in every round: the round's randomness is
-            ``fold_in(key, state.round)``, so a resumed run draws the same numbers.
-        map_clients: maps a function of one client over all, as `jax.vmap` does; all of
-            `fedjax_med.core.client_map.CLIENT_MAPS` give the same result.
-        client_ids: int32 [C], the clients' ids, which determine their randomness. None: their
-            indices, and then no empty clients may fill a device.
-        places: indices of the clients in each bucket (one or several), as selected by `choose`;
-            None: all clients in order.
-        faults: the faults and attacks of clients; None: none.
-        with_messages: whether to return the clients' messages, before all transforms.
-
-    Returns:
-        The state after one more round and the metrics of each client of the cohort, ``[S]``: those
-        of the algorithm, "client" (its id), "weight" (its examples; 0: does not count) and
-        "finite", whether its update is finite; under faults "present" (participated) and
-        "counted"; with `with_messages` "message" and "group" (the cluster).
-    """
-    faults = faults or Faults()
-    data = (data,) if isinstance(data, Examples) else data
-    clients_key, aggregator_key = round_keys(key, state.round)
-    shared = (state.server, state.round, clients_key)
-    mapped = map_clients(_update_of(algorithm, faults), in_axes=(None, 0))
-    taking_part = _taking_part(state, data, places, client_ids)
-    results = _in_order([mapped(shared, bucket) for bucket in taking_part], places)
-    ids = _in_order([bucket[2] for bucket in taking_part], places)
-    results = results._replace(metrics={**results.metrics, "client": ids})
-    there = None if places is None else jnp.sort(jnp.concatenate(places))
-    if not faults.none:
-        before = state.clients if there is None else take(state.clients, there)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, clients_key))(ids)
-        round_key = jax.random.fold_in(key, state.round)
-        hostile_key = jax.random.fold_in(round_key, Stream.ATTACKERS)
-        results = accept_updates(faults, results, before, keys, hostile_key)
-    new = _serve(algorithm, aggregator, state, results, there, aggregator_key)
-    metrics = {**results.metrics, "weight": results.num_examples}
-    if with_messages:
-        metrics |= {"message": results.update, "group": results.cluster}
-    return new, metrics
-
-
 def server_step(
     algorithm: FederatedAlgorithm,
     aggregator: Aggregator,
@@ -223,7 +156,45 @@ def server_step(
     return select(some, after, server)
 
 
-def _serve(
+def _follow(
+    algorithm: FederatedAlgorithm,
+    aggregator: Aggregator,
+    clients: ClientState,
+    messages: Message,
+    info: ClientInfo,
+    state: Any,
+    key: Key,
+) -> tuple[ClientState, tuple[Message, Any]]:
+    """Aggregate as `aggregator` does, and let the clients do what they do after their transforms.
+
+    Returns:
+        The clients' new states, [S, ...], and what the aggregator's ``update`` returns.
+    """
+    assert aggregator.chained is not None
+    assert algorithm.after_sending is not None
+    transforms, last = aggregator.chained
+    keys = jax.random.split(key, len(transforms) + 1)
+
+    def forgotten(states: Sequence[Any]) -> tuple[Any, ...]:
+        """Set the memories of transforms to zero, if the clients send the rest by themselves."""
+        return tuple(
+            jax.tree.map(jnp.zeros_like, own)
+            if transform.remembers and algorithm.traits.resends
+            else own
+            for transform, own in zip(transforms, states, strict=True)
+        )
+
+    sent, states = transformed(transforms, messages, info, forgotten(state[:-1]), keys)
+    sent, after = jax.vmap(algorithm.after_sending)(clients, messages, sent)
+    counts = info.num_examples > 0
+    clients = jax.tree.map(
+        lambda new, old: jnp.where(broadcast_rows(counts, new), new, old), after, clients
+    )
+    message, new = last.update(sent, info, state[-1], keys[-1])
+    return clients, (message, (*forgotten(states), new))
+
+
+def serve(
     algorithm: FederatedAlgorithm,
     aggregator: Aggregator,
     state: FederatedState,
@@ -231,16 +202,30 @@ def _serve(
     there: Array | None,
     key: Key,
 ) -> FederatedState:
-    """Run the server's part of a round, on the output of the clients at the indices `there`."""
+    """Run the server's part of a round, on the output of the clients at the indices `there`.
+
+    Raises:
+        UserError: The aggregator needs the clients' losses, and the algorithm does not report them.
+    """
+    if aggregator.needs_loss and LOSS_BEFORE not in results.metrics:
+        raise UserError(
+            "the aggregator weighs clients by their loss under the global model, and the algorithm "
+            "does not report it: wrap it in fedjax_med.algorithms.report_loss(algorithm, trainer)."
+        )
     server, clients = state.server, results.state
     if algorithm.process_updates is not None:
         server, clients = algorithm.process_updates(server, results)
     weight = results.num_examples
     place = jnp.arange(weight.shape[0], dtype=jnp.int32) if there is None else there
     loss = results.metrics.get(LOSS_BEFORE, jnp.zeros_like(weight))
-    message, aggregator_state = per_cluster(aggregator, algorithm.num_clusters).update(
-        results.update, ClientInfo(weight, place, loss, results.cluster), state.aggregator, key
-    )
+    info = ClientInfo(weight, place, loss, results.cluster)
+    by_cluster = per_cluster(aggregator, algorithm.num_clusters)
+    if algorithm.after_sending is None or by_cluster.chained is None:
+        reduced = by_cluster.update(results.update, info, state.aggregator, key)
+    else:
+        given = (results.update, info, state.aggregator, key)
+        clients, reduced = _follow(algorithm, by_cluster, clients, *given)
+    message, aggregator_state = reduced
     server = server_step(algorithm, aggregator, server, message, jnp.any(weight > 0))
     if there is not None:
         clients = jax.tree.map(lambda all_, new: all_.at[there].set(new), state.clients, clients)

@@ -30,3 +30,23 @@ def take(tree: Any, index: Any) -> Any:
 def select(condition: Array, chosen: Any, other: Any) -> Any:
     """Select the leaves of `chosen` where `condition` (bool []) holds, else those of `other`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Name the leaves of `tree` that hold NaN or infinity, by their path."""
+    flags = jax.tree_util.tree_leaves_with_path(_finite_leaves(tree))
+    return [name_of(path) for path, finite in flags if not finite]
+
+
+def name_of(path: Any) -> str:
+    """Return the name of a leaf, such as ``params/w``; "the array" if the tree is one."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "the array"
+
+
+@jax.jit
+def _finite_leaves(tree: Any) -> Any:
+    def finite(leaf: Any) -> Array:
+        real = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        return jnp.all(jnp.isfinite(leaf)) if real else jnp.bool_(True)
+
+    return jax.tree.map(finite, tree)

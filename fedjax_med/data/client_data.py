@@ -14,10 +14,17 @@ Index = npt.NDArray[np.int64]
 
 
 class ClientData(NamedTuple):
-    """The indices of each client's examples in a split; `stack` reads their images."""
+    """The indices of each client's examples in a split; `stack` reads their images.
+
+    Attributes:
+        split: the examples of all clients.
+        indices: C arrays of positions in `split`.
+        min_capacity: the number of examples for which every stacked client has room, at least.
+    """
 
     split: Split
-    indices: tuple[Index, ...]  # C arrays of positions in `split`
+    indices: tuple[Index, ...]
+    min_capacity: int = 0
 
     @property
     def sizes(self) -> npt.NDArray[np.int32]:
@@ -26,16 +33,33 @@ class ClientData(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """Return ``N``, the number of examples of the largest client, at least 1."""
-        return max([1, *map(len, self.indices)])
+        """Return ``N``: the size of the largest client or `min_capacity`, at least 1."""
+        return max([1, self.min_capacity, *map(len, self.indices)])
 
     def shapes(self) -> Examples:
         """Return the shapes and dtypes that all clients would have if stacked, ``[C, N, ...]``."""
-        lead = (len(self.indices), self.capacity)
-        images = self.split.image
-        kinds = ((lead + images.shape[1:], images.dtype), (lead, np.int32), (lead, np.bool_))
-        image, label, mask = (jax.ShapeDtypeStruct(shape, kind) for shape, kind in kinds)
-        return Examples(image, label, mask)  # type: ignore[arg-type]
+        return stacked_shapes(self.split, len(self.indices), self.capacity)
+
+
+def stacked_shapes(split: Split, rows: int, capacity: int, **options: Any) -> Examples:
+    """Return the shapes and dtypes of stacked clients, ``[C, N, ...]`` in every leaf.
+
+    Args:
+        split: the clients' examples.
+        rows: ``C``.
+        capacity: ``N``.
+        options: of `jax.ShapeDtypeStruct`.
+    """
+
+    def shape(leaf: Any) -> Any:
+        dtype = jax.dtypes.canonicalize_dtype(
+            leaf.dtype
+        )  # as on a device: float64 is float32 there
+        return jax.ShapeDtypeStruct((rows, capacity, *leaf.shape[1:]), dtype, **options)
+
+    mask = jax.ShapeDtypeStruct((rows, capacity), np.bool_, **options)
+    image, label = jax.tree.map(shape, (split.image, split.label))
+    return Examples(image, label, mask)  # type: ignore[arg-type]
 
 
 def stack(split: Split, parts: Sequence[Index], capacity: int = 0) -> Examples:
@@ -47,33 +71,34 @@ def stack(split: Split, parts: Sequence[Index], capacity: int = 0) -> Examples:
         capacity: ``N``, if it exceeds the size of the largest part.
 
     Returns:
-        NumPy arrays: image ``[C, N, ...]`` in the split's dtype, label int32 ``[C, N]``, mask bool
-        ``[C, N]``; ``N`` is the size of the largest part or `capacity`, at least 1. Padding is
-        zeros.
+        NumPy arrays: image and label ``[C, N, ...]`` in the split's dtypes, mask bool ``[C, N]``;
+        ``N`` is the size of the largest part or `capacity`, at least 1. Padding is zeros.
 
     Raises:
         IndexError: A position is not in `split`.
     """
     lead = (len(parts), max([1, capacity, *map(len, parts)]))
-    image: Any = np.zeros(lead + split.image.shape[1:], split.image.dtype)
-    label: Any = np.zeros(lead, np.int32)
-    mask: Any = np.zeros(lead, np.bool_)
-    for client, part in enumerate(parts):
-        size = len(part)
-        label[client, :size] = split.label[part]  # raises IndexError out of range
-        mask[client, :size] = True
-        image[client, :size] = np.asarray(split.image[part])
+
+    def filled(leaf: Any) -> Any:
+        rows = np.zeros(lead + leaf.shape[1:], leaf.dtype)
+        for client, part in enumerate(parts):
+            rows[client, : len(part)] = np.asarray(leaf[part])  # IndexError if out of range
+        return rows
+
+    mask: Any = np.arange(lead[1]) < np.array([len(part) for part in parts])[:, None]
+    image, label = jax.tree.map(filled, (split.image, split.label))
     return Examples(image, label, mask)
 
 
 def fill_clients(examples: Examples, rows: int) -> Examples:
     """Append empty clients to `examples` ``[C, N]``, up to `rows` clients."""
-    missing = rows - examples.label.shape[0]
+    missing = rows - examples.mask.shape[0]
     if not missing:
         return examples
-    return Examples(
-        *(np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in examples)  # type: ignore[arg-type]
+    filled: Examples = jax.tree.map(
+        lambda leaf: np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), examples
     )
+    return filled
 
 
 def class_counts(clients: ClientData, num_classes: int) -> npt.NDArray[np.int64]:

@@ -65,3 +65,10 @@ class Dataset(NamedTuple):
     test: Split  # may have no examples
     unreadable: tuple[Unreadable, ...] = ()
     ignored: tuple[tuple[str, int], ...] = ()  # kinds of ignored files and their counts
+    levels: tuple[tuple[str, int], ...] = ()  # scales of grey levels above 8 bits, and their counts
+    clients: tuple[str, ...] = ()  # the names of the hospitals' folders; () without any
+
+    def client_names(self) -> tuple[str, ...]:
+        """Return the names of the hospitals' folders; () if these only number them from 0."""
+        numbered = tuple(f"client_{client}" for client in range(len(self.clients)))
+        return () if self.clients == numbered else self.clients

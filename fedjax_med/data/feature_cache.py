@@ -11,6 +11,9 @@ layers; the experiment sets the number of copies.
 
 import dataclasses
 import hashlib
+import io
+import itertools
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,14 +30,17 @@ from fedjax_med.client.augmentation import Augment
 from fedjax_med.core.model import Model
 from fedjax_med.core.types import Array, Key, Params
 from fedjax_med.data.dataset import Split
-from fedjax_med.data.images.array_record import cannot_write, memory_bytes
-from fedjax_med.errors import UserError
-from fedjax_med.files import replacing
+from fedjax_med.data.images.array_record import cannot_write
+from fedjax_med.data.memory import memory_bytes
+from fedjax_med.errors import UserError, expand
+from fedjax_med.files import clear_temporary, open_regular, replacing
 from fedjax_med.models.pretrained import weights
 
 _BATCH = 16  # images at a time; the last batch is padded, so that only one program is compiled
 UNCHANGED = Augment(copies=0)
 _MADE_BY = 1  # raise it whenever this code computes other features, so that no old file is used
+_DIGEST = hashlib.sha256
+_BLOCK = 2**20  # bytes read at a time
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
@@ -98,7 +104,8 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
     of.update("".join(split.sha256.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
-    home = Path(cache_dir).expanduser().absolute() / "features"
+    home = expand(cache_dir).absolute() / "features"
+    clear_temporary(home)
     file = home / f"{of.hexdigest()[:16]}.npy"
     if (kept := _kept(file, wanted)) is None:
         size = int(np.prod(wanted)) * _KIND.itemsize
@@ -118,10 +125,43 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
 def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
     """Load the features that an earlier run wrote; None if there are none or they are damaged."""
     try:
-        found = np.load(file, mmap_mode="r") if np.prod(shape) else np.load(file)
-    except (OSError, ValueError, EOFError):
+        fault = _fault(file, shape)
+    except FileNotFoundError:
         return None
-    return found if found.shape == shape and found.dtype == _KIND else None
+    except OSError as error:
+        fault = error.strerror or str(error)
+    if fault:
+        print(f"The kept features in {file} {fault}: computing them anew.", file=sys.stderr)
+        return None
+    kept: npt.NDArray[Any] = np.load(file, mmap_mode="r") if np.prod(shape) else np.load(file)
+    return kept
+
+
+def _fault(file: Path, shape: tuple[int, ...]) -> str:
+    """Describe how a file differs from what `_write` wrote; "" if it does not.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    header = _header(shape)
+    size = len(header) + int(np.prod(shape)) * _KIND.itemsize + _DIGEST().digest_size
+    with open_regular(file, 2**62) as stream:
+        found = os.fstat(stream.fileno()).st_size
+        if found != size:
+            return f"have {found:,} bytes instead of {size:,}"
+        total, left = _DIGEST(), size - _DIGEST().digest_size
+        while left and (block := stream.read(min(left, _BLOCK))):
+            total.update(block)
+            left -= len(block)
+        return "" if stream.read() == total.digest() else "differ from those that were written"
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return the header of a file of NumPy's with features of this shape."""
+    out = io.BytesIO()
+    header = {"descr": _KIND.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.getvalue()
 
 
 def _check_memory(size: int) -> None:
@@ -184,9 +224,25 @@ def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDAr
 
 
 def _write(file: Path, shape: tuple[int, ...], parts: Iterator[npt.NDArray[Any]]) -> None:
+    """Write the features, then a digest of all bytes before it, which NumPy does not read.
+
+    Raises:
+        UserError: A feature is not finite, or the file cannot be written.
+    """
     # Not through a memory map: a full disk would end the program without a message.
-    header = {"descr": _KIND.str, "fortran_order": False, "shape": shape}
+    total = _DIGEST()
     with replacing(file) as temporary, temporary.open("wb") as out:
-        np.lib.format.write_array_header_1_0(out, header)
-        for part in parts:
-            out.write(np.ascontiguousarray(part).tobytes())
+        for part in itertools.chain([_header(shape)], map(_finite, parts)):
+            out.write(part)
+            total.update(part)
+        out.write(total.digest())
+
+
+def _finite(part: npt.NDArray[Any]) -> bytes:
+    if not np.isfinite(part).all():
+        raise UserError(
+            "the frozen part of the model makes NaN or infinity of some images (its features are "
+            f"numbers up to {np.finfo(_KIND).max:,.0f}): are the weights of --config.pretrained "
+            "whole and those of this model?"
+        )
+    return part.tobytes()

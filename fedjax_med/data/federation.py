@@ -18,9 +18,10 @@ class Federation(NamedTuple):
     validation: client_data.ClientData
     test: Split
     digest: str  # of the clients' training and validation examples
-    test_digest: str  # of the test images and their labels
+    test_digest: str  # of the test images, how they are prepared, and their labels
+    test_set: str  # of the files tested on, by all folds if there are any; "" without test images
     findings: Audit
-    summary: str  # one line: what the audit's policy changed
+    summary: str  # one line: what the audit's policy changed, and serious findings
     names: tuple[str, ...]  # C names of the clients; () if they have none
     sites: tuple[str, ...]  # site names, indexed by the test images' `client`
 

@@ -18,14 +18,23 @@ from fedjax_med.data.partitions import (
 from fedjax_med.errors import UserError
 
 
+def check_clients(found: int, num_clients: int) -> None:
+    """Refuse data divided into `found` client folders if another number, not 0, was asked for.
+
+    Raises:
+        UserError: The message says how many there are.
+    """
+    if num_clients not in (0, found):
+        raise UserError(
+            f"the data is already divided into {found} client folders, but num_clients is "
+            f"{num_clients}: set --config.num_clients={found} or leave it out."
+        )
+
+
 def _divided(split: Split, num_clients: int) -> list[Index]:
     """Divide `split` as its client folders already do."""
     found = int(split.client.max()) + 1
-    if found != num_clients:
-        raise UserError(
-            f"the data is already divided into {found} client folders, but num_clients is "
-            f"{num_clients}: set --config.num_clients={found}."
-        )
+    check_clients(found, num_clients)
     return by_owner(split.client, found)
 
 
@@ -94,7 +103,20 @@ def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
 
     Returns:
         `number` index arrays, ascending; each example is in exactly one.
+
+    Raises:
+        UserError: A class has fewer different images than there are folds.
     """
+    _, first = np.unique(groups, return_index=True)
+    labels, counts = np.unique(split.label[first], return_counts=True)
+    if counts.min(initial=number) < number:
+        rarest = labels[counts.argmin()]
+        name = str(split.name[split.label == rarest][0]).partition("/")[0]
+        raise UserError(
+            f"expected at most {counts.min()} folds, since {name!r} has no more different training "
+            f"images, got {number}: give fewer --config.folds "
+            "(crossvalidate and compare: --folds), or add images."
+        )
     allowed = np.ones((number, int(split.label.max()) + 1), bool)
     return deal(split, groups, allowed, generator(seed, FOLDS))
 

@@ -1,28 +1,28 @@
 """Compares runs: mean and spread over seeds, and paired differences on the same test images."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import bootstrap, metrics, predictions
-from fedjax_med.evaluation.metrics import Floats
+from fedjax_med.evaluation import estimates, intervals, metrics, predictions
+from fedjax_med.evaluation.intervals import Interval
+from fedjax_med.evaluation.metrics import Floats, Integers
 from fedjax_med.evaluation.predictions import Predictions
 
-NUM_RESAMPLES = 1000
 # The predictions of one seed that count as one result: those of one run, or of all hospitals that
 # trained alone, whose scores are averaged.
 Together = Sequence[Predictions]
 
 
 class Difference(NamedTuple):
-    """How much higher a metric is on one side, with a bootstrap interval."""
+    """How much higher a metric is on one side, with its interval."""
 
     mean: float | None  # over the seeds; None where the metric is undefined
-    interval: list[float | None]  # 95 %, over resamples of the test images
+    interval: list[float | None]  # 95 %, over the sampling of test images
     by_seed: list[float | None]
 
 
@@ -56,37 +56,23 @@ def scores(together: Together) -> dict[str, float | None]:
 
     None where a metric is undefined, such as the AUROC of a single class.
     """
-    return {
-        name: metrics.number(
-            statistics.fmean(float(metric(_probabilities(one), one.label)) for one in together)
-        )
-        for name, metric in metrics.HEADLINES.items()
-    }
+    return {name: metrics.number(_score(name, together)) for name in metrics.HEADLINES}
 
 
 def _probabilities(predictions: Predictions) -> Floats:
     return predictions.probabilities.astype(np.float64)
 
 
-def difference(
-    ones: Sequence[Together],
-    others: Sequence[Together],
-    metric: Callable[..., Floats],
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> Difference:
-    """Compute `metric` of `ones` minus `others` by seed, with a paired bootstrap interval.
+def difference(ones: Sequence[Together], others: Sequence[Together], metric: str) -> Difference:
+    """Compute a metric of `ones` minus `others` by seed, with a paired interval.
 
-    Both sides are computed on the same resamples of the images (drawn class by class, Efron 1979),
-    so images that are hard for both do not widen the interval. It covers the sampling of images
+    Images that are hard for both sides do not widen the interval. It covers the sampling of images
     only; `by_seed` shows how far seeds differ.
 
     Args:
         ones: for each seed, the predictions that count as one result.
         others: likewise, with the same seeds.
-        metric: as in `fedjax_med.evaluation.metrics`.
-        num_resamples: number of resamples, drawn with `seed`.
-        seed: any integer.
+        metric: one of `fedjax_med.evaluation.metrics.HEADLINES`.
 
     Raises:
         UserError: The predictions are not all of the same images.
@@ -98,23 +84,42 @@ def difference(
         for one in every
     ):
         raise UserError("the runs to compare were evaluated on different images: evaluate again.")
-
-    def side(of: Sequence[Together], weights: Floats | None) -> Floats:
-        """Return the metric of each seed, [seeds, ...]."""
-        return np.stack(
-            [
-                np.mean([metric(_probabilities(one), label, weights) for one in together], axis=0)
-                for together in of
-            ]
-        )
-
-    by_seed = side(ones, None) - side(others, None)
-    draws = [
-        (side(ones, weights) - side(others, weights)).mean(axis=0)
-        for weights in bootstrap.resamples(label, num_resamples, seed)
+    by_seed = [
+        _score(metric, one) - _score(metric, other) for one, other in zip(ones, others, strict=True)
     ]
+    limits: list[float | None] = [None, None]
+    if np.isfinite(by_seed).all():
+        limits = [metrics.number(limit) for limit in _interval(ones, others, metric, label)]
     each = [metrics.number(value) for value in by_seed]
-    return Difference(metrics.number(by_seed.mean()), bootstrap.interval(draws), each)
+    return Difference(metrics.number(np.mean(by_seed)), limits, each)
+
+
+def _score(metric: str, together: Together) -> float:
+    compute = metrics.HEADLINES[metric]
+    return statistics.fmean(
+        compute(_probabilities(one), one.label.astype(np.int64)) for one in together
+    )
+
+
+def _interval(
+    ones: Sequence[Together], others: Sequence[Together], metric: str, label: Integers
+) -> Interval:
+    """Compute the interval of the mean difference over the seeds and what they average."""
+    if metric in ("accuracy", "balanced_accuracy"):
+        more = _share_right(ones) - _share_right(others)
+        classes = [more] if metric == "accuracy" else [more[label == k] for k in np.unique(label)]
+        return intervals.difference_of_rates(classes)
+    left, right = (
+        [metrics.estimate(metric, _probabilities(one), label) for run in side for one in run]
+        for side in (ones, others)
+    )
+    return estimates.difference(left, right, label)
+
+
+def _share_right(of: Sequence[Together]) -> Floats:
+    """Return the share of the runs that are right about each image: ``[N]``."""
+    right = [one.probabilities.argmax(axis=1) == one.label for run in of for one in run]
+    return np.asarray(np.mean(right, axis=0))
 
 
 def spread(values: Sequence[float | None]) -> str:

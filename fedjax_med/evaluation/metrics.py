@@ -1,15 +1,12 @@
-"""Metrics of predictions, and summaries with bootstrap intervals.
+"""Metrics of predictions, and their summary with intervals.
 
-Every metric takes ``probabilities`` float ``[N, K]`` and ``labels`` int ``[N]``, and
-optionally ``weights`` float ``[..., N]``: how often each example counts. The result has the
-leading axes of `weights` (a scalar array without weights), so that the same code computes the
-point estimate and, with the counts of many resamples as weights, its bootstrap.
+Every metric takes ``probabilities`` float ``[N, K]`` and ``labels`` int ``[N]``, and returns a
+scalar, or ``[K]`` by class; undefined values are NaN.
 
 A class without examples has no sensitivity and no AUROC. Means over classes ("macro", "balanced")
 are over the classes that have examples; `summarize` lists the others as ``absent_classes``.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,20 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import bootstrap
+from fedjax_med.evaluation import estimates, intervals, placements
+from fedjax_med.evaluation.estimates import LEAST, Estimate
+from fedjax_med.evaluation.intervals import Interval
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Weights = Floats | None
-
-
-def _sum(values: npt.NDArray[Any], weights: Weights) -> Floats:
-    """Sum over the examples, the first axis of `values` ``[N, ...]``: ``[..., ...]``."""
-    return np.asarray(values.sum(axis=0) if weights is None else weights @ values)
-
-
-def _mean(values: npt.NDArray[Any], weights: Weights) -> Floats:
-    return np.asarray(_sum(values, weights) / _sum(np.ones(len(values)), weights))
+NUM_BINS = 15  # of the expected calibration error
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -39,28 +29,26 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
 
 
-def _macro(values: Floats) -> Floats:
-    """Average over the last axis (classes), ignoring NaN; NaN where nothing is left."""
-    return _ratio(np.nansum(values, axis=-1), np.sum(~np.isnan(values), axis=-1, dtype=np.float64))
+def _macro(values: Floats) -> float:
+    """Average over the classes, ignoring NaN; NaN where nothing is left."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
-def accuracy(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Compute the share of examples whose top class (the first of ties) is right: ``[...]``."""
-    return _mean(probabilities.argmax(axis=1) == labels, weights)
+def accuracy(probabilities: Floats, labels: Integers) -> float:
+    """Compute the share of examples whose top class (the first of ties) is right."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def class_rates(
-    probabilities: Floats, labels: Integers, weights: Weights = None
-) -> dict[str, Floats]:
-    """Compute ``sensitivity``, ``specificity``, ``precision``, ``f1`` by class, each ``[..., K]``.
+def class_rates(probabilities: Floats, labels: Integers) -> dict[str, Floats]:
+    """Compute ``sensitivity``, ``specificity``, ``precision``, ``f1`` by class, each ``[K]``.
 
     NaN where the denominator is 0: sensitivity and F1 of a class without examples,
     specificity of the only class, precision of a class that is never predicted (its F1 is 0).
     """
-    one_hot = np.eye(probabilities.shape[1])
-    true, guess = one_hot[labels], one_hot[probabilities.argmax(axis=1)]
-    support, predicted, hits = (_sum(x, weights) for x in (true, guess, true * guess))
-    others = support.sum(axis=-1, keepdims=True) - support
+    guess = probabilities.argmax(axis=1)
+    support, predicted, hits = estimates.count(guess, labels, probabilities.shape[1])
+    others = len(labels) - support
     return {
         "sensitivity": _ratio(hits, support),
         "specificity": _ratio(others - (predicted - hits), others),
@@ -69,42 +57,23 @@ def class_rates(
     }
 
 
-def balanced_accuracy(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Average the sensitivity over the classes that have examples: ``[...]``."""
-    return _macro(class_rates(probabilities, labels, weights)["sensitivity"])
+def balanced_accuracy(probabilities: Floats, labels: Integers) -> float:
+    """Average the sensitivity over the classes that have examples."""
+    return _macro(class_rates(probabilities, labels)["sensitivity"])
 
 
-def macro_f1(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Average F1 over the classes that have examples: ``[...]``."""
-    return _macro(class_rates(probabilities, labels, weights)["f1"])
+def macro_f1(probabilities: Floats, labels: Integers) -> float:
+    """Average F1 over the classes that have examples."""
+    return _macro(class_rates(probabilities, labels)["f1"])
 
 
-def _auroc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats) -> Floats:
-    """Estimate the chance that a positive scores above a negative, ties count half: ``[...]``.
-
-    The Mann-Whitney statistic: each positive beats the negatives that sort below it, and half of
-    the negatives that tie with it.
-    """
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    negatives = np.where(positive, 0.0, weights)[..., order]
-    below = np.insert(np.cumsum(negatives, axis=-1), 0, 0.0, axis=-1)
-    first = np.searchsorted(ranked, scores[positive], side="left")
-    last = np.searchsorted(ranked, scores[positive], side="right")
-    beaten = (below[..., first] + below[..., last]) / 2
-    positives = weights[..., positive]
-    return _ratio((positives * beaten).sum(axis=-1), positives.sum(axis=-1) * below[..., -1])
-
-
-def auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Compute the one-vs-rest area under the ROC curve of each class, ``[..., K]``.
+def auroc(probabilities: Floats, labels: Integers) -> Floats:
+    """Compute the one-vs-rest area under the ROC curve of each class, ``[K]``.
 
     NaN for a class without examples, and for a class that all examples belong to. Ties count half,
     as average ranks do (Hanley and McNeil 1982).
     """
-    times = np.ones(len(labels)) if weights is None else weights
-    classes = range(probabilities.shape[1])
-    return np.stack([_auroc(probabilities[:, k], labels == k, times) for k in classes], axis=-1)
+    return placements.areas(probabilities, labels).area
 
 
 def sensitivity_at(
@@ -127,41 +96,51 @@ def sensitivity_at(
     return found
 
 
-def macro_auroc(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Average the one-vs-rest AUROC over the classes that have examples: ``[...]``."""
-    return _macro(auroc(probabilities, labels, weights))
+def macro_auroc(probabilities: Floats, labels: Integers) -> float:
+    """Average the one-vs-rest AUROC over the classes that have examples."""
+    return _macro(auroc(probabilities, labels))
 
 
 def expected_calibration_error(
-    probabilities: Floats, labels: Integers, weights: Weights = None, *, num_bins: int = 15
-) -> Floats:
-    """Compute the mean gap of confidence and accuracy over equal-width confidence bins: ``[...]``.
+    probabilities: Floats, labels: Integers, *, num_bins: int = NUM_BINS
+) -> float:
+    """Compute the mean gap of confidence and accuracy over equal-width confidence bins.
 
     Confidence is the largest probability; bin m holds ((m - 1) / num_bins, m / num_bins]
     (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is biased upwards with few
-    examples per bin, and resampling adds to that: a bootstrap interval may lie above the estimate.
+    examples per bin.
     """
-    confidence = probabilities.max(axis=1)
-    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    gap = ((probabilities.argmax(axis=1) == labels) - confidence)[:, None] * np.eye(num_bins)[bins]
-    return np.asarray(np.abs(_sum(gap, weights)).sum(axis=-1) / _sum(np.ones(len(gap)), weights))
+    return estimates.calibration_gaps(probabilities, labels, num_bins).value
 
 
-def brier(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Compute the squared error of the probabilities: ``[...]``, from 0 (perfect) to 2.
+def _brier_scores(probabilities: Floats, labels: Integers) -> Floats:
+    picked = probabilities[np.arange(len(labels)), labels]
+    return np.asarray((probabilities**2).sum(axis=1) - 2 * picked + 1)
+
+
+def brier(probabilities: Floats, labels: Integers) -> float:
+    """Compute the squared error of the probabilities, from 0 (perfect) to 2.
 
     The original, multi-class definition (Brier 1950): summed over the classes, averaged over the
     examples. For two classes it is twice the score of the "positive" class alone.
     """
-    error = probabilities - np.eye(probabilities.shape[1])[labels]
-    return _mean((error**2).sum(axis=1), weights)
+    return float(_brier_scores(probabilities, labels).mean())
 
 
-def log_loss(probabilities: Floats, labels: Integers, weights: Weights = None) -> Floats:
-    """Compute the mean cross-entropy in nats: ``[...]``; a probability of 0 counts as 2.2e-16."""
+def _losses(probabilities: Floats, labels: Integers) -> Floats:
     picked = probabilities[np.arange(len(labels)), labels]
-    surprise = -np.log(np.clip(picked, np.finfo(np.float64).eps, 1.0))
-    return _mean(surprise, weights)
+    return np.asarray(-np.log(np.clip(picked, np.finfo(np.float64).eps, 1.0)))
+
+
+def _loss_if_wrong(probabilities: Floats) -> float:
+    """Compute the mean loss there would be if no top class were right."""
+    rest = (1 - probabilities.max(axis=1)) / max(probabilities.shape[1] - 1, 1)
+    return float(-np.log(np.maximum(rest, np.finfo(np.float64).eps)).mean())
+
+
+def log_loss(probabilities: Floats, labels: Integers) -> float:
+    """Compute the mean cross-entropy in nats; a probability of 0 counts as 2.2e-16."""
+    return float(_losses(probabilities, labels).mean())
 
 
 def confusion_matrix(probabilities: Floats, labels: Integers) -> Integers:
@@ -200,7 +179,7 @@ def check(
     return p, y
 
 
-HEADLINES: dict[str, Callable[..., Floats]] = {
+HEADLINES: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
@@ -211,16 +190,55 @@ HEADLINES: dict[str, Callable[..., Floats]] = {
 }
 
 
+def estimate(
+    name: str, probabilities: Floats, labels: Integers, num_bins: int = NUM_BINS
+) -> Estimate:
+    """Estimate the headline `name` of `HEADLINES` with its interval."""
+    if name == "ece":
+        return estimates.calibration_gaps(probabilities, labels, num_bins)
+    if name == "brier":
+        return estimates.mean(_brier_scores(probabilities, labels), 2.0)
+    if name == "log_loss":
+        losses = _losses(probabilities, labels)
+        return estimates.mean(losses, max(float(losses.max()), _loss_if_wrong(probabilities)))
+    found: Estimate = getattr(estimates, name)(probabilities, labels)
+    return found
+
+
+def _limits(interval: Interval) -> list[float | None]:
+    return [number(limit) for limit in interval]
+
+
+def _class_intervals(areas: placements.Areas, rates: dict[str, Floats], support: Floats) -> Any:
+    """List for each class the intervals of its rates that have enough examples."""
+    others = support.sum() - support
+    found = {
+        "sensitivity": (intervals.proportion(rates["sensitivity"], support), support),
+        "specificity": (intervals.proportion(rates["specificity"], others), others),
+        "auroc": (estimates.of_areas(areas), np.minimum(support, others)),
+    }
+    return [
+        {
+            key: _limits(Interval(each.low[k], each.high[k])) if size[k] >= LEAST else None
+            for key, (each, size) in found.items()
+        }
+        for k in range(len(support))
+    ]
+
+
 def _per_class(
-    probabilities: Floats, labels: Integers, class_names: Sequence[str]
+    probabilities: Floats, labels: Integers, class_names: Sequence[str], areas: placements.Areas
 ) -> dict[str, dict[str, Any]]:
-    support = np.bincount(labels, minlength=len(class_names))
+    support = np.bincount(labels, minlength=len(class_names)).astype(np.float64)
     rates = class_rates(probabilities, labels) | {
-        "auroc": auroc(probabilities, labels),
+        "auroc": areas.area,
         "sensitivity_at_90_specificity": sensitivity_at(0.9, probabilities, labels),
     }
+    within = _class_intervals(areas, rates, support)
     return {
-        name: {"support": int(support[k])} | {key: number(v[k]) for key, v in rates.items()}
+        name: {"support": int(support[k])}
+        | {key: number(v[k]) for key, v in rates.items()}
+        | {"intervals": within[k]}
         for k, name in enumerate(class_names)
     }
 
@@ -230,9 +248,7 @@ def summarize(
     labels: npt.ArrayLike,
     class_names: Sequence[str],
     *,
-    num_bins: int = 15,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    num_bins: int = NUM_BINS,
 ) -> dict[str, Any]:
     """Compute the metrics of predictions for ``evaluation.json``; undefined values are None.
 
@@ -241,15 +257,13 @@ def summarize(
         labels: int ``[N]``.
         class_names: ``K`` names.
         num_bins: bins of the expected calibration error.
-        num_resamples: resamples of the bootstrap, drawn from `seed`.
-        seed: any integer.
 
     Returns:
         ``n``, the headlines (``accuracy`` to ``log_loss``), ``intervals`` (headline to
-        ``[low, high]``: the 95 % percentile bootstrap over each class's examples, Efron 1979),
-        ``confusion_matrix`` (rows true, columns predicted), ``per_class`` (name to ``support``,
-        the rates, ``auroc`` and ``sensitivity_at_90_specificity``) and ``absent_classes``, the
-        names without examples.
+        ``[low, high]``, 95 %: `fedjax_med.evaluation.estimates`), ``confusion_matrix`` (rows true,
+        columns predicted), ``per_class`` (name to ``support``, the rates, ``auroc``,
+        ``sensitivity_at_90_specificity``, and ``intervals`` of sensitivity, specificity and auroc,
+        None for fewer than 5 examples) and ``absent_classes``, the names without examples.
 
     Raises:
         UserError: No examples, probabilities that are not finite or do not sum to 1, or labels
@@ -258,18 +272,14 @@ def summarize(
     p, y = check(probabilities, labels)
     if len(class_names) != p.shape[1]:
         raise UserError(f"expected {p.shape[1]} class names, got {len(class_names)}.")
-    headlines = HEADLINES | {
-        "ece": functools.partial(expected_calibration_error, num_bins=num_bins)
-    }
-    draws: dict[str, list[Floats]] = {name: [] for name in headlines}
-    for weights in bootstrap.resamples(y, num_resamples, seed):
-        for name, metric in headlines.items():
-            draws[name].append(metric(p, y, weights))
-    per_class = _per_class(p, y, class_names)
+    areas = placements.areas(p, y)
+    found = {name: estimate(name, p, y, num_bins) for name in HEADLINES if name != "macro_auroc"}
+    found["macro_auroc"] = estimates.macro_auroc(p, y, areas)
+    per_class = _per_class(p, y, class_names, areas)
     return {
         "n": len(y),
-        **{name: number(metric(p, y)) for name, metric in headlines.items()},
-        "intervals": {name: bootstrap.interval(draws[name]) for name in headlines},
+        **{name: number(found[name].value) for name in HEADLINES},
+        "intervals": {name: _limits(found[name].interval) for name in HEADLINES},
         "confusion_matrix": confusion_matrix(p, y).tolist(),
         "per_class": per_class,
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],

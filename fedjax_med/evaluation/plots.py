@@ -19,6 +19,8 @@ from fedjax_med.evaluation import tables
 from fedjax_med.files import replacing
 
 _TRAIN, _VALIDATION, _BALANCED = "#444444", "#1b6ca8", "#c8553d"
+_MATRIX_SIZE = (9.2, 8.0)  # inches
+_MOST_NAMED = 40  # classes whose names and counts can be read in it
 _CONTRIBUTED = {"balanced_accuracy": "balanced accuracy", "loss": "fall of the loss"}
 
 
@@ -45,8 +47,26 @@ def _write_cells(axes: Axes, counts: np.ndarray[Any, Any], share: np.ndarray[Any
         axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=size)
 
 
+def _name_classes(axes: Axes, names: Sequence[str], support: np.ndarray[Any, Any]) -> None:
+    """Write the classes' names and sizes along the axes, and part their cells by lines."""
+    ticks, size = range(len(names)), min(10.0, 250 / len(names))
+    # A `$` in a class name is literal, not the start of a formula.
+    plain: dict[str, Any] = {"parse_math": False, "fontsize": size}
+    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", **plain)
+    sizes = [str(n) if n else "absent" for n in support]
+    axes.set_yticks(ticks, [f"{name} ({n})" for name, n in zip(names, sizes, strict=True)], **plain)
+    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=min(1.5, 15 / len(names)))
+    axes.tick_params(which="both", length=0)
+    axes.set(xlabel="predicted class", ylabel="true class (examples)")
+
+
 def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw the confusion matrix: counts in the cells, shares of the true class as colours.
+
+    The picture has the same size for any number of classes. Of more than 40 it shows colours alone,
+    and numbers for the classes, in their order.
 
     Args:
         evaluation: the result of `metrics.summarize`.
@@ -59,23 +79,17 @@ def confusion_matrix_png(evaluation: dict[str, Any], path: str | os.PathLike[str
     support = counts.sum(axis=1)
     share = counts / np.maximum(support, 1)[:, None]
     names = [tables.short(name, 30) for name in evaluation["per_class"]]
-    side = 3.0 + 0.55 * len(names)
-    figure = _figure(side + 1.2, side)
+    figure = _figure(*_MATRIX_SIZE)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    _write_cells(axes, counts, share)
-    ticks = range(len(names))
-    # A `$` in a class name is literal, not the start of a formula.
-    plain = {"parse_math": False}
-    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", **plain)
-    sizes = [str(n) if n else "absent" for n in support]
-    axes.set_yticks(ticks, [f"{name} ({n})" for name, n in zip(names, sizes, strict=True)], **plain)
-    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="both", length=0)
+    if len(names) <= _MOST_NAMED:
+        _write_cells(axes, counts, share)
+        _name_classes(axes, names, support)
+    else:
+        numbered = "as evaluation.json has them, from 0"
+        axes.set(xlabel=f"predicted class, {numbered}", ylabel=f"true class, {numbered}")
+        axes.locator_params(integer=True)
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="predicted class", ylabel="true class (examples)")
     axes.set_title(f"Confusion matrix, {evaluation['n']} examples")
     bar = figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     bar.outline.set_visible(False)

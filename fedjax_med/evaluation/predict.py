@@ -129,11 +129,11 @@ def predict_validation(
         return np.empty((0, 0), np.float32)
     if not callable(models):
         return predict(model, models, validation.image, views)
-    parts, room, ends = [], int(validation.sizes.max()), np.cumsum(validation.sizes)
+    parts, capacity, ends = [], int(validation.sizes.max()), np.cumsum(validation.sizes)
     for client in np.flatnonzero(validation.sizes):
         size = int(validation.sizes[client])
         image = np.asarray(validation.image[int(ends[client]) - size : int(ends[client])])
-        filled = np.zeros((room, *image.shape[1:]), image.dtype)  # equal shapes: compiled once
+        filled = np.zeros((capacity, *image.shape[1:]), image.dtype)  # equal shapes: compiled once
         filled[:size] = image
         parts.append(predict(model, models(int(client)), filled, views)[:size])
     return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,12 @@ from fedjax_med.files import read_text, replacing
 
 NAME = "predictions.csv"
 _LIMIT = 2**30  # bytes: ten million images with the probabilities of nine classes
-_FIRST = ("image", "client", "label")
+_BEFORE = ("image", "client", "label")  # the first columns in earlier versions
+_FIRST = (*_BEFORE, "predicted")
+# Spreadsheets compute a cell that begins with one of these; a quote before it makes it a text.
+_FORMULA = tuple("=+-@'\uff1d\uff0b\uff0d\uff20")
+_ESCAPED = re.compile(r"\\(\\|[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_SHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class Predictions(NamedTuple):
@@ -26,23 +32,44 @@ class Predictions(NamedTuple):
     probabilities: npt.NDArray[np.floating]  # [N, K]
 
 
+def _cell(name: str) -> str:
+    """Make a text of `name` that neither spreadsheets nor terminals act upon; see `_name`."""
+    text = "".join(one if one.isprintable() and one != "\\" else repr(one)[1:-1] for one in name)
+    text = text.replace(";", r"\x3b")  # separates cells in many countries
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _name(cell: str) -> str:
+    """Return the name that `_cell` has written."""
+
+    def character(found: re.Match[str]) -> str:
+        return _SHORT.get(found[1]) or chr(int(found[1][1:], 16))
+
+    return _ESCAPED.sub(character, cell.removeprefix("'"))
+
+
 def write(predictions: Predictions, class_names: Sequence[str], file: Path) -> None:
-    """Write a row for each image: its name, client and class, and each class's probability.
+    """Write a row for each image: name, client, class, predicted class, classes' probabilities.
+
+    Names with control characters, and those that a spreadsheet takes for formulas, are escaped.
 
     Raises:
         UserError: The file cannot be written.
     """
     with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
-        table.writerow([*_FIRST, *class_names])
+        classes = [_cell(name) for name in class_names]
+        table.writerow([*_FIRST, *classes])
         for image, client, label, row in zip(*predictions, strict=True):
             # The shortest digits that parse back to the same number.
             numbers = [np.format_float_positional(value, trim="0") for value in row]
-            table.writerow([image, client if client >= 0 else "", class_names[label], *numbers])
+            owner = client if client >= 0 else ""
+            predicted = classes[int(np.argmax(row))]
+            table.writerow([_cell(image), owner, classes[label], predicted, *numbers])
 
 
 def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:
-    """Read the predictions and the class names that `write` wrote.
+    """Read the predictions and the class names that `write` wrote, in an earlier version too.
 
     Raises:
         UserError: There is no such file, or it is not a table of predictions.
@@ -50,15 +77,17 @@ def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:
     text = read_text(file, _LIMIT, "Evaluate the run again.")
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""))
-        if tuple(header[:3]) != _FIRST or len(header) < 4:
+        escaped = tuple(header[: len(_FIRST)]) == _FIRST
+        first, name = (_FIRST, _name) if escaped else (_BEFORE, str)
+        if tuple(header[: len(first)]) != first or len(header) == len(first):
             raise ValueError("expected the columns image, client, label and one for each class")
-        names = tuple(header[3:])
+        names = tuple(map(name, header[len(first) :]))
         columns = list(zip(*rows, strict=True)) or [()] * len(header)
         return Predictions(
-            np.array(columns[0], np.str_),
+            np.array(list(map(name, columns[0])), np.str_),
             np.array([int(client or -1) for client in columns[1]], np.int32),
-            np.array([names.index(label) for label in columns[2]], np.int32),
-            np.array(columns[3:], np.float32).T.reshape(-1, len(names)),
+            np.array([names.index(name(label)) for label in columns[2]], np.int32),
+            np.array(columns[len(first) :], np.float32).T.reshape(-1, len(names)),
         ), names
     except (ValueError, OverflowError, csv.Error) as error:
         raise UserError(

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, printable
+from fedjax_med.evaluation.estimates import LEAST
 from fedjax_med.files import read_object, replacing, unreadable
 
 HEADLINES = {
@@ -34,6 +35,7 @@ _CLASS_COLUMNS = {
     "auroc": "AUROC",
     "sensitivity_at_90_specificity": "at 90 % spec.",  # sensitivity at 90 % specificity
 }
+_WITH_INTERVALS = ("sensitivity", "specificity", "auroc")
 _LONGEST_NAME = 41  # keeps the table within 100 columns
 MANY_CLIENTS = 50  # if there are more, percentiles are shown
 
@@ -43,7 +45,8 @@ def _number(value: float | None, undefined: str = "-") -> str:
 
 
 def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut `name` to at most `longest` characters."""
+    """Cut `name` to at most `longest` characters, and escape control characters."""
+    name = printable(name, 2 * longest)
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
@@ -63,8 +66,7 @@ def _columns(header: Sequence[str], rows: list[list[str]]) -> list[str]:
 def _headline_lines(evaluation: dict[str, Any]) -> list[str]:
     rows = []
     for key, name in HEADLINES.items():
-        low, high = evaluation["intervals"][key]
-        rows.append([name, _number(evaluation[key]), f"{_number(low)} to {_number(high)}"])
+        rows.append([name, _number(evaluation[key]), _interval(evaluation["intervals"][key])])
     return _columns(["metric", "value", "95 % interval"], rows)
 
 
@@ -76,6 +78,29 @@ def _class_lines(evaluation: dict[str, Any]) -> list[str]:
         cells = [_number(rate, undefined) for rate in rates]
         rows.append([short(name), str(values["support"]), *cells])
     return _columns(["class", "examples", *_CLASS_COLUMNS.values()], rows)
+
+
+def _interval(limits: Sequence[float | None] | None) -> str:
+    """Format an interval, or a dash if there is none."""
+    if limits is None or None in limits:
+        return "-"
+    return " to ".join(_number(limit) for limit in limits)
+
+
+def _class_interval_lines(evaluation: dict[str, Any]) -> list[str]:
+    """Format the classes' intervals, indented, and say why one is missing."""
+    classes = {name: row for name, row in evaluation["per_class"].items() if row["support"]}
+    rows = [
+        [short(name), *(_interval(row.get("intervals", {}).get(key)) for key in _WITH_INTERVALS)]
+        for name, row in classes.items()
+    ]
+    header = ["95 % interval", *(_CLASS_COLUMNS[key] for key in _WITH_INTERVALS)]
+    lines = [f"  {line}" for line in _columns(header, rows)]
+    if not all("intervals" in row for row in classes.values()):
+        lines.append("  -: an earlier version evaluated this; evaluate the run again.")
+    elif any("-" in row for row in rows):
+        lines.append(f"  -: fewer than {LEAST} images.")
+    return lines
 
 
 def percentile(values: Sequence[float | None], share: float) -> float | None:
@@ -102,7 +127,7 @@ def _client_lines(of: str, clients: dict[str, Any], names: Sequence[str]) -> lis
         name = short(f"client {index}" + (f" ({names[index]})" if names else ""))
         rows.append([name, str(count), *(_number(clients[key][index]) for key in keys)])
     absent = [
-        f"client {index} has none of: {', '.join(classes)}"
+        f"client {index} has none of: {', '.join(map(printable, classes))}"
         for index, classes in enumerate(clients.get("absent_classes", ()))
         if classes
     ]
@@ -120,6 +145,21 @@ def _own_lines(own: dict[str, list[float | None]]) -> list[str]:
     return [f"The clients' own models by themselves: {', '.join(parts)}."] if parts else []
 
 
+def _calibration_lines(evaluation: dict[str, Any]) -> list[str]:
+    """Format the temperature, the metrics before it, and why it may be of little use."""
+    if "temperature" not in evaluation:
+        return []
+    before = evaluation["before_calibration"]
+    uncalibrated = ", ".join(
+        f"{HEADLINES[name]} {_number(value)}" for name, value in before.items()
+    )
+    temperature = f"{evaluation['temperature']:.2f}"
+    lines = ["", f"Calibrated by temperature {temperature}; before: {uncalibrated}."]
+    if doubt := evaluation.get("calibration_doubt"):
+        lines.append(f"This temperature rests on little: {doubt}.")
+    return lines
+
+
 def table(evaluation: dict[str, Any]) -> str:
     """Format the evaluation as plain text of at most 100 columns.
 
@@ -133,15 +173,8 @@ def table(evaluation: dict[str, Any]) -> str:
     present = len(evaluation["per_class"]) - len(absent)
     lines = [f"{evaluation['n']} examples of {present} classes", ""]
     lines += [*_headline_lines(evaluation), "", *_class_lines(evaluation)]
-    if "temperature" in evaluation:
-        before = evaluation["before_calibration"]
-        uncalibrated = ", ".join(
-            f"{HEADLINES[name]} {_number(value)}" for name, value in before.items()
-        )
-        lines += [
-            "",
-            f"Calibrated by temperature {evaluation['temperature']:.2f}; before: {uncalibrated}.",
-        ]
+    lines += ["", *_class_interval_lines(evaluation)]
+    lines += _calibration_lines(evaluation)
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "own_models" in evaluation:
@@ -150,7 +183,7 @@ def table(evaluation: dict[str, Any]) -> str:
         lines += [
             "",
             f"{backdoor['attack']}: of {backdoor['n']} images with its trigger, "
-            f"{100 * backdoor['success']:.0f} % are taken for {backdoor['target']}.",
+            f"{100 * backdoor['success']:.0f} % are taken for {printable(backdoor['target'])}.",
         ]
     if "clients" in evaluation:
         names = evaluation.get("client_names", ())
@@ -195,6 +228,9 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
         ValueError, TypeError: `value` has a NaN or infinity, or something JSON cannot represent.
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+        # names of files that are no UTF-8
+        text = json.dumps(value, indent=2, allow_nan=False)
     with replacing(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

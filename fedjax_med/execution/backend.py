@@ -1,4 +1,4 @@
-"""Chooses the client map: the requested one, or one that suits the machine and its memory."""
+"""Suits a run to the machine: its client map, its memory, XLA's flags and compiled programs."""
 
 import os
 from typing import Any, NamedTuple
@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_med.core.client_map import CLIENT_MAPS, ClientMap
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, expand, printable
 
 NAMES = ("auto", *CLIENT_MAPS, "sharded")
 _SHARE = 0.9  # share of a device's free memory that a round may use; the rest is lost in gaps
 _FEW_PARAMETERS = 10_000  # up to here `vmap` is faster for dense layers on a CPU
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
 # XLA's CPU compiler hands products and sums, with the operations between them, to a library,
 # YNNPACK, and its memory analysis does not see the library's own memory.
 _WITHOUT_LIBRARY: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -85,7 +86,7 @@ def choose(asked: str, work: Workload, before: str = "") -> Backend:
     wanted = ClientMap(platform == "cpu", True) if asked == "sharded" else CLIENT_MAPS.get(asked)
     if processes > 1 and wanted and not wanted.sharded:
         raise UserError(
-            f"--config.map_clients={asked} uses one device of one process, and there are "
+            f"map_clients={asked} uses one device of one process, and there are "
             f"{processes} processes: expected auto or sharded."
         )
     if wanted:
@@ -132,11 +133,55 @@ def bytes_free() -> float:
     )
 
 
+def check_platforms() -> None:
+    """Refuse JAX_PLATFORMS if it names devices that JAX does not find.
+
+    Raises:
+        UserError: The message says what JAX said, which is nothing if its plug-in is missing.
+    """
+    if not (asked := os.environ.get("JAX_PLATFORMS", "")):
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        raise UserError(
+            f"JAX_PLATFORMS={printable(asked)} asks for devices that JAX does not find "
+            f"({said[:200] or 'its plug-in is not installed'}): unset it, or give "
+            "JAX_PLATFORMS=cpu."
+        ) from error
+
+
 def repeat_bits() -> None:
     """Set XLA's determinism flag, without which a GPU may add in an order that depends on timing.
 
     Has an effect only before the first use of a device; a value in the environment is kept.
     """
-    if "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
-        deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    if _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        deterministic = f"{os.environ.get('XLA_FLAGS', '')} --{_DETERMINISTIC}=true"
         os.environ["XLA_FLAGS"] = deterministic.strip()
+
+
+def repeatable() -> dict[str, Any]:
+    """Give `jax.jit` the option that has the effect of `repeat_bits` on one program, at any time.
+
+    For programs that use the library, which have often used a device before they train. Empty on
+    other devices than GPUs, and if the environment turns determinism off.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    off = any(f"{_DETERMINISTIC}={value}" in flags for value in ("false", "0"))
+    return {} if off or jax.default_backend() != "gpu" else {_DETERMINISTIC: True}
+
+
+def cache_programs(cache_dir: str) -> None:
+    """Keep compiled programs in the folder ``compiled`` of `cache_dir`, for later processes.
+
+    A folder that JAX has been given already is kept.
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
+        return
+    folder = expand(cache_dir) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Many small programs build the first state. By default, programs that compile in under a
+    # second are not cached, and compiling them again would be most of a later start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

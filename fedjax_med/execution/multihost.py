@@ -5,6 +5,7 @@ writes the workdir and prints. The processes agree through their coordinator's k
 through the devices, so that waiting compiles nothing and has no time limit.
 """
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -20,6 +21,7 @@ from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
 from fedjax_med.errors import UserError
+from fedjax_med.execution import watch
 
 T = TypeVar("T")
 
@@ -35,37 +37,6 @@ def active() -> bool:
 def is_main() -> bool:
     """Return whether this is the process that writes and prints."""
     return jax.process_index() == 0
-
-
-def check_flags(
-    automatic: bool, coordinator: str, num_processes: int | None, process_id: int | None
-) -> bool:
-    """Return whether the flags request several processes.
-
-    Raises:
-        UserError: The flags contradict each other, or one is out of range.
-    """
-    given = {
-        "--coordinator=HOST:PORT": coordinator or None,
-        "--num_processes=N": num_processes,
-        "--process_id=I": process_id,
-    }
-    missing = [flag for flag, value in given.items() if value is None]
-    if len(missing) == 3:
-        return automatic
-    if missing or automatic:
-        alone = " and without --distributed, which finds them out" if automatic else ""
-        raise UserError(f"expected {', '.join(given)} together{alone}, in every process.")
-    assert num_processes is not None
-    assert process_id is not None
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise UserError(
-            f"expected 0 <= --process_id < --num_processes, got {process_id} and {num_processes}."
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UserError(f"expected --coordinator=HOST:PORT, got {coordinator!r}.")
-    return True
 
 
 @contextlib.contextmanager
@@ -107,6 +78,7 @@ def initialise(
         f"not all processes met at {where} within {seconds:g} s: is the address that of process "
         "0, are all started, is the port open? (--connect_timeout=SECONDS)"
     )
+    atexit.register(watch.say_bye)  # before JAX's own: called when all have met to end
     try:
         with _time_limit(seconds, late):
             jax.distributed.initialize(
@@ -122,6 +94,10 @@ def initialise(
         hint = "" if coordinator else " Give --coordinator, --num_processes and --process_id."
         said = " ".join(str(error).split())[:200]
         raise UserError(f"the processes cannot be joined at {where}: {said}{hint}") from error
+    if active():
+        state = runtime.global_state
+        address = coordinator or str(state.coordinator_address)
+        watch.begin(state.client, jax.process_index(), address)
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
@@ -138,6 +114,7 @@ def leave(code: int, patience: float = 0) -> int:
         if patience:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 client.wait_at_barrier("leave", int(1000 * patience))
+                watch.say_bye()
                 return code
         sys.stdout.flush()
         sys.stderr.flush()

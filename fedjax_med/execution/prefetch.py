@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,10 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from fedjax_med.core.client_map import ClientMap
-from fedjax_med.core.round import Buckets, ClientIndices
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.core.types import Array, Examples
 from fedjax_med.data import client_data
 from fedjax_med.execution import bucketing, multihost, sharding
-
-
-class RoundBatch(NamedTuple):
-    """A round's clients and their data, as `fedjax_med.core.round.run_round` takes them."""
-
-    data: Examples | Buckets
-    places: ClientIndices
 
 
 class RoundLoader:
@@ -30,6 +23,9 @@ class RoundLoader:
     A cohort depends on the seed, the round and the clients' sizes alone, so a thread reads and
     stacks the next cohort and puts it on the device while this round trains. Where all clients
     train, they are put there once, in buckets of similar size if computed side by side.
+
+    The clients' `min_capacity` adds padding, which changes no bit of a state: the buckets are those
+    without it, and clients that do not fill a batch keep their shape, on which the batch depends.
 
     Args:
         clients: the clients' data.
@@ -79,24 +75,22 @@ class RoundLoader:
         if self._choose is not None:
             number = jax.ShapeDtypeStruct((), jnp.int32)
             places = jax.eval_shape(self._choose, number, sizes)
-            return RoundBatch(self._shapes(places.shape[0], self._clients.capacity), (places,))
+            return RoundBatch(self._shapes(places.shape[0], int(sizes.max())), (places,))
         groups = self._groups()
         data = tuple(self._shapes(len(group), int(sizes[group].max())) for group in groups)
         places = tuple(jax.ShapeDtypeStruct(group.shape, jnp.int32) for group in groups)
         return RoundBatch(data[0], None) if len(groups) == 1 else RoundBatch(data, places)
 
     def _shapes(self, clients: int, capacity: int) -> Examples:
-        places, images = sharding.of(self._client_map, clients), self._clients.split.image
-        lead = (places.rows, max(capacity, 1))
-        kinds = (
-            ((*lead, *images.shape[1:]), images.dtype),
-            (lead, jnp.int32),
-            (lead, jnp.bool_),
+        places = sharding.of(self._client_map, clients)
+        return client_data.stacked_shapes(
+            self._clients.split, places.rows, self._capacity(capacity), sharding=places.data
         )
-        leaves: Any = [
-            jax.ShapeDtypeStruct(shape, kind, sharding=places.data) for shape, kind in kinds
-        ]
-        return Examples(*leaves)
+
+    def _capacity(self, needed: int) -> int:
+        """Return N of stacked clients, the largest of which needs room for `needed` examples."""
+        fills = 0 < self._batch_size <= needed
+        return max(needed, self._clients.min_capacity if fills else 1)
 
     def _groups(self) -> list[npt.NDArray[np.int64]]:
         """Group all clients into the buckets that are computed side by side."""
@@ -122,7 +116,7 @@ class RoundLoader:
             return self._last
         if self._client_map.sequential:
             capacity = bucketing.capacity_on_grid(
-                int(sizes[cohort].max()), self._clients.capacity, self._batch_size
+                int(sizes[cohort].max()), int(sizes.max()), self._batch_size
             )
             groups = [(cohort, capacity)]
         else:
@@ -137,6 +131,7 @@ class RoundLoader:
     def _stacked(self, clients: npt.NDArray[np.integer], capacity: int = 0) -> Examples:
         parts = [self._clients.indices[client] for client in clients]
         places = sharding.of(self._client_map, len(parts))
+        capacity = self._capacity(max([capacity, *map(len, parts)]))
         filled = client_data.fill_clients(
             client_data.stack(self._clients.split, parts, capacity), places.rows
         )

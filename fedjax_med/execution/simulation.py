@@ -1,188 +1,150 @@
-"""Compiles the simulation of a federation for this machine, and fits it to the memory."""
+"""The simulation of a federation on this machine, for programs that use the library."""
 
-import contextlib
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from fedjax_med import ops
-from fedjax_med.core import communication
-from fedjax_med.core import round as core_round
 from fedjax_med.core.algorithm import FederatedState
-from fedjax_med.core.process import Process
-from fedjax_med.core.round import ClientIndices
+from fedjax_med.core.process import Process, check_parts
 from fedjax_med.core.trees import take
-from fedjax_med.core.types import Array, Examples, Key, Metrics, Params
+from fedjax_med.core.types import Key, Params
 from fedjax_med.data.client_data import ClientData
-from fedjax_med.execution import backend, multihost, sharding
-from fedjax_med.execution.prefetch import RoundLoader
+from fedjax_med.errors import UserError, check_kind, check_name, fitting
+from fedjax_med.execution import backend
+from fedjax_med.execution.compilation import (
+    CompiledProcess,
+    compile_process,
+    fit_to_memory,
+    initial_state,
+)
+from fedjax_med.execution.rounds import RoundResult, rounds
+from fedjax_med.execution.simulation_arguments import (
+    check_arguments,
+    check_clients,
+    check_params,
+)
+from fedjax_med.execution.simulation_checks import check_state, shapes_of
+from fedjax_med.execution.simulation_finite import check_round
+
+if TYPE_CHECKING:
+    from fedjax_med.privacy.accounting import PrivacyBudget
 
 
-class Simulation(NamedTuple):
-    """A process, compiled for this machine.
+class Simulation:
+    """Runs the rounds of a process on this machine, with the same bits each time.
 
-    init: ``examples [C, N] -> state``, from the stacked clients or their shapes.
-    process: the parts of a round.
-    run_round: ``(state, data, places=None) -> (state, metrics)``, as in
-        `fedjax_med.core.round.run_round`; donates the arrays of the given state.
-    choose: ``(rounds done, sizes) -> cohort``, the clients that participate; None: all clients.
-    backend: the chosen client map, and the reason.
-    placement: the shardings of `run_round`'s inputs and outputs.
-    lower: lowers `run_round` for the shapes of its arguments.
-    personal: ``(state, client's index) -> params``, a client's personal model; None: all clients
-        use the global model.
-    batch_size: of local training, by which clients are bucketed; 0: all examples in one batch.
-    smaller: the same simulation with less memory, if ``auto`` may choose it; else None.
-    """
-
-    init: Callable[[Examples], FederatedState]
-    process: Process
-    run_round: Callable[..., tuple[FederatedState, Metrics]]
-    choose: Callable[[ArrayLike, Array], Array] | None
-    backend: backend.Backend
-    placement: sharding.Placement
-    lower: Callable[..., jax.stages.Lowered]
-    personal: Callable[[FederatedState, ArrayLike], Params] | None
-    batch_size: int
-    smaller: "Simulation | None" = None
-
-
-def build_simulation(
-    process: Process,
-    init_params: Callable[[tuple[int, int, int]], Params],
-    num_clients: int,
-    key: Key,
-    chosen: backend.Backend,
-    batch_size: int,
-) -> Simulation:
-    """Build the simulation of `process` on this machine; its functions compile on first use.
+    On a GPU the rounds add in a fixed order, as those of the command do; a program's own functions
+    do so with XLA_FLAGS=--xla_gpu_deterministic_ops=true in the environment.
 
     Args:
         process: the parts of a round.
-        init_params: from the images' shape (H, W, ch) to the initial global parameters.
-        num_clients: C.
-        key: the key from which the randomness of every round is derived.
-        chosen: the client map.
-        batch_size: of local training.
+        client_map: how a round is mapped over the clients: auto (chosen for the machine and the
+            model), vmap, sequential, sharded, sharded_vmap or sharded_sequential. The result is the
+            same up to rounding.
+        batch_size: of local training; above 0, clients of similar size are computed side by side,
+            which saves padding where clients differ in size.
+        privacy: the account of each client's privacy: a process that spends more than it counts is
+            refused. None: there is no such account, or it is one of examples.
+
+    Raises:
+        UserError: There is no such client map, or a part of the process is of another kind.
     """
-    place = sharding.of(chosen.client_map, num_clients)
-    aggregator, cohort = process.aggregator, process.cohort
 
-    @functools.partial(
-        jax.jit,
-        out_shardings=(place.state, place.metrics),
-        donate_argnums=0,  # avoids holding the states of many clients in memory twice
-        compiler_options=ops.compiler_options(),
-    )
-    def run(state: Any, data: Any, key: Key, places: ClientIndices) -> Any:
-        return core_round.run_round(
-            process.algorithm,
-            aggregator,
-            state,
-            data,
-            key,
-            map_clients=chosen.client_map,
-            # Excludes the empty clients that only fill a device.
-            client_ids=jnp.arange(num_clients, dtype=jnp.int32),
-            places=places,
-            faults=process.faults,
-            with_messages=process.keep_updates,
-        )
+    def __init__(
+        self,
+        process: Process,
+        *,
+        client_map: str = "auto",
+        batch_size: int = 0,
+        privacy: "PrivacyBudget | None" = None,
+    ) -> None:
+        check_kind("the process", process, Process)
+        check_parts(process)
+        check_name(client_map, backend.NAMES, "the client maps")
+        self.process, self._privacy = process, privacy
+        self._client_map, self._batch_size = client_map, batch_size
+        self._compiled: dict[tuple[int, backend.Backend], CompiledProcess] = {}
 
-    less = None
-    if (smaller := chosen.smaller()) is not None:
-        less = build_simulation(process, init_params, num_clients, key, smaller, batch_size)
-    return Simulation(
-        functools.partial(_first_state, process, init_params),
-        process,
-        lambda state, data, places=None: run(state, data, key, places),
-        cohort and jax.jit(functools.partial(core_round.choose, cohort, key)),
-        chosen,
-        place,
-        lambda state, data, places=None: run.lower(state, data, key, places),
-        process.algorithm.personal_params and _personal(process.algorithm.personal_params),
-        batch_size,
-        less,
-    )
+    def init(self, params: Params, clients: ClientData) -> FederatedState:
+        """Build the state before the first round.
+
+        Args:
+            params: the initial global parameters.
+            clients: the clients' training data (`fedjax_med.data.from_arrays`).
+
+        Raises:
+            UserError: The examples do not fit the model, a parameter is not finite, or the process
+                does not protect the clients as `privacy` counts.
+        """
+        check_clients(clients)
+        check_params(params)
+        with fitting(shapes_of(clients)):
+            state = initial_state(self.process, params, clients.shapes())
+        self._check_privacy(state)
+        return state
+
+    def rounds(
+        self, state: FederatedState, clients: ClientData, key: Key, *, num_rounds: int
+    ) -> Generator[RoundResult, None, None]:
+        """Yield the rounds after those of `state`, up to round `num_rounds`; each runs on request.
+
+        Args:
+            state: from `init`, or of an earlier `RoundResult`; it stays usable.
+            clients: the clients' training data.
+            key: of all rounds, the same for a state that is trained further.
+            num_rounds: the last round's number.
+
+        Raises:
+            UserError: As in `init`; or the state is of other clients, the images on disk cannot be
+                read, or a client's update or loss, or the new state, is not finite. The earlier
+                results stay usable.
+        """
+        check_arguments(state, clients, key, num_rounds)
+        check_state(self.process, state, clients)
+        self._check_privacy(state)
+        compiled = self._for(state, clients, key)
+        for result in rounds(compiled, _copy(state), clients, key, num_rounds=num_rounds):
+            check_round(result, clients)
+            yield result._replace(state=_copy(result.state))
+
+    def params_of(self, state: FederatedState, client: int) -> Params:
+        """Return the parameters of a client's model: its personal one, or the global one.
+
+        Args:
+            state: from `init` or a `RoundResult`.
+            client: the client's index, from 0.
+
+        Raises:
+            UserError: There is no such client.
+        """
+        for leaf in jax.tree.leaves(state.clients)[:1]:
+            if not 0 <= client < leaf.shape[0]:
+                raise UserError(f"expected a client from 0 to {leaf.shape[0] - 1}, got {client}.")
+        personal = self.process.algorithm.personal_params
+        if personal is None:
+            return state.server.params
+        return personal(state.server, take(state.clients, client))
+
+    def _check_privacy(self, state: FederatedState) -> None:
+        if self._privacy is not None:
+            # Here, since the accountants take seconds to load.
+            from fedjax_med.privacy import composition
+
+            composition.check_clients(self.process, state, self._privacy)
+
+    def _for(self, state: FederatedState, clients: ClientData, key: Key) -> CompiledProcess:
+        """Compile the process for as many clients, or return what was compiled before."""
+        chosen = backend.choose(self._client_map, backend.workload(state.server.params))
+        wanted = len(clients.indices), chosen
+        if wanted not in self._compiled:
+            compiled = compile_process(self.process, wanted[0], chosen, self._batch_size)
+            self._compiled[wanted] = fit_to_memory(compiled, lambda: _copy(state), clients, key)
+        return self._compiled[wanted]
 
 
-def _first_state(
-    process: Process, init_params: Callable[[tuple[int, int, int]], Params], data: Examples
-) -> FederatedState:
-    """Build the state before the first round, from the stacked clients [C, N] or their shapes."""
-    height, width, channels = data.image.shape[-3:]
-    params = init_params((height, width, channels))
-    algorithm, aggregator = process.algorithm, process.aggregator
-    state = core_round.init(algorithm, aggregator, params, data, process.cohort)
-    # Some algorithms hold the initial parameters twice, and a buffer cannot be donated twice.
+def _copy(state: FederatedState) -> FederatedState:
+    """Copy the arrays, since the loop over rounds donates those that it is given."""
     copied: FederatedState = jax.tree.map(jnp.copy, state)
     return copied
-
-
-def _personal(personal: Callable[[Any, Any], Params]) -> Callable[..., Params]:
-    """Build the function from the whole state and a client's index to its personal model."""
-
-    @jax.jit
-    def of(state: FederatedState, place: ArrayLike) -> Params:
-        return personal(state.server, take(state.clients, place))
-
-    return of
-
-
-def own_models(simulation: Simulation, state: FederatedState) -> Callable[[int], Params]:
-    """Return the function from a client's index to its personal model, which must exist."""
-    assert simulation.personal is not None
-    return functools.partial(simulation.personal, state)
-
-
-def traffic(simulation: Simulation, data: Examples) -> communication.Traffic:
-    """Count the bytes that one client receives and sends in one round.
-
-    Args:
-        simulation: the compiled simulation.
-        data: the shapes of the clients' training examples, [C, N].
-    """
-    state = jax.eval_shape(simulation.init, data)
-    client = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.clients
-    )
-    process = simulation.process
-    return communication.traffic(process.algorithm, process.transforms, state.server, client, data)
-
-
-def round_loader(simulation: Simulation, clients: ClientData, last: int) -> RoundLoader:
-    """Build the loader of each round's data, up to round `last`; the caller has to close it."""
-    return RoundLoader(
-        clients, simulation.choose, simulation.backend.client_map, simulation.batch_size, last
-    )
-
-
-def _bytes_on_a_device(data: Any) -> int:
-    """Count the bytes that arrays, or their shapes with shardings, take on each device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(data)
-    )
-
-
-def fit_to_memory(simulation: Simulation, clients: ClientData) -> Simulation:
-    """Return `simulation`, or its smaller variant if the device has too little memory for it.
-
-    Compiles the round to measure its memory; compiles nothing if there is no smaller variant.
-    """
-    if simulation.smaller is None:
-        return simulation
-    with contextlib.closing(round_loader(simulation, clients, 1)) as shapes:
-        data, places = shapes.largest()
-    start = jax.jit(
-        lambda: simulation.init(clients.shapes()), out_shardings=simulation.placement.state
-    )
-    ahead = _bytes_on_a_device(data) if places is not None and simulation.choose else 0
-    needed = backend.bytes_needed(simulation.lower(start.eval_shape(), data, places))
-    fits = needed + ahead <= backend.bytes_free()
-    return simulation if multihost.all_of(fits) else simulation.smaller

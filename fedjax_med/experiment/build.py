@@ -8,7 +8,7 @@ from fedjax_med import ops
 from fedjax_med.algorithms import _ema, _report_loss
 from fedjax_med.client import augmentation, losses, mixup, optimizers
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.aggregation import Aggregator
+from fedjax_med.core.aggregation import Aggregator, chain
 from fedjax_med.core.algorithm import Cohort, FederatedAlgorithm
 from fedjax_med.core.faults import Attack, Faults, Participation
 from fedjax_med.core.model import Model
@@ -111,16 +111,16 @@ def build_process(
     noise = experiment.privacy.noise_multiplier if noise_multiplier is None else noise_multiplier
     trainer = _private_trainer(experiment, trainer, noise)
     algorithm = build_algorithm(experiment, trainer)
+    transforms = [components.build("transforms", spec) for spec in experiment.transforms]
     process = Process(
         algorithm,
-        tuple(components.build("transforms", spec) for spec in experiment.transforms),
-        _aggregator(experiment, noise),
+        chain(*transforms, aggregator=_aggregator(experiment, noise)),
         _cohort(experiment),
         _faults(experiment, num_classes),
         experiment.keep_updates,
     )
     validation.check_parts(experiment, process)
-    if process.last.needs_loss:
+    if process.aggregator.needs_loss:
         algorithm = _report_loss.report_loss(algorithm, trainer)
     if experiment.ema_decay:
         algorithm = _ema.with_ema(algorithm, experiment.ema_decay)

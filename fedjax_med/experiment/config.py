@@ -1,17 +1,11 @@
-"""The experiment as plain dataclasses with every default; reading and saving it."""
+"""The experiment as plain dataclasses with every default, and its form in JSON."""
 
 import dataclasses
-import sys
-import types
-from pathlib import Path
 from typing import Any
 
 from fedjax_med.client.augmentation import Augment as Augment  # for config files
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.experiment import renamed
-from fedjax_med.files import read_regular
-
-_LIMIT = 2**20  # bytes of a config file
 
 
 @dataclasses.dataclass
@@ -109,8 +103,10 @@ class Experiment:
     rounds: int = 40
     dataset: Spec = _spec("datasets", "image_folder")
     image_size: int = 64  # pixels, square
+    # How images become square: by their centre, by black bars, or without their aspect ratio.
+    crop: str = _choice("centre", "pad", "stretch")
     policy: str = _choice("rarest", "keep", "drop")  # treatment of the audit's findings
-    num_clients: int = 5
+    num_clients: int = 0  # 0: the hospitals' folders, or the sites of the table; else 5
     partition: Spec = _spec("partitions", "equal")
     # federated; or, for comparison: centralized (one client has the data of all) or local (one
     # client, `local_client`, alone)
@@ -181,71 +177,31 @@ def without_federation(experiment: Experiment) -> Experiment:
 
 
 def read(path: str) -> Experiment:
-    """Read the experiment that ``get_config()`` of the config file at `path` returns.
+    """Call `config_file.read`, which config files import from here."""
+    from fedjax_med.experiment import config_file  # here: it imports this module
 
-    Raises:
-        UserError: There is no such file, it does not run, or it returns no `Experiment`.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        names = ", ".join(other.name for other in sorted(file.glob("*.py"))) or "no Python file"
-        raise UserError(f"--config={path} is a folder: give one file of it ({names}).")
-    if not file.is_file():
-        near = [str(other) for other in sorted(file.parent.glob("*.py"))]
-        check_name(str(file), near, "the config files")
-    if file.suffix != ".py":
-        raise UserError(f"--config={path}: expected a Python file (configs/isic9.py is one).")
-    try:
-        source = read_regular(file, _LIMIT)
-    except OSError as error:
-        raise UserError(
-            f"--config={path} cannot be read: {error.strerror or error}. Give a Python file "
-            "(configs/isic9.py is one)."
-        ) from error
-    module = types.ModuleType("fedjax_med_experiment")
-    module.__file__ = str(file)
-    # The config files of earlier versions import from there.
-    sys.modules.setdefault("fedjax_med.config", sys.modules[__name__])
-    try:
-        # Runs the source that was read, with the user's permissions: the file has to be trusted.
-        exec(compile(source, str(file), "exec"), module.__dict__)
-        experiment = module.get_config()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"--config={path} does not run: {reason}") from error
-    if not isinstance(experiment, Experiment):
-        raise UserError(
-            f"--config={path}: expected get_config() to return a "
-            f"fedjax_med.experiment.config.Experiment, got {type(experiment).__name__}."
-        )
-    _check_types(experiment, Experiment(), f"--config={path}")
-    return _upgraded(dataclasses.replace(experiment, name=experiment.name or file.stem))
+    return config_file.read(path)
 
 
-def _upgraded(experiment: Experiment) -> Experiment:
-    """Convert an earlier version's values and options to the current ones."""
-    old = {"setting": experiment.setting, "algorithm": vars(experiment.algorithm)}
-    new = renamed.upgrade(old)
-    return dataclasses.replace(
-        experiment, setting=new["setting"], algorithm=Spec(**new["algorithm"])
-    )
-
-
-def _check_types(value: Any, default: Any, where: str, field: str = "") -> None:
-    """Refuse a field whose type differs from its default's; check every entry of lists."""
+def check_types(value: Any, default: Any, where: str, field: str = "") -> None:
+    """Refuse unknown fields, and those of another type than the default's; check list entries."""
     kind: Any = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, kind):
+        name = value if isinstance(value, str) else getattr(value, "name", "mean")
+        write = f": write Spec({name!r}, {{...}}), with its options" * isinstance(default, Spec)
         raise UserError(
-            f"{where}: expected {field} to be of type {type(default).__name__}, got {value!r}."
+            f"{where}: expected {field} to be of type {type(default).__name__}, got "
+            f"{value!r}{write}."
         )
     for number, spec in enumerate(value if isinstance(default, list) else ()):
-        _check_types(spec, Spec(""), where, f"{field}[{number}]")
+        check_types(spec, Spec(""), where, f"{field}[{number}]")
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        known = [item.name for item in dataclasses.fields(default)]
+        for unknown in vars(value).keys() - set(known):
+            check_name(unknown, known, f"the fields of {field or 'the experiment'} ({where})")
         for item in dataclasses.fields(default):
             name = f"{field}.{item.name}".lstrip(".")
-            _check_types(getattr(value, item.name), getattr(default, item.name), where, name)
+            check_types(getattr(value, item.name), getattr(default, item.name), where, name)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -274,7 +230,7 @@ def from_dict(values: dict[str, Any]) -> Experiment:
         experiment: Experiment = _from_dict(Experiment, renamed.upgrade(values), where)
     except TypeError as error:
         raise UserError(f"{where} does not read: {' '.join(str(error).split())}.") from error
-    _check_types(experiment, Experiment(), where)
+    check_types(experiment, Experiment(), where)
     return experiment
 
 
@@ -290,7 +246,9 @@ def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         field = known[name]
         if "shelf" in field.metadata:
             fields[name] = (
-                [Spec(**item) for item in value] if isinstance(value, list) else Spec(**value)
+                [_saved_spec(item, where) for item in value]
+                if isinstance(value, list)
+                else _saved_spec(value, where)
             )
         elif isinstance(value, dict):
             assert isinstance(field.type, type)
@@ -298,3 +256,10 @@ def _from_dict(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         else:
             fields[name] = value
     return kind(**fields)
+
+
+def _saved_spec(value: Any, where: str) -> Spec:
+    try:
+        return Spec(**value)
+    except UserError as error:
+        raise UserError(f"{where} does not read: {error}") from error

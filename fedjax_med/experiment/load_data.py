@@ -8,14 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.core.model import Model
-from fedjax_med.data import client_data, feature_cache, splits
-from fedjax_med.data.audit import duplicates
+from fedjax_med.data import feature_cache, splits
+from fedjax_med.data.audit import duplicates, serious
 from fedjax_med.data.audit.findings import Audit, clean, find
+from fedjax_med.data.client_data import ClientData
 from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.data.federation import Federation
+from fedjax_med.data.images.folders import Source
 from fedjax_med.data.partitions import Groups, Index
-from fedjax_med.errors import UserError
-from fedjax_med.experiment import components
+from fedjax_med.errors import UserError, printable
+from fedjax_med.experiment import components, resolve
 from fedjax_med.experiment.config import Experiment, Spec
 
 _NAMED = 20  # at most so many clients are named in the summary
@@ -32,6 +34,68 @@ class Division(NamedTuple):
     names: tuple[str, ...]  # C names of the sites; () if the clients have none
 
 
+def read(experiment: Experiment, data_dir: str, cache_dir: str) -> Dataset:
+    """Read the data set that `experiment` names, prepared as it says.
+
+    Args:
+        experiment: names the data set, and says how its images are prepared and kept.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Raises:
+        UserError: The data is not usable, or the data set is from elsewhere and takes no crop.
+    """
+    storage, crop = experiment.image_storage, experiment.crop
+    usual = crop == "centre"  # data sets from elsewhere need not know of crops
+    places = data_dir, cache_dir, experiment.image_size, storage, *([] if usual else [crop])
+    dataset: Dataset = components.build("datasets", experiment.dataset, *places)
+    return dataset
+
+
+def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
+    """Take the number of clients from the data if it is left open, else compare; read no image.
+
+    Args:
+        experiment: completed; its number of clients is 0 if it is left open.
+        data_dir: the folder of the images, or "".
+
+    Raises:
+        UserError: The folder or the table of sites is not usable, or there are more or fewer client
+            folders than the experiment's clients.
+    """
+    dataset, spec, names = experiment.dataset, experiment.partition, list[str]()
+    if scan := components.module("datasets", dataset.name).__dict__.get("scan"):
+        source: Source = scan(data_dir, dataset.options.get("rename", ""))
+        if source.clients:
+            splits.check_clients(len(source.clients), experiment.num_clients)
+            return resolve.with_clients(experiment, len(source.clients))
+        names = [file.name for file in source.files if file.split == "train"]
+    if count := components.module("partitions", spec.name).__dict__.get("count_clients"):
+        found = count(names, **spec.options)
+        if experiment.num_clients and not names:  # the table may list other images as well
+            return experiment
+        if experiment.num_clients not in (0, found):
+            raise UserError(
+                f"the table of {spec.name} has {found} sites of the images, but num_clients is "
+                f"{experiment.num_clients}: set --config.num_clients={found} or leave it out."
+            )
+        return resolve.with_clients(experiment, found)
+    if experiment.num_clients:
+        return experiment
+    return resolve.with_clients(experiment, resolve.USUAL_CLIENTS)
+
+
+def check_local_client(experiment: Experiment, number: int) -> None:
+    """Refuse to train a client alone that is none of the `number` of clients.
+
+    Raises:
+        UserError: There is no such client.
+    """
+    client = experiment.local_client
+    if experiment.setting == "local" and not 0 <= client < number:
+        raise UserError(f"expected --config.local_client from 0 to {number - 1}, got {client}.")
+
+
 def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     """Read the data set, apply the audit's policy and divide it among the clients.
 
@@ -43,14 +107,9 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     Raises:
         UserError: The data or the division is not usable.
     """
-    dataset: Dataset = components.build(
-        "datasets",
-        experiment.dataset,
-        data_dir,
-        cache_dir,
-        experiment.image_size,
-        experiment.image_storage,
-    )
+    if not experiment.num_clients:
+        experiment = count_clients(experiment, data_dir)
+    dataset = read(experiment, data_dir, cache_dir)
     findings = find(dataset)
     dataset, summary = clean(dataset, findings, experiment.policy)
     split, spec = dataset.train, experiment.partition
@@ -60,10 +119,13 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     names: tuple[str, ...] = ()
     if (split.client >= 0).any():
         summary += " Divided by their client folders, not by --config.partition."
+        names = dataset.client_names()
     else:
         names = client_names(split, spec)
     if names:
-        named = ", ".join(f"{client} is {name}" for client, name in enumerate(names[:_NAMED]))
+        named = ", ".join(
+            f"{client} is {printable(name)}" for client, name in enumerate(names[:_NAMED])
+        )
         named += f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         summary += f" Clients: {named}."
     return Division(dataset, groups, parts, findings, summary, names)
@@ -104,19 +166,30 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         for client, index in enumerate(clients)
     ]
     parts, training = _in_setting(experiment, parts, names)
-    of = f"{experiment.image_size} {dataset.class_names}{below}"
+    train, validation = (ClientData(split, each) for each in zip(*parts, strict=True))
+    wanted = validation if experiment.validation_fraction else None
+    summary += serious.sentence(findings, train, wanted, training)
+    of = f"{experiment.image_size} {dataset.class_names}{below}{_preparation(experiment, dataset)}"
     return Federation(
         dataset.class_names,
-        client_data.ClientData(split, tuple(train for train, _ in parts)),
-        client_data.ClientData(split, tuple(validation for _, validation in parts)),
+        train,
+        validation,
         test,
         _digest(split, (index for pair in parts for index in pair), of),
         _digest(test, [np.arange(test.num_examples)], of),
+        _test_set(split if experiment.folds else test, dataset.class_names),
         findings,
         summary,
         training,
         names,
     )
+
+
+def _preparation(experiment: Experiment, dataset: Dataset) -> str:
+    """Describe what besides the files decides the pixels; "" for 8 bits and the usual crop."""
+    crop = f" {experiment.crop}" if experiment.crop != "centre" else ""
+    levels = [text for text, _ in dataset.levels]
+    return crop + (f" {levels}" if levels else "")
 
 
 def _through_frozen(
@@ -131,6 +204,8 @@ def _through_frozen(
         return dataset, ""
     below = model.frozen._replace(colour_constancy=experiment.colour_constancy)
     part = feature_cache.part(below, experiment.pretrained, dataset.train.image.shape[1:])
+    if prepared := _preparation(experiment, dataset):  # the cache knows images by their files
+        part = part._replace(digest=hashlib.sha256(f"{part.digest}{prepared}".encode()).hexdigest())
     train = feature_cache.features(dataset.train, part, cache_dir, experiment.augment)
     # Cross-validation takes its test images from Train, so it does not need Test.
     test = (
@@ -158,7 +233,7 @@ def _leave_out_fold(
     if empty:
         raise UserError(
             f"client {empty[0]} has no image outside of fold {fold} of {folds}: choose more "
-            "--config.folds or fewer --config.num_clients."
+            "--config.folds (crossvalidate and compare: --folds) or fewer --config.num_clients."
         )
     return split.take(out)._replace(client=owner[out]), kept
 
@@ -169,19 +244,22 @@ def _in_setting(
     """Return the (training, validation) parts in the experiment's setting, and the clients' names.
 
     Raises:
-        UserError: There is no such client.
+        UserError: As in `check_local_client`.
     """
-    setting, hospital = experiment.setting, experiment.local_client
+    setting, client = experiment.setting, experiment.local_client
     if setting == "centralized":
         train, validation = (np.sort(np.concatenate(each)) for each in zip(*parts, strict=True))
         return [(train, validation)], ()
     if setting == "local":
-        if not 0 <= hospital < len(parts):
-            raise UserError(
-                f"expected --config.local_client from 0 to {len(parts) - 1}, got {hospital}."
-            )
-        return [parts[hospital]], names[hospital : hospital + 1]
+        check_local_client(experiment, len(parts))
+        return [parts[client]], names[client : client + 1]
     return parts, names
+
+
+def _test_set(split: Split, class_names: tuple[str, ...]) -> str:
+    """Compute SHA-256 over the files and labels of a split, however prepared; "" if it is empty."""
+    everything = [np.arange(split.num_examples)]
+    return _digest(split, everything, f"{class_names}") if split.num_examples else ""
 
 
 def _digest(split: Split, parts: Iterable[npt.NDArray[np.int64]], of: str) -> str:

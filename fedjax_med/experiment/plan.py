@@ -8,13 +8,13 @@ import optax
 from jax.typing import ArrayLike
 
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.algorithm import FederatedAlgorithm, Traits
+from fedjax_med.core.algorithm import FederatedAlgorithm, FederatedState, Traits
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
-from fedjax_med.core.types import Key, Params
+from fedjax_med.core.types import Examples, Key, Params
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import Simulation, build_simulation
-from fedjax_med.experiment import build
+from fedjax_med.execution.compilation import CompiledProcess, compile_process, initial_state
+from fedjax_med.experiment import build, validation
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.experiment.privacy_plan import plan_privacy
 from fedjax_med.experiment.resolve import Resolved
@@ -121,23 +121,35 @@ def check_before_data(resolved: Resolved) -> None:
     def never(*arguments: Any) -> Any:
         raise AssertionError(f"called with {arguments}")
 
+    validation.check_protects(resolved.asked)
     trainer = LocalTrainer(never, optax.identity(), features=never)
     build.build_process(resolved.trained, trainer, _ANY_CLASSES)
 
 
-def simulate(plan: Plan, key: Key | None = None) -> Simulation:
-    """Build the simulation of `plan` on this machine.
+def check_weights(resolved: Resolved) -> None:
+    """Refuse initial weights that cannot be read, or that the model does not take, before any data.
+
+    Raises:
+        UserError: As in `make_plan`.
+    """
+    model = build.build_model(resolved.trained, _ANY_CLASSES)
+    weights.start(model, resolved.trained.pretrained)
+
+
+def compile_plan(plan: Plan) -> CompiledProcess:
+    """Build the functions of the plan's process for this machine; they compile on first use."""
+    experiment = plan.trained
+    return compile_process(
+        plan.process, experiment.num_clients, plan.backend, experiment.client.batch_size
+    )
+
+
+def first_state(plan: Plan, data: Examples) -> FederatedState:
+    """Build the state before the first round.
 
     Args:
         plan: of the run.
-        key: of all rounds; None: the key from the experiment's seed.
+        data: the clients' training examples, [C, N], or their shapes.
     """
-    experiment = plan.trained
-    return build_simulation(
-        plan.process,
-        plan.init_params,
-        experiment.num_clients,
-        plan.key if key is None else key,
-        plan.backend,
-        experiment.client.batch_size,
-    )
+    height, width, channels = data.image.shape[-3:]
+    return initial_state(plan.process, plan.init_params((height, width, channels)), data)

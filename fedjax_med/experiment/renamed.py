@@ -1,10 +1,11 @@
-"""Fields of earlier versions: one table by which their files are read and their flags refused."""
+"""Names of earlier versions: tables by which their files are read and their flags refused."""
 
 import copy
+import dataclasses
 import functools
 from typing import Any, TypeVar
 
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, check_name
 
 T = TypeVar("T")
 
@@ -29,6 +30,15 @@ VALUES = {"setting": {"pooled": "centralized"}}
 REMOVED = {"algorithm": {"fed_nova": {"momentum": "it is taken from the clients' optimizer"}}}
 # Components of a field that are chosen otherwise now.
 ELSEWHERE = {"aggregator": {"dp_mean": "--config.privacy.unit=client"}}
+_LESIONS = (
+    "adaptive_clip agnostic apfl backdoor bulyan cfl clip ditto dp_fed_avg dp_sgd fed_adagrad "
+    "fed_adam fed_avgm fed_bn fed_dyn fed_nova fed_per fed_prox fed_rep fed_yogi gaussian_noise "
+    "geometric_median ifca inner_product krum label_flip low_precision median moon "
+    "norm_bounded_mean q_fair quantize random_k scaffold scaled_update top_k trimmed_mean"
+)
+# Config files that are a variant of a file beside them now.
+CONFIG_FILES = {f"{name}.py": f"lesions.py:{name}" for name in _LESIONS.split()}
+CONFIG_FILES["isic9_fast.py"] = "isic9_pretrained.py:fast"
 
 
 def new_name(field: str) -> str | None:
@@ -121,17 +131,27 @@ def of_group(group: str) -> dict[str, str]:
 def accept_old_names(group: str, kind: type[T]) -> type[T]:
     """Let the dataclass of `group` be made, read and set by the old names of its fields, too.
 
-    So the config files of earlier versions run as they are.
+    So the config files of earlier versions run as they are. A name that is neither is refused.
     """
     names, made = of_group(group), kind.__init__
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    where = f"the fields of {kind.__name__}"
 
     @functools.wraps(made)
     def make(self: Any, *args: Any, **given: Any) -> None:
+        for name in given.keys() - names.keys():
+            check_name(name, known, where)
         old = {names[name]: value for name, value in given.items() if name in names}
         # `dataclasses.replace` fills in the fields that it is not given under their new names.
         made(self, *args, **{name: v for name, v in given.items() if name not in names} | old)
 
+    def assign(self: Any, name: str, value: Any) -> None:
+        if name not in names:
+            check_name(name, known, where)
+        object.__setattr__(self, name, value)
+
     kind.__init__ = make  # type: ignore[method-assign]
+    kind.__setattr__ = assign  # type: ignore[method-assign]
     for old, new in names.items():
         setattr(kind, old, _alias(new))
     return kind

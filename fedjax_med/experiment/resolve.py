@@ -3,13 +3,14 @@
 import dataclasses
 import inspect
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.experiment import validation
 from fedjax_med.experiment.components import default_options
 from fedjax_med.experiment.config import Experiment, Spec, without_federation
+
+USUAL_CLIENTS = 5  # of data that is not divided
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -59,7 +60,7 @@ def _complete_spec(shelf: str, spec: Spec, field: str) -> Spec:
             f"--config.{field}.options.{missing[0]}=... in the config file."
         )
     if options.get("path"):  # a file, by convention; later commands may run in another folder
-        options["path"] = str(Path(options["path"]).expanduser().absolute())
+        options["path"] = str(expand(options["path"]).absolute())
     return Spec(spec.name, options)
 
 
@@ -109,8 +110,8 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = complete(value, path + ".")
-        elif path == "pretrained" and value and Path(value).expanduser().is_file():
-            changes[path] = str(Path(value).expanduser().absolute())
+        elif path == "pretrained" and value and expand(value).is_file():
+            changes[path] = str(expand(value).absolute())
     return dataclasses.replace(experiment, **changes)
 
 
@@ -125,12 +126,31 @@ class Resolved(NamedTuple):
     trained: Experiment
 
 
+def with_clients(experiment: Experiment, number: int) -> Experiment:
+    """Give an experiment that leaves the number of its clients open this `number`."""
+    return dataclasses.replace(experiment, num_clients=experiment.num_clients or number)
+
+
+def check_ranges(experiment: Experiment) -> None:
+    """Check the values of a completed experiment, for commands that do not use all of them.
+
+    Raises:
+        UserError: A value is out of its range; the message names the field.
+    """
+    _resolved(experiment)
+
+
 def settle(experiment: Experiment) -> Resolved:
     """Check the values of a completed experiment, and apply its setting.
 
     Raises:
         UserError: A value is out of its range; the message names the field.
     """
+    return _resolved(experiment)
+
+
+def _resolved(experiment: Experiment) -> Resolved:
+    experiment = with_clients(experiment, USUAL_CLIENTS)
     federated = experiment.setting == "federated"
     trained = experiment if federated else without_federation(experiment)
     validation.check(experiment, trained)

@@ -1,11 +1,14 @@
 """Refuses values that are out of range, and parts that do not go together."""
 
+import dataclasses
 import operator
 from collections.abc import Callable
 from typing import Any
 
+from fedjax_med.client import augmentation
 from fedjax_med.client.optimizers import schedule
-from fedjax_med.core.process import Process
+from fedjax_med.core.process import Process, check_sparse
+from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.execution import backend
 from fedjax_med.experiment.config import Experiment
@@ -20,6 +23,9 @@ _AT_LEAST_ONE: tuple[str, Callable[[Any], bool]] = (">= 1", lambda value: value 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("to be 0 <= seed < 2**32", lambda value: 0 <= value < 2**32),
     "rounds": _AT_LEAST_ONE,
+    "image_size": _AT_LEAST_ONE,
+    "num_clients": _AT_LEAST_ONE,
+    "local_client": _NONE_OR_MORE,
     "validate_every": _AT_LEAST_ONE,
     "validation_fraction": _SHARE,
     "colour_constancy": _NONE_OR_MORE,
@@ -74,6 +80,8 @@ def check(experiment: Experiment, trained: Experiment) -> None:
         _check_optimizer(name, optimizer.options)
     invalid = experiment.participation.on_invalid
     check_name(invalid, ("stop", "skip"), "what invalid updates do to a run")
+    check_name(experiment.checkpoint.tested, ("best", "last"), "the checkpoints to test")
+    check_name(experiment.crop, CROPS, "the values of --config.crop")
     check_name(experiment.setting, ("federated", "centralized", "local"), "the settings")
     folds, fold = experiment.folds, experiment.fold
     if folds and (folds < 2 or not 0 <= fold < folds):
@@ -84,6 +92,18 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     _check_privacy(experiment, trained)
     check_name(experiment.map_clients, backend.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
+    _check_choices(experiment)
+    augmentation.check(experiment.augment)
+
+
+def _check_choices(holder: Any, path: str = "") -> None:
+    """Refuse values of fields that are one of a few words."""
+    for field in dataclasses.fields(holder):
+        value, name = getattr(holder, field.name), f"{path}{field.name}"
+        if choices := field.metadata.get("choices"):
+            check_name(value, choices, f"the values of --config.{name}")
+        elif dataclasses.is_dataclass(value):
+            _check_choices(value, f"{name}.")
 
 
 def _check_optimizer(name: str, options: dict[str, Any]) -> None:
@@ -91,6 +111,11 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
     for option, value in options.items():
         decay = option in ("b1", "b2", "b3", "momentum", "decay")
         if not isinstance(value, int | float) or isinstance(value, bool):
+            # optax has no default for some of these, from which a type could be known
+            if value is not None and (decay or option in _NOT_NEGATIVE):
+                raise UserError(
+                    f"expected --config.{name}.options.{option} to be a number, got {value!r}."
+                )
             continue
         if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
             range_ = "in [0, 1)" if decay else ">= 0"
@@ -142,8 +167,26 @@ def _check_example(experiment: Experiment) -> None:
         )
     if experiment.keep_updates:
         _refuse(
-            "--config.keep_updates", "contributions, which they are for, are not told of such a run"
+            "--config.keep_updates", "the contributions computed from them would not be protected"
         )
+
+
+def check_protects(experiment: Experiment) -> None:
+    """Refuse fields that would protect something, in an experiment that protects nothing.
+
+    Not part of `check`, so that runs of earlier versions can still be evaluated.
+
+    Raises:
+        UserError: The message names the field.
+    """
+    asked = experiment.privacy
+    for name in ("target_epsilon", "budget"):
+        if asked.unit == "none" and getattr(asked, name):
+            raise UserError(
+                f"--config.privacy.{name}={getattr(asked, name):g} protects nothing by itself: "
+                "expected --config.privacy.unit=client or example with it, or "
+                f"--config.privacy.{name}=0."
+            )
 
 
 def check_parts(experiment: Experiment, process: Process) -> None:
@@ -156,7 +199,8 @@ def check_parts(experiment: Experiment, process: Process) -> None:
     Raises:
         UserError: The message names the refused parts and the reason.
     """
-    algorithm, aggregator = process.algorithm, process.last
+    check_sparse(process)
+    algorithm, aggregator = process.algorithm, process.aggregator
     name, aggregator_name = experiment.algorithm.name, experiment.aggregator.name
     if aggregator.needs_loss and algorithm.num_clusters:
         raise UserError(
@@ -188,7 +232,7 @@ def _check_examples_protected(experiment: Experiment, process: Process) -> None:
             "it uses examples otherwise than by the steps that are accounted (docs/privacy.md "
             "lists those that do not; fed_avg is one)",
         )
-    if process.last.needs_loss:
+    if process.aggregator.needs_loss:
         _refuse(f"aggregator {experiment.aggregator.name}", "the clients' losses are not protected")
 
 
@@ -199,7 +243,7 @@ def _check_clients_protected(experiment: Experiment, process: Process) -> None:
     if algorithm.num_clusters and experiment.privacy.quantile:
         _refuse(
             f"--config.privacy.quantile with algorithm {name}",
-            "whether a cluster's clip moves would tell whether it has clients",
+            "a clip that moves reveals that its cluster has clients",
         )
     for spec, transform in zip(experiment.transforms, process.transforms, strict=True):
         if transform.across:

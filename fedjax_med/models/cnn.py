@@ -100,5 +100,5 @@ def build(
     def make(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return CNN(channels, num_classes, tuple(widths), groups, dropout, rngs)
 
-    remedy = "raise --config.image_size or shorten --config.model.options.widths"
+    remedy = "give larger images (image_size) or fewer widths"
     return from_nnx(make, 2 ** len(widths), remedy, tells_features=True)

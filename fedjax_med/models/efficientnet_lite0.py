@@ -217,7 +217,7 @@ def build(num_classes: int, *, dropout: float = 0.2, frozen_blocks: int = 0) -> 
     def make_frozen(channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return Frozen(channels, frozen_blocks, rngs)
 
-    smallest = (_TOTAL_STRIDE, "raise --config.image_size")
+    smallest = (_TOTAL_STRIDE, "give larger images (image_size)")
     if not frozen_blocks:
         return _of_imagenet(from_nnx(make, *smallest, tells_features=True))
     frozen = _of_imagenet(from_nnx(make_frozen, *smallest))

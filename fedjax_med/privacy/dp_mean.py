@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.aggregation import Aggregator, ClientInfo
+from fedjax_med.core.aggregation import Aggregator, ClientInfo, Mechanism
 from fedjax_med.core.types import Array, Key, Message
 from fedjax_med.errors import UserError
 from fedjax_med.privacy import gaussian
@@ -65,25 +65,28 @@ def build(
 
     Formal guarantee:
         Two federations are neighbours if one client's message is all zeros in one of them
-        (zero-out; the number of clients is public). The sum differs by at most C in l2 norm over
-        all leaves, so the result differs by at most C/n (up to rounding in float32), and each of
-        its coordinates has noise of standard deviation ``z C/n``: one call is one Gaussian
-        mechanism of noise multiplier z. With `quantile`, C is the round's own, fixed before its
-        messages are known, and that noise and the noise of the counts together are one Gaussian
-        mechanism of noise multiplier z. `fedjax_med.privacy.accounting` composes the rounds; its
-        result for `rate` < 1 holds only against adversaries who do not learn who participates;
-        against others, account with `rate` 1.
+        (zero-out; the number of clients is public). Clipped messages are integers in units of
+        ``z C / 163840``; their sum differs by at most C in l2 norm over all leaves, and each of
+        its coordinates has noise of standard deviation ``z C``, then it is divided by n: one call
+        is one Gaussian mechanism of noise multiplier z, but for a total variation distance that
+        the accounts include (`fedjax_med.privacy.noise`, which says what is proved and assumed).
+        With `quantile`, C is the round's own, fixed before its messages are known, and that noise
+        and the noise of the counts together are one Gaussian mechanism of noise multiplier z.
+        `fedjax_med.privacy.accounting` composes the rounds; its result for `rate` < 1 holds only
+        against adversaries who do not learn who participates; against others, account with `rate`
+        1.
         Not protected: metrics, weights, participation (the records' ``counted``, their bytes, the
         traffic), statistics of the data from before the first round (such as class counts), and
         validation.
 
     Args:
         clip_norm: C, the largest l2 norm that passes; if the clip adapts, its initial value.
-        noise_multiplier: z.
+        noise_multiplier: z; below 1/32, where no epsilon is of use, the noise is that of 1/32.
         quantile: the share of messages that should pass unclipped, in [0, 1); 0: C is fixed.
         clip_rate: how fast log C moves towards the quantile.
         count_share: the share of the privacy cost for counting unclipped messages, in (0, 1).
-        rate: the probability that a client participates, independently of the others, in (0, 1].
+        rate: the probability that a client participates, independently of the others, in (0, 1]: a
+            `Process` refuses another one than that of its faults.
 
     Raises:
         UserError: An option is out of its range.
@@ -110,19 +113,30 @@ def build(
         noise_key, count_key = jax.random.split(key)
         lengths = gaussian.norms(messages)
         counts = (client_info.num_examples > 0) & jnp.isfinite(lengths)
-        total = gaussian.clipped_sum(messages, lengths, counts, state.clip)
-        mean = jax.tree.map(lambda leaf: leaf / state.expected.astype(leaf.dtype), total)
-        deviation = message_noise * state.clip / state.expected
-        # The noise comes last, so that the result is the mechanism's output itself.
-        noisy = gaussian.with_noise(mean, deviation, noise_key)
+        on = gaussian.grid(message_noise, len(lengths))
+        total = gaussian.clipped_sum(messages, lengths, counts, state.clip, on)
+        mean = gaussian.noised_mean(total, state.clip, state.expected, on, noise_key, messages)
         if not quantile:
-            return noisy, state
-        # +-1/2 rather than 0 and 1, so that a client changes the sum by at most 1/2.
-        unclipped = jnp.sum(jnp.where(counts, jnp.where(lengths <= state.clip, 0.5, -0.5), 0.0))
-        noised = unclipped + count_noise * jax.random.normal(count_key)
-        excess = noised / state.expected + 0.5 - quantile
+            return mean, state
+        passed = jnp.where(counts, jnp.where(lengths <= state.clip, 1, -1), 0)
+        unclipped = _noised_count(passed, count_noise, count_key)
+        excess = unclipped / state.expected + 0.5 - quantile
         clip = state.clip * jnp.exp(-clip_rate * excess)
         clip = jnp.clip(clip, clip_norm / _FAR, clip_norm * _FAR)
-        return noisy, state._replace(clip=clip)
+        return mean, state._replace(clip=clip)
 
-    return Aggregator(init, update, is_private=True)
+    mechanism = Mechanism(noise_multiplier, rate)
+    return Aggregator(init, update, is_private=True, mechanism=mechanism)
+
+
+def _noised_count(passed: Array, deviation: float, key: Key) -> Array:
+    """Sum halves of `passed`, int [S] of -1, 0 and 1, with noise of this standard deviation.
+
+    With +-1/2 rather than 0 and 1, a client changes the sum by at most 1/2 (Andrew et al.).
+    """
+    on = gaussian.grid(2 * deviation, len(passed))
+    if on is None:
+        return 0.5 * jnp.sum(passed)
+    half = int(on.units)  # at most `units`, as the noise demands
+    total = half * jnp.sum(passed, dtype=jnp.int32) + gaussian.noise_on(on, 1, key)[0]
+    return total.astype(jnp.float32) / (2 * on.units)

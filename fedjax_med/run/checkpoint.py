@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_med import files
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.images import checksums
 from fedjax_med.errors import UserError
 from fedjax_med.experiment.config import Checkpoint
 from fedjax_med.run import retention
 from fedjax_med.run.checkpoint_store import Restored, Store
+from fedjax_med.run.damaged import put_aside
 from fedjax_med.run.metrics_file import Record
 from fedjax_med.run.provenance import refuse_other
 
@@ -261,12 +261,16 @@ class Checkpoints:
         refuse_other(self.folder.parent, saved, given)
         before, now = saved.get("computed by", {}), given["computed by"]
         changed = [
-            f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+            f"{key} {before.get(key)} -> {now.get(key)}"
+            for key in dict.fromkeys([*now, *before])
+            if before.get(key) != now.get(key)
         ]
         if changed and not self._read_only:  # read-only runs are not trained further
+            own = any(one.startswith("component ") for one in changed)
+            what = "With a changed component everything" if own else "The last bits"
             say(
-                f"Since the checkpoint of round {number}: {', '.join(changed)}. The last bits may "
-                "differ from a run that was never stopped."
+                f"Since the checkpoint of round {number}: {', '.join(changed)}. {what} may differ "
+                "from a run that was never stopped."
             )
 
     def remove_after(self, number: int) -> None:
@@ -280,7 +284,7 @@ class Checkpoints:
                 if self._store.damage(later):
                     self._store.remove(later)
                 else:
-                    files.put_aside(self.folder.parent, [self.folder / str(later)])
+                    put_aside(self.folder.parent, [self.folder / str(later)])
                 self._entries.pop(later, None)
             self._store.clear()
             self._prune()

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from fedjax_med import files
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.images import checksums
+from fedjax_med.errors import UserError
 from fedjax_med.run.metrics_file import Record
 
 _UNFINISHED = ".unfinished"  # folder for checkpoints being written or removed
@@ -176,6 +177,10 @@ class Store:
         Raises:
             Exception: It cannot be read, or differs from the one saved.
         """
+        try:
+            checksums.check(self.folder / str(number), part="identity/")
+        except checksums.DamagedError as error:
+            raise ValueError(error.what) from None
         saved = dict(self.item(number, identity=ocp.args.JsonRestore()))
         checksum = saved.pop("checksum", None)  # older versions saved none
         if checksum not in (None, _json_digest(saved)):
@@ -191,9 +196,26 @@ class Store:
         extra = self.read_identity(number)
         saved = self.item(number, state=ocp.args.StandardRestore(_Saved(*template)))
         if digest(saved) != extra.pop("digest"):
+            self._refuse_wide(number, template)
             raise ValueError(_OTHER_BYTES)
         records = self._records(number, extra.pop("records", ""))
         return Restored(FederatedState(*saved), extra, extra.pop("validation"), records)
+
+    def _refuse_wide(self, number: int, template: FederatedState) -> None:
+        """Refuse a state of 64-bit numbers, which Orbax reads as those of `template`.
+
+        Raises:
+            UserError: It is one: not damaged, and yet of no use.
+        """
+        raw = self.item(number, state=ocp.args.StandardRestore())
+        kinds = [{str(leaf.dtype) for leaf in jax.tree.leaves(one)} for one in (raw, template)]
+        wide = sorted(kind for kind in kinds[0] - kinds[1] if kind.endswith(("64", "128")))
+        if wide:
+            raise UserError(
+                f"the checkpoint of round {number} holds numbers of {', '.join(wide)}: its run was "
+                "computed with JAX_ENABLE_X64, by which every number differs. Runs have 32 bits "
+                "now: begin anew in another --workdir, or go on with the version that wrote it."
+            )
 
     def _records(self, number: int, checksum: str) -> list[Record] | None:
         if not checksum:  # older versions saved none

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_med.evaluation import comparison, metrics, tables
+from fedjax_med.evaluation import comparison, tables
 from fedjax_med.evaluation.comparison import Together
 from fedjax_med.files import writing
 from fedjax_med.run import metrics_file, resume
@@ -78,10 +78,10 @@ def report(plan: Comparison) -> None:
         },
         "federated_minus": _differences(settings, one_by_one, hospitals),
     }
-    print(f"\n{markdown(result)}")
     with writing(plan.workdir):
         tables.write_json(result, plan.workdir / "comparison.json")
         plots.comparison_png(result["scores"], plan.workdir / "comparison.png")
+    print(f"\n{markdown(result)}")
     names = ("comparison.json", "comparison.png")
     print(f"\nWritten: {', '.join(str(plan.workdir / name) for name in names)}")
 
@@ -95,15 +95,19 @@ def _differences(
     federated = settings["federated"]
     found: dict[str, dict[str, Any]] = {}
     for name in SHOWN:
-        metric = metrics.HEADLINES[name]
         others = {key: settings[key] for key in ("centralized", "local")}
         if name == "balanced_accuracy":
             others |= {hospital: one_by_one[hospital] for hospital in hospitals}
         found[name] = {
-            key: comparison.difference(federated, runs, metric)._asdict()
+            key: comparison.difference(federated, runs, name)._asdict()
             for key, runs in others.items()
         }
     return found
+
+
+def _escaped(text: str) -> str:
+    """Escape what ends a cell of a Markdown table."""
+    return text.replace("|", r"\|")
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -113,7 +117,7 @@ def markdown(result: dict[str, Any]) -> str:
     seeds, steps = result["seeds"], result["steps"]
     lines = [
         f"Mean ± sd over {len(seeds)} seed{'s' * (len(seeds) > 1)}, tested on {on}; differences "
-        "with 95 % intervals over paired resamples of the images.",
+        "with paired 95 % intervals over the sampling of images.",
         "",
         "| | local (mean of hospitals) | federated | centralized | federated - centralized | "
         "federated - local |",
@@ -138,12 +142,15 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for number, (name, scores) in enumerate(result["hospitals"].items()):
-        hospital = str(number) + (f" ({result['names'][number]})" if result["names"] else "")
+        hospital = str(number) + (
+            f" ({tables.short(result['names'][number])})" if result["names"] else ""
+        )
         alone = comparison.spread([one["balanced_accuracy"] for one in scores])
         found = result["federated_minus"]["balanced_accuracy"][name]
         gain = comparison.in_words(comparison.Difference(**found))
-        lines.append(f"| {hospital} | {alone} | {gain} |")
+        lines.append(f"| {_escaped(hospital)} | {alone} | {gain} |")
     for number, absent in enumerate(result["absent_classes"]):
         if absent:
-            lines += ["", f"Hospital {number} has no validation image of: {', '.join(absent)}."]
+            classes = ", ".join(map(tables.short, absent))
+            lines += ["", f"Hospital {number} has no validation image of: {classes}."]
     return "\n".join(lines)

@@ -81,6 +81,7 @@ def say_start(
     if traffic is not None:
         down, up = size_in_words(traffic.down), size_in_words(traffic.up)
         print(f"In a round each client receives {down} and sends {up}.")
+    _say_skipping(plan)
     if plan.privacy is not None:
         _say_privacy(plan, plan.privacy)
     elif experiment.privacy.unit != "none":
@@ -89,6 +90,17 @@ def say_start(
         print(f"All is done already: {_rounds_in_words(start)}.")
     elif start:
         print(f"Going on after round {start}.")
+    if start < plan.last_round and backend.smaller() is None:  # else it was compiled to measure it
+        say_compiling()
+
+
+def say_compiling() -> None:
+    """Print that the wait that follows is the compiler's."""
+    print(
+        "Compiling a round: about a minute for a large network, seconds where it was compiled "
+        "before ...",
+        flush=True,
+    )
 
 
 def _who_trains(experiment: Experiment, data: Federation) -> str:
@@ -100,6 +112,20 @@ def _who_trains(experiment: Experiment, data: Federation) -> str:
     if experiment.setting != "federated":
         who += f" ({experiment.setting})"
     return f"{len(each)} {who} on {sizes} images of {experiment.image_size} px{total}"
+
+
+def _say_skipping(plan: Plan) -> None:
+    """Print that updates that are not finite are skipped, where the experiment does not ask so."""
+    if not plan.process.effective_faults.participation.skip_invalid:
+        return
+    if plan.trained.participation.on_invalid != "skip":
+        why = "The run is private"
+        if plan.process.aggregator.is_robust:
+            why = f"Aggregator {plan.trained.aggregator.name} is robust"
+        print(
+            f"{why}: updates that are not finite are skipped, as with "
+            "--config.participation.on_invalid=skip."
+        )
 
 
 def _say_privacy(plan: Plan, privacy: PrivacyPlan) -> None:
@@ -131,11 +157,11 @@ def _say_sampling(plan: Plan, privacy: PrivacyPlan) -> None:
     if account.uses[0].rate < 1:
         known = account._replace(uses=(accounting.SamplingEvent(),)).epsilon(privacy.rounds)
         print(
-            "That holds against those who do not know who took part in which round (metrics.jsonl "
-            f"and the traffic tell); against others epsilon is {known:.3g}."
+            "This epsilon holds against an adversary who does not know which clients took part in "
+            f"which round (metrics.jsonl and the traffic show it); otherwise it is {known:.3g}."
         )
     elif sampled or plan.process.cohort is not None:
         why = "they remember whether they took part"
         if not sampled:
             why = "a cohort of a fixed size is no independent choice"
-        print(f"That not all clients take part makes epsilon no smaller: {why}.")
+        print(f"Partial participation does not lower epsilon: {why}.")

@@ -14,11 +14,11 @@ def report(workdir: Path, folders: list[Path]) -> None:
     result: dict[str, Any] = per_client.summarize_predictions(
         together, names, folds[0]["site_names"]
     )
+    with writing(workdir):
+        tables.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
+        predictions.write(together, names, workdir / predictions.NAME)
     number = "1 fold" if len(folds) == 1 else f"{len(folds)} folds"
     print(f"\nIn {number}, each image tested once:\n\n{tables.table(result)}")
     if len(folds) > 1:
         print(f"\n{tables.markdown(folds, 'folds')}")
-    with writing(workdir):
-        tables.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
-        predictions.write(together, names, workdir / predictions.NAME)
     print(f"\nWritten: {workdir / 'crossvalidation.json'}, {workdir / predictions.NAME}")

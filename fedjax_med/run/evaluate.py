@@ -15,9 +15,9 @@ from fedjax_med.evaluation import calibration, metrics, per_client, predictions,
 from fedjax_med.evaluation.per_client import summarize_predictions
 from fedjax_med.evaluation.predict import Models, pool, predict_test, predict_validation
 from fedjax_med.evaluation.predictions import Predictions
-from fedjax_med.execution.simulation import Simulation, own_models
+from fedjax_med.execution.compilation import own_models
 from fedjax_med.experiment import config
-from fedjax_med.experiment.plan import Plan, simulate
+from fedjax_med.experiment.plan import Plan, compile_plan
 from fedjax_med.files import writing
 from fedjax_med.privacy.plan import to_json
 from fedjax_med.run.load import LoadedRun, restore
@@ -51,7 +51,7 @@ def which_checkpoint(given: str, experiment: config.Experiment) -> str:
     return which
 
 
-def evaluate_run(workdir: Path, plan: Plan, data: Federation, which: str) -> dict[str, Any]:
+def evaluate_checkpoint(workdir: Path, plan: Plan, data: Federation, which: str) -> dict[str, Any]:
     """Evaluate a run on the test set, from the checkpoint that `which` names.
 
     Args:
@@ -69,20 +69,22 @@ def evaluate_run(workdir: Path, plan: Plan, data: Federation, which: str) -> dic
     """
     which = which_checkpoint(which, plan.experiment)
     check_test(data)
-    simulation = simulate(plan)
-    state, done = restore(LoadedRun(workdir, plan, data), simulation, which)
-    evaluation, predictions = _evaluate(plan, simulation, state, data)
+    state, done = restore(LoadedRun(workdir, plan, data), which)
+    evaluation, predictions = _evaluate(plan, state, data)
     evaluation = {
         "round": int(state.round),
         "checkpoint": which,
         "config": plan.experiment.name,
         "seed": plan.experiment.seed,
+        "test_set": data.test_set,
         **evaluation,
         # Privacy is spent by all rounds done, whichever round the model is from.
         **to_json(plan.privacy, done),
     }
+    # Written first: what is printed into a closed pipe, or on a full disk, ends the command.
+    written = _write(workdir, evaluation, predictions, data.class_names)
     _say_which(workdir, evaluation, done, plan.last_round)
-    _write(workdir, evaluation, predictions, data.class_names)
+    print(f"Written: {', '.join(map(str, written))}")
     return evaluation
 
 
@@ -100,37 +102,33 @@ def _write(
     evaluation: dict[str, Any],
     given: Predictions,
     class_names: Sequence[str],
-) -> None:
+) -> list[Path]:
     from fedjax_med.evaluation import plots  # here: it loads matplotlib
 
     with writing(workdir):
         tables.write_json(evaluation, workdir / "evaluation.json")
         predictions.write(given, class_names, workdir / predictions.NAME)
         plots.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
-    written = ("evaluation.json", predictions.NAME, "confusion_matrix.png")
-    print(f"Written: {', '.join(str(workdir / name) for name in written)}")
+    names = ("evaluation.json", predictions.NAME, "confusion_matrix.png")
+    return [workdir / name for name in names]
 
 
 def _evaluate(
-    plan: Plan, simulation: Simulation, state: FederatedState, data: Federation
+    plan: Plan, state: FederatedState, data: Federation
 ) -> tuple[dict[str, Any], Predictions]:
     experiment, model = plan.experiment, plan.model
     test, names = data.test, data.class_names
     models: Models = state.server.params
-    if simulation.personal is not None:
-        models = own_models(simulation, state)
+    if plan.process.algorithm.personal_params is not None:
+        models = own_models(compile_plan(plan), state)
     probabilities, own = _test_predictions(model, models, data, experiment)
     held = pool(data.validation)
     validation = predict_validation(model, models, held, experiment.tta_views)
     calibrated: dict[str, Any] = {}
     if experiment.calibrate:
-        before = metrics.summarize(probabilities, test.label, names, num_resamples=0)
-        temperature = calibration.temperature(validation, held.label.astype(np.int64))
-        probabilities = calibration.scale(probabilities, temperature)
-        calibrated = {
-            "temperature": temperature,
-            "before_calibration": {name: before[name] for name in _CALIBRATED},
-        }
+        fitted = validation, held.label.astype(np.int64)
+        before = metrics.summarize(probabilities, test.label, names)
+        probabilities, calibrated = _calibrate(probabilities, before, *fitted)
     found = Predictions(test.name, test.client, test.label, probabilities)
     evaluation = summarize_predictions(found, names, data.sites) | calibrated | own
     if backdoors := _backdoors(plan, models, data):
@@ -141,6 +139,23 @@ def _evaluate(
         evaluation["clients"] = evaluation["validation"]["clients"] | {"absent_classes": absent}
         evaluation["client_names"] = list(data.names)
     return evaluation, found
+
+
+def _calibrate(
+    probabilities: Any, before: dict[str, Any], validation: Any, label: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Scale the test images' `probabilities` by the temperature of the validation predictions.
+
+    Returns the probabilities, and what the evaluation says of their calibration.
+    """
+    temperature = calibration.temperature(validation, label)
+    calibrated = {
+        "temperature": temperature,
+        "before_calibration": {name: before[name] for name in _CALIBRATED},
+    }
+    if doubt := calibration.doubt(validation, label):
+        calibrated["calibration_doubt"] = doubt
+    return calibration.scale(probabilities, temperature), calibrated
 
 
 def _test_predictions(

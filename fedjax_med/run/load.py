@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError
-from fedjax_med.execution.simulation import Simulation
+from fedjax_med.execution.settings import fix_settings
 from fedjax_med.experiment import config, load_data, resolve
-from fedjax_med.experiment.plan import Plan, make_plan
+from fedjax_med.experiment.plan import Plan, first_state, make_plan
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.run.checkpoint import Checkpoints
 from fedjax_med.run.provenance import identity
@@ -47,6 +47,7 @@ def read_run(workdir: Path) -> SavedRun:
     """
     saved = read_workdir(workdir)
     experiment = resolve.complete(config.from_dict(saved["experiment"]))
+    fix_settings()  # again: components were imported
     return SavedRun(workdir, saved, resolve.settle(experiment))
 
 
@@ -64,19 +65,31 @@ def load_run(
     Raises:
         UserError: The run was trained on other data.
     """
-    data = _load_data(run, data_dir, cache_dir)
-    before = ""
+    data = run_data(run, data_dir, cache_dir)
+    before, privacy = "", run.saved.get("privacy", {})
     if not from_start:
         with _read_only(run.workdir, run.resolved.asked) as checkpoints:
             before = checkpoints.client_map()
-    noise = run.saved.get("privacy", {}).get("noise_multiplier")
+            # The checkpoint's has a checksum; experiment.json may have been changed.
+            privacy = checkpoints.last_identity().get("privacy", privacy)
+    noise = privacy.get("noise_multiplier")
     plan = make_plan(
         run.resolved, data.class_counts, data.train.sizes, before=before, noise_multiplier=noise
     )
     return LoadedRun(run.workdir, plan, data)
 
 
-def _load_data(run: SavedRun, data_dir: str, cache_dir: str) -> Federation:
+def run_data(run: SavedRun, data_dir: str = "", cache_dir: str = "") -> Federation:
+    """Load the data of a run.
+
+    Args:
+        run: its saved description.
+        data_dir: the folder of the images, if they have moved.
+        cache_dir: where prepared data is kept, if it has moved.
+
+    Raises:
+        UserError: The run was trained on other data.
+    """
     experiment, saved = run.resolved.asked, run.saved
     try:
         data = load_data.load(
@@ -113,12 +126,11 @@ class RestoredRun(NamedTuple):
     done: int
 
 
-def restore(run: LoadedRun, simulation: Simulation, which: str = "last") -> RestoredRun:
+def restore(run: LoadedRun, which: str = "last") -> RestoredRun:
     """Restore the checkpoint of `run` that `which` names.
 
     Args:
         run: the loaded run.
-        simulation: of the plan.
         which: ``best`` (by validation) or ``last``.
 
     Raises:
@@ -126,10 +138,10 @@ def restore(run: LoadedRun, simulation: Simulation, which: str = "last") -> Rest
     """
     plan, data = run.plan, run.data
     with _read_only(run.workdir, plan.experiment) as checkpoints:
-        tag = identity(config.to_dict(plan.experiment), data.digest, simulation.backend.client_map)
+        tag = identity(config.to_dict(plan.experiment), data.digest, plan.backend.client_map)
         best = functools.partial(checkpoints.best_first, plan.last_round)
         order = best if which == "best" else checkpoints.latest_first
-        restored = checkpoints.restore(lambda: simulation.init(data.train.shapes()), tag, order)
+        restored = checkpoints.restore(lambda: first_state(plan, data.train.shapes()), tag, order)
         done = max(checkpoints.rounds(), default=0)
     if restored is None:
         raise UserError(no_checkpoint(run.workdir, done))

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.communication import Traffic
+from fedjax_med.core.types import Key
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation.predict import Models, Validation, pool, validate
 from fedjax_med.execution import multihost
+from fedjax_med.execution.compilation import CompiledProcess, own_models
 from fedjax_med.execution.rounds import RoundResult, rounds
-from fedjax_med.execution.simulation import Simulation, own_models
 from fedjax_med.experiment.plan import Plan
 from fedjax_med.privacy.plan import check_spent, to_json
 from fedjax_med.run import message_log
@@ -26,7 +27,8 @@ class RunContext(NamedTuple):
 
     workdir: of the run.
     plan: of the run.
-    simulation: of the plan.
+    compiled: the plan's process, for this machine.
+    key: of all rounds.
     data: the clients' data.
     tag: the run's identity.
     checkpoints: of the workdir.
@@ -37,7 +39,8 @@ class RunContext(NamedTuple):
 
     workdir: Path
     plan: Plan
-    simulation: Simulation
+    compiled: CompiledProcess
+    key: Key
     data: Federation
     tag: dict[str, Any]
     checkpoints: Checkpoints
@@ -62,7 +65,8 @@ def run_rounds(run: RunContext, state: FederatedState, stop: list[int]) -> tuple
     plan, profile = run.plan, run.profile
     validation, signal, done = pool(run.data.validation), 0, int(state.round)
     check_spent(plan.privacy, done)
-    left = rounds(run.simulation, state, run.data.train, num_rounds=plan.last_round, timer=profile)
+    train, last = run.data.train, plan.last_round
+    left = rounds(run.compiled, state, train, run.key, num_rounds=last, timer=profile)
     with contextlib.closing(left):
         for result in left:
             done, due = result.round, _is_due(plan, result.round)
@@ -101,7 +105,7 @@ def _validate(
     # A round to save is always validated: the best checkpoint is chosen by validation.
     if not due and result.round % run.plan.experiment.validate_every:
         return {}
-    models = _models(run.simulation, result.state)
+    models = _models(run.compiled, result.state)
     if run.writer is None:
         return {}
     try:
@@ -110,11 +114,11 @@ def _validate(
         raise UserError(f"round {result.round}: {error}") from error
 
 
-def _models(simulation: Simulation, state: FederatedState) -> Models:
+def _models(compiled: CompiledProcess, state: FederatedState) -> Models:
     """Return the global model, or the personal models; every process has to call it."""
-    if simulation.personal is None:
+    if compiled.personal is None:
         return multihost.local(state.server.params)
-    return own_models(simulation, multihost.gather(state))
+    return own_models(compiled, multihost.gather(state))
 
 
 def _write(run: RunContext, result: RoundResult, scores: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.data.images.array_record import memory_bytes
+from fedjax_med.data.memory import memory_bytes
 from fedjax_med.errors import UserError
 from fedjax_med.files import open_regular, replacing
 
@@ -41,7 +41,7 @@ def save(workdir: Path, number: int, client_metrics: dict[str, Any]) -> None:
     Args:
         workdir: of the run.
         number: of the round, from 1.
-        client_metrics: from `fedjax_med.core.round.run_round`, on the host, with "message".
+        client_metrics: from `fedjax_med.core.process.Process.round`, on the host, with "message".
 
     Raises:
         UserError: The file cannot be written.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import read_regular, unreadable
+from fedjax_med.files import check_depth, read_regular, unreadable
 
 _LIMIT = 2**32  # bytes: ten thousand rounds of a few thousand clients
 
@@ -45,6 +45,7 @@ def _parsed(text: str, until: int) -> list[Record]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
+            check_depth(record)
             if _is_record(record) and 1 <= record["round"] <= until:
                 records[record["round"]] = record
     return [records[number] for number in sorted(records)]

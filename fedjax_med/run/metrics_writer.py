@@ -74,7 +74,7 @@ def record(
 
     Args:
         number: of the round.
-        client_metrics: [S] each, from `fedjax_med.core.round.run_round`.
+        client_metrics: [S] each, from `fedjax_med.core.process.Process.round`.
         validation: from `fedjax_med.evaluation.per_client.validation_metrics`, or {}.
         seconds: the duration of the round, validation included.
         traffic: of one client in one round; None if nothing crosses a network.

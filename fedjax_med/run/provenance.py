@@ -11,8 +11,11 @@ import jax
 
 from fedjax_med import __version__
 from fedjax_med.core.client_map import ClientMap
+from fedjax_med.core.random import STREAMS
 from fedjax_med.errors import UserError
+from fedjax_med.execution.settings import settings
 from fedjax_med.experiment import config, resolve
+from fedjax_med.experiment.components import foreign_sources
 
 # These may differ between a run and its continuation: they do not affect the numbers.
 _FREE = (
@@ -53,9 +56,16 @@ def identity(experiment: dict[str, Any], data_digest: str, client_map: ClientMap
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count() if client_map.sharded else 1,
         "processes": jax.process_count(),
+        **foreign_sources(config.from_dict(experiment)),
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        **settings(),
     }
-    return {"experiment": experiment, "data": data_digest, "computed by": computed}
+    return {
+        "experiment": experiment,
+        "data": data_digest,
+        "streams": STREAMS,
+        "computed by": computed,
+    }
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -132,14 +142,16 @@ def run_digest(tag: dict[str, Any], weights: str = "") -> str:
     """Compute the SHA-256 that identifies this run; its noise is derived from it.
 
     All fields are included, also those at their defaults: with a later version's other defaults it
-    is another run. A later version may also add a field and so change the digest of the same run;
-    so a checkpoint keeps the digest its run began with (`fedjax_med.run.noise_key.of_run`).
+    is another run, and so it is with other random streams. A later version may also add a field and
+    so change the digest of the same run; so a checkpoint keeps the digest its run began with
+    (`fedjax_med.run.noise_key.of_run`).
 
     Args:
         tag: as for `decisive`.
         weights: the digest of the first weights if they are from a file, whose content may change.
     """
-    return hashlib.sha256(_text(decisive(tag) | {"the weights": weights}).encode()).hexdigest()
+    of = decisive(tag) | {"the weights": weights, "the streams": STREAMS}
+    return hashlib.sha256(_text(of).encode()).hexdigest()
 
 
 def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -154,7 +166,7 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     had, has = flat(completed), flat(given["experiment"])
     lines = {
         _NOISE: f"{_NOISE}: the checkpoint has {old.get(_NOISE)}, this run {new.get(_NOISE)}",
-        "the data": "the train images, their labels or their division over the clients",
+        "the data": "the train images, their labels or their division over the clients differ",
     }
     fields = old.keys() | new.keys()
     fields -= {field for field in (_ROUNDS, _NOISE) if field not in old.keys() & new.keys()}
@@ -175,12 +187,35 @@ def refuse_other(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) ->
         given: the `identity` of this run.
 
     Raises:
-        UserError: The message names the fields that differ.
+        UserError: The message names the fields that differ, or says that the random streams do.
     """
     differing = differences(saved, given)
     if differing:
         more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
-            f"{workdir} holds another experiment: choose another --workdir, or give the command "
-            f"that this one was started with. {'; '.join(differing[:3])}{more}."
+            f"{workdir} holds another experiment ({'; '.join(differing[:3])}{more}): choose "
+            "another --workdir, or give the command that the run there was started with."
         )
+    # Only the identity of a checkpoint has what it was computed by.
+    other = "computed by" in saved and saved.get("streams", 1) != given.get("streams", 1)
+    if other and _draws(config.from_dict(given["experiment"])):
+        raise UserError(
+            f"the checkpoints in {workdir} are of a version with other random streams for cohorts, "
+            "faults, attacks, clusters and losses, which this run draws from: go on with the "
+            "version of fedjax_med that began it, or train again in another --workdir."
+        )
+
+
+def _draws(experiment: config.Experiment) -> bool:
+    """Return whether a run draws from one of the named streams, and not by epochs alone."""
+    given = experiment.participation
+    return experiment.setting == "federated" and (
+        experiment.cohort.name not in ("everyone", "fixed")
+        or given.participation_rate < 1
+        or given.straggler_rate > 0
+        or given.corruption_rate > 0
+        or bool(experiment.attacks)
+        or experiment.algorithm.name in ("fed_rep", "ifca")
+        or experiment.aggregator.name in ("agnostic", "q_fair")
+        or any(":" in spec.name for spec in (experiment.algorithm, experiment.aggregator))
+    )

@@ -8,6 +8,7 @@ from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.errors import UserError
 from fedjax_med.experiment.config import Checkpoint
 from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.damaged import put_aside
 from fedjax_med.run.metrics_file import Record
 from fedjax_med.run.noise_key import NAME as NOISE_KEY
 from fedjax_med.run.provenance import refuse_other
@@ -76,9 +77,7 @@ def _put_aside(workdir: Path) -> Path:
     stays = (".lock", NOISE_KEY, "experiment.json")
     paths = (path for path in workdir.iterdir() if path.name not in stays)
     with files.writing(workdir):
-        return files.put_aside(
-            workdir, [path for path in paths if not path.name.startswith("damaged-")]
-        )
+        return put_aside(workdir, [path for path in paths if not path.name.startswith("damaged-")])
 
 
 def _has_records(workdir: Path) -> bool:

@@ -27,10 +27,14 @@ def best_first(entries: Mapping[int, Entry | None], last: int = 0) -> list[int]:
     """Sort rounds by score, best first, later before earlier; rounds without a score come last.
 
     Args:
-        entries: by round; None for a checkpoint that cannot be read.
+        entries: by round; None for a checkpoint that cannot be read, which comes first: it may have
+            been the best, and whoever restores it says that it is damaged.
         last: the last round of the run, a candidate even if it was not scheduled.
     """
-    rank = {number: (_score(number, entry, last), number) for number, entry in entries.items()}
+    rank = {
+        number: (entry is None, _score(number, entry, last), number)
+        for number, entry in entries.items()
+    }
     return sorted(rank, key=lambda number: rank[number], reverse=True)
 
 

@@ -1,6 +1,7 @@
 """Trains one experiment in its workdir, or resumes it where it stopped."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,23 +11,33 @@ import jax
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.audit import report as audit_report
 from fedjax_med.data.federation import Federation
+from fedjax_med.errors import expand
 from fedjax_med.evaluation import tables
-from fedjax_med.execution import multihost, simulation
+from fedjax_med.execution import compilation, multihost
 from fedjax_med.experiment import config, load_data, resolve
-from fedjax_med.experiment.plan import Plan, check_before_data, make_plan, simulate
+from fedjax_med.experiment.plan import (
+    Plan,
+    check_before_data,
+    check_weights,
+    compile_plan,
+    first_state,
+    make_plan,
+)
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.files import writing
 from fedjax_med.privacy.plan import to_json
 from fedjax_med.run import console, noise_key
 from fedjax_med.run.checkpoint import Checkpoints
-from fedjax_med.run.evaluate import check_test, evaluate_run
+from fedjax_med.run.evaluate import check_test, evaluate_checkpoint
 from fedjax_med.run.loop import RunContext, run_rounds
 from fedjax_med.run.metrics_writer import MetricsWriter
+from fedjax_med.run.output import lasting
 from fedjax_med.run.profiling import Profile, parse_rounds
 from fedjax_med.run.provenance import code_version, flat, identity
-from fedjax_med.run.resume import Start, find_start
+from fedjax_med.run.resume import Start, find_start, rounds_done
 from fedjax_med.run.signals import stop_requests
-from fedjax_med.run.workdir import exclusive
+from fedjax_med.run.tested_on import check_test_set
+from fedjax_med.run.workdir import check_writable, exclusive, private
 
 
 class TrainJob(NamedTuple):
@@ -39,6 +50,10 @@ class TrainJob(NamedTuple):
     evaluate: the checkpoint to evaluate when training is complete: best, last or none ("").
     profile_rounds: the rounds to profile, such as 3-5, or "".
     begin_anew: whether to begin anew if none of the workdir's checkpoints can be read.
+    capacity: the number of examples for which every client has room on the device, at least.
+        If no client has more, runs of different partitions have equal shapes and share compiled
+        programs. Padding changes no bit of a model, only the last digit of the reported training
+        loss, so this is not part of the experiment.
     """
 
     experiment: config.Experiment
@@ -48,6 +63,7 @@ class TrainJob(NamedTuple):
     evaluate: str = ""
     profile_rounds: str = ""
     begin_anew: bool = False
+    capacity: int = 0
 
 
 def train(job: TrainJob) -> int:
@@ -59,8 +75,12 @@ def train(job: TrainJob) -> int:
     Raises:
         UserError: The experiment, the data or the workdir is not usable.
     """
+    job = job._replace(experiment=load_data.count_clients(job.experiment, job.data_dir))
+    load_data.check_local_client(job.experiment, job.experiment.num_clients)
     resolved = resolve.settle(job.experiment)
     check_before_data(resolved)
+    if not rounds_done(job.workdir):  # else the checkpoint has the weights
+        check_weights(resolved)
     parse_rounds(job.profile_rounds)
     with contextlib.ExitStack() as held:
         multihost.on_main(held.enter_context, exclusive(job.workdir))
@@ -68,7 +88,15 @@ def train(job: TrainJob) -> int:
 
 
 def train_all(jobs: Sequence[TrainJob]) -> int:
-    """Train the jobs in order; complete ones are only evaluated. Return the exit code."""
+    """Train the jobs in order; complete ones are only evaluated. Return the exit code.
+
+    Raises:
+        UserError: As in `train`; a value out of its range, and a workdir that cannot be written,
+            are told before the first.
+    """
+    for job in jobs:
+        resolve.check_ranges(job.experiment)
+        check_writable(job.workdir)
     for number, job in enumerate(jobs, 1):
         print(f"\n[{number} of {len(jobs)}] {job.workdir}", flush=True)
         if code := train(job):
@@ -78,16 +106,21 @@ def train_all(jobs: Sequence[TrainJob]) -> int:
 
 def _train(job: TrainJob, resolved: Resolved) -> int:
     data = multihost.main_first(load_data.load, resolved.asked, job.data_dir, job.cache_dir)
+    data = data._replace(train=data.train._replace(min_capacity=job.capacity))
     multihost.check_same(_same_everywhere(resolved.asked, data))
     print(data.summary)
     if job.evaluate:
         check_test(data)
-    with contextlib.closing(Checkpoints(job.workdir, job.experiment.checkpoint)) as checkpoints:
-        before = multihost.text_from_main(checkpoints.client_map)
-        plan = make_plan(resolved, data.class_counts, data.train.sizes, before=before)
-        done, signal = _run(job, plan, data, checkpoints)
-    if job.evaluate and done == plan.last_round:
-        multihost.on_main(evaluate_run, job.workdir, plan, data, job.evaluate)
+        multihost.on_main(check_test_set, job.workdir, data)
+    with contextlib.ExitStack() as closed:
+        with contextlib.closing(Checkpoints(job.workdir, job.experiment.checkpoint)) as checkpoints:
+            before = multihost.text_from_main(checkpoints.client_map)
+            plan = make_plan(resolved, data.class_counts, data.train.sizes, before=before)
+            if _has_secrets(plan):
+                multihost.on_main(closed.enter_context, private(job.workdir))
+            done, signal = _run(job, plan, data, checkpoints)
+        if job.evaluate and done == plan.last_round:
+            multihost.on_main(evaluate_checkpoint, job.workdir, plan, data, job.evaluate)
     # Also after the last round: a stopped `train_all` must not start its next run.
     return 128 + signal if signal else 0
 
@@ -97,15 +130,22 @@ def _run(job: TrainJob, plan: Plan, data: Federation, checkpoints: Checkpoints) 
     noise = noise_key.noise_source(
         plan.experiment, plan.privacy, job.workdir, checkpoints.last_identity, data.digest
     )
-    compiled = simulation.fit_to_memory(simulate(plan, noise and noise.key), data.train)
-    template = compiled.init(data.train.shapes())
+    key, start_state = (
+        plan.key if noise is None else noise.key,
+        functools.partial(first_state, plan, data.train.shapes()),
+    )
+    compiled = compile_plan(plan)
+    if compiled.smaller is not None:
+        console.say_compiling()
+    compiled = compilation.fit_to_memory(compiled, start_state, data.train, key)
+    template = start_state()
     tag = identity(config.to_dict(plan.experiment), data.digest, compiled.backend.client_map)
     tag |= to_json(plan.privacy, 0, noise)
     begun = multihost.on_main(_begin, job, data, checkpoints, template, tag)
     state = multihost.from_main(begun.state if begun else template)
     start, traffic = int(state.round), None
     if plan.experiment.setting == "federated":
-        traffic = simulation.traffic(compiled, data.train.shapes())
+        traffic = compilation.traffic(plan.process, template, data.train.shapes())
     console.say_start(plan, compiled.backend, data, start, traffic)
     with contextlib.ExitStack() as opened:
         wanted = parse_rounds(job.profile_rounds) if multihost.is_main() else range(0)
@@ -117,12 +157,25 @@ def _run(job: TrainJob, plan: Plan, data: Federation, checkpoints: Checkpoints) 
         if writer is not None:
             opened.enter_context(contextlib.closing(writer))
         run = RunContext(
-            job.workdir, plan, compiled, data, tag, checkpoints, profile, writer, traffic
+            job.workdir, plan, compiled, key, data, tag, checkpoints, profile, writer, traffic
         )
-        with stop_requests() as stop:
+        with stop_requests() as stop, lasting(stop):
             done, signal = run_rounds(run, state, stop)
     multihost.on_main(console.say_end, job.workdir, data, writer, done, signal, plan.last_round)
     return done, signal
+
+
+def _has_secrets(plan: Plan) -> bool:
+    """Return whether the workdir gets a secret, or what only single hospitals have made."""
+    experiment, algorithm = plan.experiment, plan.process.algorithm
+    if experiment.setting == "centralized":
+        own = False  # its one client is nobody's own
+    else:
+        own = algorithm.personal_params is not None or not algorithm.traits.stateless_clients
+    noise = plan.privacy is not None and experiment.privacy.noise_from == "secret"
+    unsent = any(transform.remembers for transform in plan.process.transforms)
+    kept = unsent or plan.process.keep_updates  # of each client's updates
+    return own or noise or kept or experiment.setting == "local"
 
 
 def _begin(
@@ -144,11 +197,12 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
         tables.write_json(
             {
                 "experiment": config.to_dict(job.experiment),
-                "data_dir": str(Path(job.data_dir).expanduser().absolute()) if job.data_dir else "",
-                "cache_dir": str(Path(job.cache_dir).expanduser().absolute()),
+                "data_dir": str(expand(job.data_dir).absolute()) if job.data_dir else "",
+                "cache_dir": str(expand(job.cache_dir).absolute()),
                 "code": code_version(),
                 "data": data.digest,
                 "test": data.test_digest,
+                "test_set": data.test_set,
                 "class_names": list(data.class_names),
                 **{name: tag[name] for name in ("privacy",) if name in tag},
             },

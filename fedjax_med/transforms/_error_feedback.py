@@ -95,7 +95,9 @@ def build(
         counts = broadcast_rows(client_info.num_examples > 0, fresh)
         sent = jnp.where(counts, jnp.where(chosen, whole * factor, 0), fresh)
         if error_feedback:
-            rest = jnp.where(counts, jnp.where(chosen, 0, whole), before)
+            # What overflows may be left out by the aggregator, but would stay in the memory.
+            sound = jnp.all(jnp.isfinite(whole), axis=1, keepdims=True)
+            rest = jnp.where(counts & sound, jnp.where(chosen, 0, whole), before)
             state = state.at[client_info.client].set(rest)
         return jax.vmap(unravel)(sent), state
 
@@ -110,4 +112,6 @@ def build(
         values = min(before.values, sent)
         return Payload(values, before.bits, before.extra + places(values, total))
 
-    return MessageTransform(init, update, payload)
+    return MessageTransform(
+        init, update, payload, across=False, remembers=error_feedback, sparse=True
+    )

@@ -31,4 +31,4 @@ def build(*, norm: float = 1.0) -> MessageTransform:
         del client_info, key  # each message separately, and nothing is random here
         return jax.vmap(clip)(messages), state
 
-    return MessageTransform(lambda message, num_clients: (), update)
+    return MessageTransform(lambda message, num_clients: (), update, across=False)

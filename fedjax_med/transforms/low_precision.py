@@ -43,4 +43,4 @@ def build(*, kind: str = "bfloat16") -> MessageTransform:
         del message
         return before._replace(bits=min(16, before.bits))
 
-    return MessageTransform(lambda message, num_clients: (), update, payload)
+    return MessageTransform(lambda message, num_clients: (), update, payload, across=False)

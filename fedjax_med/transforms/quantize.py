@@ -120,4 +120,4 @@ def build(*, bits: int = 8, rotate: bool = False, sparse: bool = False) -> Messa
             return Payload(sum(padded(size) for size in sizes), bits, scales + SEED_BITS, True)
         return Payload(sum(sizes), bits, scales)
 
-    return MessageTransform(lambda message, num_clients: (), update, payload)
+    return MessageTransform(lambda message, num_clients: (), update, payload, across=False)

@@ -29,6 +29,7 @@ def build(*, share: float = 0.1, error_feedback: bool = True) -> MessageTransfor
         return _error_feedback.largest(jnp.abs(values), number)
 
     def places(sent: int, total: int) -> int:
-        return sent * (total - 1).bit_length()
+        # The position of each, or for each value one bit that says whether it is sent.
+        return min(sent * (total - 1).bit_length(), total)
 
     return _error_feedback.build("top_k", choose, share, error_feedback, places=places)

@@ -250,6 +250,31 @@ def test_one_message_of_five_moves_the_mean_away_and_no_robust_aggregator(name, 
     assert np.linalg.norm(message) <= np.linalg.norm(honest, axis=1).max()
 
 
+def built(name):
+    return components.build("aggregators", Spec(name.removeprefix("multi-"), ROBUST[name]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ROBUST)
+def test_robust_aggregator_leaves_out_a_message_with_a_value_that_is_not_finite(name, bad):
+    stacked, weights = messages(8), np.arange(1.0, SIZE + 1)
+    expected = reduce(built(name), stacked, np.where(np.arange(SIZE) == 4, 0, weights))
+    stacked["a"][4, 1, 2] = bad  # it counts, and is whole elsewhere
+    toy.assert_same_bits(reduce(built(name), stacked, weights), expected)
+
+
+def test_aggregators_say_whether_they_are_robust():
+    robust = {
+        name: components.build("aggregators", Spec(name)).is_robust
+        for name in components.names("aggregators")
+    }
+    assert robust == {name: name in ROBUST for name in robust}
+    assert not trimmed_mean.build(share=0.0).is_robust  # the uniform mean
+    chained = aggregation.chain(aggregation.UNCHANGED, aggregator=median.build())
+    assert chained.is_robust
+    assert aggregation.per_cluster(chained, 2).is_robust
+
+
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_aggregator_works_in_half_precision(name):
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), messages(7))

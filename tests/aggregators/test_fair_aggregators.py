@@ -14,7 +14,7 @@ from fedjax_med.algorithms import _report_loss, fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import aggregation
 from fedjax_med.core.algorithm import LOSS_BEFORE
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 
 KEY = jax.random.key(1)
@@ -146,10 +146,10 @@ def final_losses(name, options=()):
     aggregator, data = build(**dict(options)), odd_one_out()
     training = LocalTrainer(toy.grad_fn(), optax.sgd(0.05), 1, 0)
     algorithm = _report_loss.report_loss(fed_avg.build(training, optax.sgd(1.0)), training)
-    state = init(algorithm, aggregator, toy.params(), data)
+    state = Process(algorithm, aggregator).init(toy.params(), data)
 
     def step(state, _):
-        state, metrics = run_round(algorithm, aggregator, state, data, KEY)
+        state, metrics = Process(algorithm, aggregator).round(state, data, KEY)
         return state, metrics[LOSS_BEFORE]
 
     return np.asarray(jax.jit(lambda state: jax.lax.scan(step, state, length=150))(state)[1][-1])

@@ -13,7 +13,7 @@ from fedjax_med.aggregators import mean, median
 from fedjax_med.algorithms import cfl
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import ClientOutput
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components
 from fedjax_med.experiment.config import Spec
@@ -40,8 +40,8 @@ def rounds(number, name="cfl", data=planted, aggregator=mean.build, **options):
     """All states and the last metrics."""
     algorithm = components.build("algorithms", Spec(name, options), TRAINING, optax.sgd(1.0))
     aggregator, data = aggregator(), data()
-    states = [init(algorithm, aggregator, toy.params(), data)]
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    states = [Process(algorithm, aggregator).init(toy.params(), data)]
+    step = jax.jit(Process(algorithm, aggregator).round)
     for _ in range(number):
         state, metrics = step(states[-1], data, KEY)
         states.append(state)

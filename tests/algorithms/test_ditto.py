@@ -35,7 +35,7 @@ def test_without_a_pull_each_has_the_model_of_training_alone():
     state = rounds(algorithm, DATA)[-1][0]
     alone = fed_avg.build(ADAM, optax.sgd(1.0), keep_optimizer=True)
     data = jax.tree.map(lambda leaf: leaf[2:], DATA)
-    other = rounds(alone, data, client_ids=jnp.array([2], jnp.int32))[-1][0]
+    other = rounds(alone, data, ids=jnp.array([2], jnp.int32))[-1][0]
     toy.assert_close(personal(algorithm, state, 2), other.server.params, rtol=1e-4)
     toy.assert_close(client(state.clients.optimizer, 2), client(other.clients, 0), rtol=1e-4)
 

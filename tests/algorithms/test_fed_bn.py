@@ -13,7 +13,8 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_bn
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import message_of
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.errors import UserError
 from fedjax_med.models import cnn
 
@@ -40,7 +41,7 @@ def test_without_local_leaves_it_is_fed_avg():
 
 def test_local_leaves_are_in_no_message_and_in_no_optimizer_of_the_server():
     algorithm = build(optax.sgd(1.0, momentum=0.9))
-    state = init(algorithm, mean.build(), toy.params(), DATA)
+    state = Process(algorithm, mean.build()).init(toy.params(), DATA)
     one = client(state.clients, 0)
     shapes = message_of(algorithm, state.server, one, DATA)
     whole = toy.params()["w"].shape
@@ -84,10 +85,10 @@ def test_absent_clients_keep_their_leaves():
 def test_clients_outside_of_the_cohort_and_those_without_examples_keep_their_leaves():
     data = toy.federation((6, 0, 4, 5))
     places = jnp.array([1, 2], jnp.int32)
-    algorithm, aggregator = build(), mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
+    process = Process(build(), mean.build())
+    state = process.init(toy.params(), data)
     some = jax.tree.map(lambda leaf: leaf[places], data)
-    state, _ = run_round(algorithm, aggregator, state, some, KEY, places=(places,))
+    state, _ = process.round(state, RoundBatch(some, (places,)), KEY)
     changed = [(row != toy.params()["b"]).any() for row in state.clients["b"]]
     assert changed == [False, False, True, False]
 

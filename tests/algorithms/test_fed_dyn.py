@@ -1,7 +1,5 @@
 """FedDyn: a regulariser by which clients and server agree where the global loss is least."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
@@ -13,10 +11,10 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_dyn
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.faults import Faults, Participation
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components, resolve
-from fedjax_med.experiment.config import read
+from fedjax_med.experiment.config_file import read
 
 KEY = jax.random.key(5)
 TOY = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 2, 4)
@@ -107,8 +105,8 @@ def test_round_that_nobody_takes_part_in_moves_nothing():
     state = on_quadratics(1)[0][-1]
     assert abs(float(state.server.gradient["w"][0])) > 0.1
     faults = Faults(Participation(straggler_rate=1.0))
-    step = functools.partial(run_round, algorithm, aggregator, faults=faults)
-    after, _ = jax.jit(step)(state, DATA, KEY)
+    process = Process(algorithm, aggregator, faults=faults)
+    after, _ = jax.jit(process.round)(state, DATA, KEY)
     toy.assert_same_bits(after.server.params, state.server.params)
     toy.assert_same_bits(after.server.gradient, state.server.gradient)
     toy.assert_same_bits(after.clients, state.clients)
@@ -117,8 +115,8 @@ def test_round_that_nobody_takes_part_in_moves_nothing():
 def test_client_without_examples_stays_as_it_is():
     algorithm, aggregator = fed_dyn.build(TOY, optax.sgd(1.0), alpha=0.1), mean.build()
     data = toy.federation((6, 0, 4))
-    state = init(algorithm, aggregator, toy.params(), data)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    state = Process(algorithm, aggregator).init(toy.params(), data)
+    step = jax.jit(Process(algorithm, aggregator).round)
     for _ in range(2):
         state, _ = step(state, data, KEY)
     assert state.clients.rounds.tolist() == [2, 0, 2]
@@ -133,7 +131,7 @@ def test_alpha_that_is_not_positive_is_refused(alpha):
 
 
 def test_config_names_it_and_its_partition():
-    experiment = resolve.complete(read("configs/fed_dyn.py"))
+    experiment = resolve.complete(read("configs/lesions.py:fed_dyn"))
     assert (experiment.name, experiment.algorithm.name) == ("fed_dyn", "fed_dyn")
     assert experiment.partition.name == "dirichlet"
     components.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))

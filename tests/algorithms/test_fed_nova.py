@@ -1,7 +1,5 @@
 """FedNova: clients count by their examples, not by how many steps they take."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +12,14 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_nova
 from fedjax_med.client import optimizers
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.execution import backend
 from fedjax_med.experiment import build, resolve
-from fedjax_med.experiment.config import Client, Experiment, Spec, read
+from fedjax_med.experiment.config import Client, Experiment, Spec
+from fedjax_med.experiment.config_file import read
 
 KEY = jax.random.key(5)
-TOY = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 2, 4)
+TOY = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 2, 4, step_weight=optimizers.sgd_step_weight())
 # Batches of one example: 1, 6 and 2 steps in an epoch. With equal curvatures the number of steps is
 # all that biases FedAvg.
 SIZES, TARGETS = (1, 6, 2), (4, -2, 1)
@@ -29,8 +28,8 @@ SAME, RATE = (0.1, 0.1, 0.1), 0.05
 
 def two_rounds(algorithm, data):
     aggregator = mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    state = Process(algorithm, aggregator).init(toy.params(), data)
+    step = jax.jit(Process(algorithm, aggregator).round)
     for _ in range(2):
         state, _ = step(state, data, KEY)
     return state.server.params
@@ -123,7 +122,7 @@ def test_step_weight_is_that_of_the_clients_optimizer(nesterov):
 
 
 def test_config_trains_with_momentum():
-    experiment = resolve.complete(read("configs/fed_nova.py"))
+    experiment = resolve.complete(read("configs/lesions.py:fed_nova"))
     assert (experiment.name, experiment.algorithm.name) == ("fed_nova", "fed_nova")
     assert experiment.partition.name == "dirichlet"
     assert experiment.client.optimizer.name == "sgd"

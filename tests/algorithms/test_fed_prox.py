@@ -12,10 +12,10 @@ import toy
 from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, fed_prox
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components, resolve
-from fedjax_med.experiment.config import read
+from fedjax_med.experiment.config_file import read
 
 KEY = jax.random.key(5)
 TOY = LocalTrainer(toy.grad_fn(), optax.sgd(0.1, momentum=0.5), 2, 4)
@@ -25,8 +25,8 @@ RATE, STEPS = 0.5, 8
 
 def two_rounds(algorithm):
     data, aggregator = toy.federation((9, 5, 0)), mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    state = Process(algorithm, aggregator).init(toy.params(), data)
+    step = jax.jit(Process(algorithm, aggregator).round)
     for _ in range(2):
         state, metrics = step(state, data, KEY)
     return state, metrics
@@ -87,7 +87,7 @@ def test_negative_mu_is_refused():
 
 
 def test_config_names_it_and_its_partition():
-    experiment = resolve.complete(read("configs/fed_prox.py"))
+    experiment = resolve.complete(read("configs/lesions.py:fed_prox"))
     assert (experiment.name, experiment.algorithm.name) == ("fed_prox", "fed_prox")
     assert experiment.partition.name == "dirichlet"
     components.build("algorithms", experiment.algorithm, TOY, optax.sgd(1.0))

@@ -12,7 +12,7 @@ import toy
 from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, moon
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components
 from fedjax_med.experiment.config import Spec
@@ -34,8 +34,8 @@ def rounds(number, name="moon", **options):
     """The states after each of `number` rounds."""
     algorithm = components.build("algorithms", Spec(name, options), training(), optax.sgd(1.0))
     aggregator = mean.build()
-    states = [init(algorithm, aggregator, toy.params(), DATA)]
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    states = [Process(algorithm, aggregator).init(toy.params(), DATA)]
+    step = jax.jit(Process(algorithm, aggregator).round)
     for _ in range(number):
         states.append(step(states[-1], DATA, KEY)[0])
     return states

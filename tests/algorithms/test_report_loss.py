@@ -11,7 +11,8 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import _report_loss, fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import LOSS_BEFORE
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 
 KEY = jax.random.key(4)
 SIZES = (7, 3, 5)
@@ -23,8 +24,8 @@ def round_metrics(data, batch_size=4, wrapped=True):
     algorithm = fed_avg.build(training, optax.sgd(1.0))
     algorithm = _report_loss.report_loss(algorithm, training) if wrapped else algorithm
     aggregator = mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
-    step = functools.partial(run_round, algorithm, aggregator, map_clients=toy.MAP_CLIENTS)
+    state = Process(algorithm, aggregator).init(toy.params(), data)
+    step = functools.partial(Process(algorithm, aggregator).round, client_map=toy.MAP_CLIENTS)
     return jax.jit(step)(state, data, KEY)
 
 
@@ -70,9 +71,9 @@ def test_aggregator_is_given_the_losses_in_the_order_of_the_messages():
     aggregator = mean.build()._replace(update=tell, needs_loss=True)
     places = (jnp.array([2]), jnp.array([0]))
     chosen = tuple(jax.tree.map(lambda leaf, at=at: leaf[at], DATA) for at in places)
-    state = init(algorithm, aggregator, toy.params(), DATA)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
-    told = step(state, chosen, KEY, places=places)[0].aggregator
+    state = Process(algorithm, aggregator).init(toy.params(), DATA)
+    step = jax.jit(Process(algorithm, aggregator).round)
+    told = step(state, RoundBatch(chosen, places), KEY)[0].aggregator
     assert told.client.tolist() == [0, 2]
     assert told.num_examples.tolist() == [7, 5]
     expected = losses_by_hand()

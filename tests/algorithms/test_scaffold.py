@@ -1,7 +1,5 @@
 """SCAFFOLD: control variates that take the drift out of the clients' steps."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +12,9 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg, scaffold
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.faults import Faults, Participation
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
 from fedjax_med.experiment import components, resolve
-from fedjax_med.experiment.config import read
+from fedjax_med.experiment.config_file import read
 
 KEY = jax.random.key(5)
 TOY = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 2, 4)
@@ -33,8 +31,8 @@ def on_quadratics(number, training=QUADRATIC, **round_options):
 
 def toy_rounds(algorithm, number, data):
     aggregator = mean.build()
-    state = init(algorithm, aggregator, toy.params(), data)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator))
+    state = Process(algorithm, aggregator).init(toy.params(), data)
+    step = jax.jit(Process(algorithm, aggregator).round)
     states = []
     for _ in range(number):
         state, _ = step(state, data, KEY)
@@ -118,8 +116,8 @@ def test_scaffold_reaches_the_optimum_of_a_softmax_problem_of_unlike_clients():
     def final(module, data, epochs):
         training = LocalTrainer(decaying(toy.grad_fn()), optax.sgd(0.05), epochs, 0)
         algorithm, aggregator = module.build(training, optax.sgd(1.0)), mean.build()
-        step = jax.jit(functools.partial(run_round, algorithm, aggregator))
-        state = init(algorithm, aggregator, toy.params(), data)
+        step = jax.jit(Process(algorithm, aggregator).round)
+        state = Process(algorithm, aggregator).init(toy.params(), data)
         for _ in range(150):
             state, _ = step(state, data, KEY)
         return np.asarray(state.server.params["w"])
@@ -212,7 +210,7 @@ def test_download_is_the_model_and_the_control():
 
 
 def test_config_names_it_and_trains_by_plain_sgd():
-    experiment = resolve.complete(read("configs/scaffold.py"))
+    experiment = resolve.complete(read("configs/lesions.py:scaffold"))
     assert (experiment.name, experiment.algorithm.name) == ("scaffold", "scaffold")
     assert experiment.partition.name == "dirichlet"
     assert experiment.client.optimizer.name == "sgd"

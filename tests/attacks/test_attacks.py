@@ -21,13 +21,13 @@ from fedjax_med.attacks import (
 )
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import aggregation, faults
-from fedjax_med.core import round as federated
 from fedjax_med.core.faults import Attack, Faults
-from fedjax_med.core.round import init
+from fedjax_med.core.process import Process
 from fedjax_med.core.types import Examples
 from fedjax_med.errors import UserError
-from fedjax_med.experiment import components, resolve
-from fedjax_med.experiment.config import Spec, read
+from fedjax_med.experiment import components, load_data, resolve
+from fedjax_med.experiment.config import Spec
+from fedjax_med.experiment.config_file import read
 
 KEY = jax.random.key(5)
 MESSAGES = {
@@ -209,22 +209,16 @@ HONEST = jnp.array([0, 1, 3, 4])
 ALGORITHM = fed_avg.build(LocalTrainer(toy.grad_fn(), optax.sgd(0.05), 1, 8), optax.sgd(1.0))
 
 
-def run_round(aggregator, attacks, state, data, key):
-    return federated.run_round(
-        ALGORITHM,
-        aggregator,
-        state,
-        data,
-        key,
-        map_clients=toy.MAP_CLIENTS,
-        faults=Faults(attacks=attacks),
-    )
+def attacked(aggregator, attacks):
+    """A round in which the `attacks` are made."""
+    process = Process(ALGORITHM, aggregator, faults=Faults(attacks=attacks))
+    return functools.partial(process.round, client_map=toy.MAP_CLIENTS)
 
 
 def federate(aggregator, attacks=(), rounds=15):
     """The parameters after `rounds`, and the last round's metrics."""
-    state = init(ALGORITHM, aggregator, toy.params(), DATA)
-    run = jax.jit(functools.partial(run_round, aggregator, attacks))
+    state = Process(ALGORITHM, aggregator).init(toy.params(), DATA)
+    run = jax.jit(attacked(aggregator, attacks))
     for _ in range(rounds):
         state, metrics = run(state, DATA, KEY)
     return state.server.params, metrics
@@ -262,8 +256,8 @@ def test_poisoned_examples_change_what_the_hostile_client_reports_and_no_other(a
 def test_backdoor_is_learned_and_does_not_show_without_the_trigger():
     # The paper's boost makes one of five heard; a linear model learns the square beside the rest.
     door = backdoor.build(3, clients=(2,), target=0, size=2)
-    params, _ = federate(mean.build(), (door, scaled_update.build(3, clients=(2,), scale=3.0)), 30)
-    plain, _ = federate(mean.build(), rounds=30)
+    params, _ = federate(mean.build(), (door, scaled_update.build(3, clients=(2,), scale=3.0)), 40)
+    plain, _ = federate(mean.build(), rounds=40)
 
     def success(params):
         real = DATA.mask & (DATA.label != 0)
@@ -304,11 +298,11 @@ def under_attack(spec):
             all_sent = [attack.messages(*given) for attack in ATTACKS.values()]
             return jax.tree.map(lambda *sent: jnp.stack(sent)[which], *all_sent)
 
-        return run_round(aggregator, (Attack((2,), messages=messages),), state, data, KEY)[0]
+        return attacked(aggregator, (Attack((2,), messages=messages),))(state, data, KEY)[0]
 
     found = {}
     for which, name in enumerate(ATTACKS):
-        state = init(ALGORITHM, aggregator, toy.params(), data)
+        state = Process(ALGORITHM, aggregator).init(toy.params(), data)
         for _ in range(15):
             state = run(which, state)
         found[name] = accuracy(state.server.params, data)
@@ -325,7 +319,7 @@ def test_robust_aggregator_bears_one_hostile_client_of_seven(spec):
 
 
 def test_config_of_the_backdoor_has_one_hostile_client_of_five():
-    experiment = resolve.complete(read("configs/backdoor.py"))
+    experiment = load_data.count_clients(resolve.complete(read("configs/lesions.py:backdoor")), "")
     (spec,) = experiment.attacks
     attack = components.build("attacks", spec, 9)
     assert len(attack.clients) == 1

@@ -85,6 +85,7 @@ def test_the_gradient_in_parts_is_that_of_the_whole_batch(micro_batch):
     toy.assert_close(parts(toy.params(), batch, KEY), whole(toy.params(), batch, KEY))
 
 
+@pytest.mark.slow
 def test_padding_changes_no_bit_of_the_gradient_in_parts():
     batch = toy.examples(7)
     gradient = losses.cross_entropy(

@@ -12,7 +12,8 @@ from fedjax_med.algorithms import fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.cohorts import everyone, fixed, uniform, weighted
 from fedjax_med.core import client_map
-from fedjax_med.core.round import choose, init, run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch, choose
 from fedjax_med.errors import UserError
 
 KEY = jax.random.key(2)
@@ -34,15 +35,15 @@ def counting():
 
 def run(cohort, number=3, map_clients=toy.MAP_CLIENTS, algorithm=ALGORITHM):
     data, aggregator = toy.federation(SIZES), mean.build()
-    state = init(algorithm, aggregator, toy.params(), data, cohort)
-    step = jax.jit(functools.partial(run_round, algorithm, aggregator, map_clients=map_clients))
+    state = Process(algorithm, aggregator, cohort).init(toy.params(), data)
+    step = jax.jit(functools.partial(Process(algorithm, aggregator).round, client_map=map_clients))
     seen, places = [], None
     for _ in range(number):
         taking_part = data
         if cohort is not None:
             chosen = choose(cohort, KEY, state.round, jnp.array(SIZES))
             taking_part, places = jax.tree.map(lambda leaf: leaf[chosen], data), (chosen,)  # noqa: B023
-        state, metrics = step(state, taking_part, KEY, places=places)
+        state, metrics = step(state, RoundBatch(taking_part, places), KEY)
         seen.append(metrics["client"].tolist())
     return state, seen, metrics
 
@@ -59,9 +60,10 @@ def test_a_fixed_cohort_is_a_federation_of_its_clients():
     assert metrics["weight"].tolist() == [9, 7]
     data, ids = toy.federation(SIZES), jnp.array([1, 3], jnp.int32)
     small = jax.tree.map(lambda leaf: leaf[ids], data)
-    expected = init(ALGORITHM, mean.build(), toy.params(), small)
+    expected = Process(ALGORITHM, mean.build()).init(toy.params(), small)
+    process, batch = Process(ALGORITHM, mean.build()), RoundBatch(small, ids=ids)
     for _ in range(3):
-        expected, _ = run_round(ALGORITHM, mean.build(), expected, small, KEY, client_ids=ids)
+        expected, _ = process.round(expected, batch, KEY)
     toy.assert_close(state.server, expected.server)
 
 
@@ -106,3 +108,12 @@ def test_uniform_takes_all_alike_and_weighted_by_their_examples():
 def test_impossible_cohorts_are_refused(build, options, message):
     with pytest.raises(UserError, match=message):
         build(5, **options)
+
+
+@pytest.mark.parametrize("module", [everyone, fixed, uniform, weighted])
+@pytest.mark.parametrize("number", [4, 6])
+def test_a_cohort_of_another_federation_is_refused(module, number):
+    cohort = module.build(number)
+    process = Process(ALGORITHM, mean.build(), cohort)
+    with pytest.raises(UserError, match=rf"was built for {number} clients, and there are 5"):
+        process.init(toy.params(), toy.federation(SIZES))

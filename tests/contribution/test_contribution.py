@@ -20,8 +20,9 @@ from fedjax_med.algorithms import fed_avg
 from fedjax_med.cli import main as cli
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.contribution import replay, shapley, valuation
+from fedjax_med.core.aggregation import chain
 from fedjax_med.core.process import Process
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation.predict import Validation, predict
 from fedjax_med.experiment import config
@@ -45,18 +46,18 @@ def toy_run(server="sgd", sparse=False, cohort=False, absent=-1):
     optimizers = {"sgd": optax.sgd(1.0), "momentum": optax.sgd(1.0, 0.9), "adam": optax.adam(0.05)}
     algorithm = fed_avg.build(LocalTrainer(toy.grad_fn(), optax.sgd(0.3), 2, 4), optimizers[server])
     transforms = (clip.build(norm=0.3), random_k.build(share=0.5)) if sparse else ()
-    process = Process(algorithm, transforms, mean.build(), keep_updates=True)
-    aggregator = process.aggregator
+    aggregator = chain(*transforms, aggregator=mean.build())
+    process = Process(algorithm, aggregator, keep_updates=True)
     data = toy.federation(SIZES)
     if absent >= 0:
         data = data._replace(mask=data.mask.at[absent].set(False))
-    start = state = init(algorithm, aggregator, toy.params(), data)
-    one_more = jax.jit(functools.partial(run_round, algorithm, aggregator, with_messages=True))
+    start = state = process.init(toy.params(), data)
+    one_more = jax.jit(process.round)
     kept = {}
     for number in range(1, ROUNDS + 1):
         there = jnp.sort(jnp.arange(number, number + (2 if cohort else 3)) % 3)
         part = jax.tree.map(lambda leaf, there=there: leaf[there], data)
-        state, told = one_more(state, part, KEY, places=(there,))
+        state, told = one_more(state, RoundBatch(part, (there,)), KEY)
         told = jax.device_get(told)
         zeros = np.zeros_like(told["weight"])
         kept[number] = message_log.Updates(
@@ -258,9 +259,9 @@ def test_methods_without_one_model_of_all_are_refused():
     ):
         with pytest.raises(UserError, match=said):
             valuation.check_process(run.process._replace(algorithm=changed), "cfl")
-    private = run.process.last._replace(is_private=True)
+    private = run.process.aggregator._replace(is_private=True)
     with pytest.raises(UserError, match="differentially private"):
-        valuation.check_process(run.process._replace(last=private), "fed_avg")
+        valuation.check_process(run.process._replace(aggregator=private), "fed_avg")
 
 
 def test_runs_without_updates_or_with_private_ones_are_refused():
@@ -346,6 +347,7 @@ def tell(*arguments):
     return cli.main(["contribution", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["multi_round", "one_round"])
 def test_a_hospital_with_wrong_labels_contributes_least(method, capsys):
     workdir = hostile_run()

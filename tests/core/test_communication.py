@@ -11,6 +11,7 @@ import toy
 
 from fedjax_med.algorithms import _ema, fed_avg
 from fedjax_med.client.local_training import LocalTrainer
+from fedjax_med.client.optimizers import sgd_step_weight
 from fedjax_med.core import aggregation, communication
 from fedjax_med.core.communication import Traffic
 from fedjax_med.core.payload import Payload, uncompressed
@@ -29,7 +30,7 @@ FORGETFUL = top_k.build(error_feedback=False)
 
 
 def traffic(*transforms, algorithm=None):
-    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1))
+    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), step_weight=sgd_step_weight())
     algorithm = algorithm or fed_avg.build(training, optax.sgd(1.0))
     server, client = algorithm.init(toy.params())
     return communication.traffic(algorithm, transforms, server, client, toy.federation((4, 2)))
@@ -48,6 +49,10 @@ def test_plain_message_goes_up_and_down_in_float32():
         ([quantize.build(bits=32, rotate=True)], 147 * 32),
         ([top_k.build(share=0.1)], 15 * (32 + 8)),
         ([top_k.build(share=0.001)], 32 + 8),
+        # From 19 places of 8 bits on it is cheaper to say for each value whether it is sent.
+        ([top_k.build(share=0.12)], 18 * (32 + 8)),
+        ([top_k.build(share=0.13)], 19 * 32 + 147),
+        ([top_k.build(share=0.5)], 74 * 32 + 147),
         ([random_k.build(share=0.1)], 15 * 32 + 64),
         ([quantize.build(bits=3)], 147 * 3 + 2 * 64),
         ([quantize.build(bits=3, rotate=True)], (256 + 4) * 3 + 2 * 64 + 64),

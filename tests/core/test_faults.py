@@ -9,22 +9,23 @@ import optax
 import pytest
 import toy
 
-from fedjax_med.aggregators import mean
+from fedjax_med.aggregators import mean, median
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.attacks import gaussian_noise, label_flip, sign_flip
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core import client_map, faults
-from fedjax_med.core import round as federated
+from fedjax_med.core import aggregation, client_map, faults
 from fedjax_med.core.algorithm import ClientOutput, FederatedAlgorithm, FederatedState
 from fedjax_med.core.faults import Attack, Faults, Participation
-from fedjax_med.core.round import run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.execution import bucketing
+from fedjax_med.transforms import top_k
 
 KEY = jax.random.key(21)
 SIZES = (5, 9, 2, 7, 6, 4)
 DATA = toy.federation(SIZES)
 TRAINING = LocalTrainer(toy.grad_fn(), optax.sgd(0.1, momentum=0.9), 1, 4)
-REDUCER = mean.build()
+AGGREGATOR = mean.build()
 
 
 def counting(break_at=(), where="update"):
@@ -50,34 +51,35 @@ def counting(break_at=(), where="update"):
 
 
 def start(algorithm):
-    return federated.init(algorithm, REDUCER, toy.params(), DATA)
+    return Process(algorithm, AGGREGATOR).init(toy.params(), DATA)
 
 
 @functools.cache
 def step_of(algorithm, given, map_clients, compiled):
     """A round; most tests have one of their own, and compiling it takes longer than running it."""
-    step = functools.partial(
-        run_round,
-        algorithm,
-        REDUCER,
-        map_clients=map_clients,
-        faults=given,
-        with_messages=True,
-    )
+    process = Process(algorithm, AGGREGATOR, faults=given, keep_updates=True)
+    step = functools.partial(process.round, client_map=map_clients)
     return jax.jit(step) if compiled or map_clients is not jax.vmap else step
 
 
 COUNTING = counting()
 
 
-def run(given, number=1, algorithm=COUNTING, state=None, map_clients=toy.MAP_CLIENTS, **options):
+def run(
+    given,
+    number=1,
+    algorithm=COUNTING,
+    state=None,
+    map_clients=toy.MAP_CLIENTS,
+    data=DATA,
+    compiled=False,
+):
     state = start(algorithm) if state is None else state
-    data = options.pop("data", DATA)
-    step = step_of(algorithm, given, map_clients, options.pop("compiled", False))
+    step = step_of(algorithm, given, map_clients, compiled)
     history = []
     for _ in range(number):
         # From the host, so that no round is compiled for where the one before left its arrays.
-        state, metrics = jax.device_get(step(state, data, KEY, **options))
+        state, metrics = jax.device_get(step(state, data, KEY))
         state = jax.tree.map(jnp.asarray, state)
         history.append(metrics)
     return state, history
@@ -90,7 +92,7 @@ def participation(**options):
 @functools.cache
 def plain():
     """A round in which nothing goes wrong."""
-    state, (metrics,) = run(None)
+    state, (metrics,) = run(Faults())
     return state, metrics
 
 
@@ -287,6 +289,19 @@ def test_client_whose_own_training_breaks_is_skipped_with_all_that_it_says(where
     np.testing.assert_array_equal(state.clients["rounds"], [1, 0, 1, 1, 0, 1])
 
 
+@pytest.mark.parametrize("where", ["update", "state"])
+def test_robust_aggregator_implies_skipping(where):
+    algorithm, aggregator = counting(break_at=(9, 6), where=where), median.build()
+    process = Process(algorithm, aggregation.chain(top_k.build(), aggregator=aggregator))
+    state, metrics = process.round(process.init(toy.params(), DATA), DATA, KEY)
+    assert metrics["counted"].tolist() == [True, False, True, True, False, True]
+    assert metrics["finite"].all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    np.testing.assert_array_equal(state.clients["rounds"], [1, 0, 1, 1, 0, 1])
+    memory = np.asarray(state.aggregator[0]).any(axis=1)
+    np.testing.assert_array_equal(memory, metrics["counted"])
+
+
 def test_skipping_works_for_an_algorithm_without_client_state():
     def client_update(server, client, examples, number, key):
         before = {"rounds": jnp.float32(0)}
@@ -340,7 +355,7 @@ def test_attack_is_on_the_clients_of_its_ids_wherever_they_are():
     _, (metrics,) = run(given)
     there = jnp.array([1, 2, 4])
     data = jax.tree.map(lambda leaf: leaf[there], DATA)
-    _, (some,) = run(given, data=data, places=(there,))
+    _, (some,) = run(given, data=RoundBatch(data, (there,)))
     factor = jnp.array([1.0, -2.0, 1.0, 1.0, -2.0, 1.0])
     for name in ("w", "b"):
         expected = honest[name] * factor.reshape(-1, *(1,) * (honest[name].ndim - 1))
@@ -415,7 +430,7 @@ def test_buckets_draw_the_same():
         for group in groups
     )
     expected = run(ALL, 3)
-    actual = run(ALL, 3, data=cut, places=places, compiled=True)
+    actual = run(ALL, 3, data=RoundBatch(cut, places), compiled=True)
     toy.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -424,7 +439,7 @@ def test_draws_of_a_client_do_not_depend_on_who_else_is_asked():
     _, history = run(given, 5)
     there = jnp.array([0, 3, 5])
     data = jax.tree.map(lambda leaf: leaf[there], DATA)
-    state, some = run(given, 5, data=data, places=(there,))
+    state, some = run(given, 5, data=RoundBatch(data, (there,)))
     for one, other in zip(history, some, strict=True):
         np.testing.assert_array_equal(one["counted"][there], other["counted"])
     assert len({tuple(metrics["counted"].tolist()) for metrics in some}) > 1
@@ -438,7 +453,7 @@ def test_clients_in_another_order_draw_by_their_ids():
     data = jax.tree.map(lambda leaf: leaf[order], DATA)
     expected, (one,) = run(participation(participation_rate=0.5, straggler_rate=0.2))
     actual, (other,) = run(
-        participation(participation_rate=0.5, straggler_rate=0.2), data=data, client_ids=order
+        participation(participation_rate=0.5, straggler_rate=0.2), data=RoundBatch(data, ids=order)
     )
     toy.assert_close(other, jax.tree.map(lambda leaf: leaf[order], one))
     toy.assert_close(actual.server, expected.server)

@@ -12,7 +12,8 @@ from fedjax_med.algorithms import fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import aggregation, client_map
 from fedjax_med.core.algorithm import FederatedState
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.core.types import Examples
 from fedjax_med.execution import bucketing
 from fedjax_med.transforms import clip
@@ -30,15 +31,13 @@ def setup(
     algorithm = fed_avg.build(training, server or optax.sgd(1.0))
     aggregator = aggregator or mean.build()
     data = toy.federation(sizes)
-    return algorithm, aggregator, init(algorithm, aggregator, toy.params(), data), data
+    return algorithm, aggregator, Process(algorithm, aggregator).init(toy.params(), data), data
 
 
 def rounds(algorithm, aggregator, state, data, number, map_clients=toy.MAP_CLIENTS, ids=None):
-    run = jax.jit(
-        functools.partial(run_round, algorithm, aggregator, map_clients=map_clients, client_ids=ids)
-    )
+    run = jax.jit(functools.partial(Process(algorithm, aggregator).round, client_map=map_clients))
     for _ in range(number):
-        state, metrics = run(state, data, KEY)
+        state, metrics = run(state, RoundBatch(data, ids=ids), KEY)
     return state, metrics
 
 
@@ -82,7 +81,7 @@ def test_a_client_alone_is_trained_as_if_it_had_no_neighbours():
     algorithm, aggregator, state, data = setup()
     _, metrics = rounds(algorithm, aggregator, state, data, 1)
     alone = jax.tree.map(lambda leaf: leaf[1:2], data)
-    start = init(algorithm, aggregator, toy.params(), alone)
+    start = Process(algorithm, aggregator).init(toy.params(), alone)
     _, one = rounds(algorithm, aggregator, start, alone, 1, ids=jnp.array([1], jnp.int32))
     toy.assert_close(one["loss"][0], metrics["loss"][1])
 
@@ -93,7 +92,7 @@ def test_many_rounds_compile_once():
 
     def counted(state, data, key):
         traces.append(1)
-        return run_round(algorithm, aggregator, state, data, key)
+        return Process(algorithm, aggregator).round(state, data, key)
 
     run = jax.jit(counted)
     for _ in range(4):
@@ -148,7 +147,7 @@ def test_state_is_a_pytree_of_arrays_with_the_clients_in_front():
     algorithm = fed_avg.build(LocalTrainer(toy.grad_fn(), optax.sgd(0.1)), optax.sgd(1.0))
     server = algorithm.init(toy.params())[0]
     algorithm = algorithm._replace(init=lambda params: (server, {"control": jnp.arange(3.0)}))
-    state = init(algorithm, mean.build(), toy.params(), toy.federation(SIZES))
+    state = Process(algorithm, mean.build()).init(toy.params(), toy.federation(SIZES))
     assert state.clients["control"].shape == (5, 3)
 
 
@@ -163,7 +162,7 @@ def test_clients_and_rounds_draw_their_own_numbers():
     assert not set(first["loss"].tolist()) & set(second["loss"].tolist())
 
 
-@pytest.mark.parametrize("strategy", client_map.CLIENT_MAPS)
+@pytest.mark.parametrize("strategy", toy.CLIENT_MAPS)
 def test_buckets_of_like_size_change_nothing(strategy):
     rng = np.random.default_rng(3)
     sizes = tuple(int(size) for size in rng.integers(1, 24, 7))
@@ -178,7 +177,7 @@ def test_buckets_of_like_size_change_nothing(strategy):
     state = state._replace(clients=jnp.arange(7, dtype=jnp.float32))
     run = jax.jit(
         functools.partial(
-            run_round, algorithm, aggregator, map_clients=client_map.CLIENT_MAPS[strategy]
+            Process(algorithm, aggregator).round, client_map=client_map.CLIENT_MAPS[strategy]
         )
     )
     groups = bucketing.buckets(np.array(sizes), 4)
@@ -191,6 +190,6 @@ def test_buckets_of_like_size_change_nothing(strategy):
     expected, actual = state, state
     for _ in range(2):
         expected, one = run(expected, data, KEY)
-        actual, other = run(actual, cut, KEY, places=places)
+        actual, other = run(actual, RoundBatch(cut, places), KEY)
     toy.assert_close((actual, other), (expected, one), rtol=1e-4, atol=1e-5)
     assert other["client"].tolist() == list(range(7))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -110,6 +111,11 @@ DAMAGES = {
     "no records of test": lambda there: records_of(there, "test").unlink(),
     "a folder": lambda there: [(f := records_of(there)).unlink(), f.mkdir()],
     "a pipe": lambda there: [(f := records_of(there)).unlink(), os.mkfifo(f)],
+    "no checksums": lambda there: (there / checksums.NAME).unlink(),
+    "fewer images and no checksums": lambda there: [
+        (there / checksums.NAME).unlink(),
+        DAMAGES["fewer images"](there),
+    ],
     "cut checksums": lambda there: os.truncate(there / checksums.NAME, 100),
     "empty checksums": lambda there: os.truncate(there / checksums.NAME, 0),
     "other checksums": lambda there: (there / checksums.NAME).write_text("[3]"),
@@ -173,18 +179,6 @@ def test_damage_that_comes_while_images_are_read_from_disk_is_told_and_mended_by
     assert build(folder).train.num_examples == 4
 
 
-@pytest.mark.parametrize("damage", ["cut records", "no records", "cut info", "no info"])
-def test_what_an_older_version_prepared_is_never_removed(folder, there, damage):
-    (there / checksums.NAME).unlink()
-    assert build(folder).train.num_examples == 4
-    DAMAGES[damage](there)
-    before = content(there)
-    with pytest.raises(UserError, match="if it stays so remove that folder") as told:
-        build(folder)
-    assert "\n" not in str(told.value)
-    assert content(there) == before
-
-
 def test_a_file_system_that_fails_removes_nothing(folder, there, monkeypatch):
     before = content(there)
 
@@ -230,9 +224,24 @@ def test_the_checksums_are_of_all_files_and_on_the_disk_before_the_folder_has_it
     (there,) = prepared(folder)
     listed = json.loads((there / checksums.NAME).read_text())["files"]
     assert set(listed) | {checksums.NAME} == {path.name for path in there.iterdir()}
-    at = calls.index("rename 1.0.0")
-    assert {path.name for path in there.iterdir()} | {"1.0.0"} <= set(calls[:at])
+    at = calls.index(f"rename {there.name}")
+    assert {path.name for path in there.iterdir()} | {there.name} <= set(calls[:at])
     assert calls[at + 1] == "class_folders"
+
+
+def test_preparing_leaves_nothing_in_the_temporary_folder(folder, monkeypatch, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    build(folder)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_what_a_killed_run_left_goes_even_if_another_has_prepared_the_images(folder, there):
+    left = there.parent.parent / "unfinished_x"
+    (left / "deep").mkdir(parents=True)
+    build(folder)
+    assert not left.exists()
+    assert there.exists()
 
 
 def test_a_fault_of_the_program_while_preparing_is_raised_as_it_is(folder, monkeypatch):

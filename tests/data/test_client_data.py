@@ -41,6 +41,15 @@ def test_clients_without_examples_have_one_that_does_not_count(split):
     assert not examples.mask.any()
 
 
+def test_capacity_is_the_largest_client_or_the_minimum(split):
+    held = ClientData(split, (np.array([0, 2, 5]), np.array([1])))
+    for least, capacity in ((0, 3), (2, 3), (8, 8)):
+        roomy = held._replace(min_capacity=least)
+        assert roomy.capacity == capacity
+        assert roomy.shapes().image.shape == (2, capacity, 3, 2, 3)
+    assert ClientData(split, (np.array([], np.int64),)).capacity == 1
+
+
 def test_stack_is_a_copy(split):
     before = split.image.copy()
     stack(split, [np.arange(6)]).image[:] = 0

@@ -68,7 +68,42 @@ def split_of(count, seed=0):
     )
 
 
-@pytest.mark.parametrize("blocks", [1, 8, 16])
+NUMBERS = np.linspace(-3, 3, 2 * 8 * 3).reshape(2, 8, 1, 1, 3).astype(np.float16)
+CHANGES = {
+    "a flipped bit": lambda data: data[:-50] + bytes([data[-50] ^ 1]) + data[-49:],
+    "NaN": lambda data: data[: -32 - NUMBERS.nbytes] + b"\xff" * NUMBERS.nbytes + data[-32:],
+    "another digest": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "another header": lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+    "cut": lambda data: data[:-1],
+    "longer": lambda data: data + b"x",
+    "of a version without digests": lambda data: data[:-32],
+    "empty": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_kept_features_that_are_not_those_written_are_told_and_not_taken(tmp_path, capsys, change):
+    file = tmp_path / "features.npy"
+    feature_cache._write(file, NUMBERS.shape, iter([NUMBERS[:1], NUMBERS[1:]]))
+    np.testing.assert_array_equal(feature_cache._kept(file, NUMBERS.shape), NUMBERS)
+    assert capsys.readouterr().err == ""
+    file.write_bytes(CHANGES[change](file.read_bytes()))
+    assert feature_cache._kept(file, NUMBERS.shape) is None
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "computing them anew" in err
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_not_kept(tmp_path, number):
+    part = NUMBERS.copy()
+    part[1, 2, 0, 0, 1] = number
+    with pytest.raises(UserError, match="makes NaN or infinity of some images"):
+        feature_cache._write(tmp_path / "features.npy", part.shape, iter([part]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("blocks", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 16))])
 def test_the_two_parts_are_the_whole(tensors, blocks):
     whole, part = efficientnet_lite0.build(9), efficientnet_lite0.build(9, frozen_blocks=blocks)
     images = jax.random.normal(jax.random.key(1), (2, *SHAPE))
@@ -144,9 +179,12 @@ def test_features_are_computed_once(trained, tmp_path, monkeypatch, capsys):
     assert len(files) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
+    left = files[0].with_name(f".{files[0].name}.4711.0123abcd.tmp")  # by a killed run
+    left.touch()
     capsys.readouterr()
     np.testing.assert_array_equal(feature_cache.features(split, part, str(tmp_path)).image, first)
     assert "once" in capsys.readouterr().err
+    assert not left.exists()
 
 
 def test_no_images_have_no_features(trained, tmp_path):
@@ -210,7 +248,7 @@ def test_turns_without_mirrors_are_rotations():
     } == (turns)
 
 
-@pytest.mark.parametrize("views", [1, 4])
+@pytest.mark.parametrize("views", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_prediction_from_features_is_that_from_images(tensors, trained, tmp_path, views):
     split = split_of(5)
     whole, model = efficientnet_lite0.build(9), efficientnet_lite0.build(9, frozen_blocks=14)

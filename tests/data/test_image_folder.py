@@ -107,6 +107,13 @@ def test_files_that_are_no_images_are_counted(folder):
     assert "    4  ignored: no images" in report.table(found)
 
 
+def test_images_at_another_depth_are_counted(folder):
+    for name in ("Train/1.png", "1.png", "Train/a/patient/1.png", "Train/a/patient/left/2.png"):
+        write_image(folder / name)
+    below, beside = "images in folders below a class", "images beside the class folders"
+    assert dict(scan(str(folder)).ignored) == {below: 2, beside: 2}
+
+
 def test_folders_beside_train_and_test_that_hold_images_are_named(folder):
     write_image(folder / "Val" / "a" / "1.png")
     write_image(folder / "Val" / "a" / "2.png")
@@ -479,3 +486,124 @@ def test_isic9_reads_the_nested_folder_that_kaggle_packs(tmp_path):
     assert dataset.name == "isic9"
     assert dataset.class_names == isic9.CLASS_NAMES
     assert dataset.train.label.tolist() == list(range(9))
+
+
+def write_levels(path: Path, levels: list[float], kind: type = np.uint16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.tile(np.array(levels, kind), (16, 8))).save(path)
+
+
+def test_all_hospitals_share_one_scale_of_grey_levels_and_the_audit_tells_it(tmp_path):
+    """12-bit X-rays in 16 bits: not one of them is stretched by itself, and none is black."""
+    root = tmp_path / "data"
+    write_levels(root / "client_0/a/1.png", [0, 100])
+    write_levels(root / "client_1/a/1.tif", [0, 2047])
+    write_levels(root / "test/a/1.png", [0, 4000])
+    write_image(root / "client_1/a/8 bits.png")
+    dataset = build(root)
+    assert [int(one[0, 1, 0]) for one in dataset.train.image[:2]] == [6, 127]
+    assert dataset.test.image[0, 0, 1, 0] == 249
+    (line,) = [line for line in report.table(findings.find(dataset)).splitlines() if "4095" in line]
+    text = "0 to 4095 (black to white), the power of two that the whole set agrees on"
+    assert line == f"        3  {text}"
+    assert report.to_json(findings.find(dataset))["levels"] == {text: 3}
+    assert build(root).levels == dataset.levels  # from the cache
+
+
+def test_signed_levels_need_a_range_for_the_whole_set(tmp_path):
+    root = tmp_path / "data"
+    write_levels(root / "train/a/1.tif", [-1000, 1000], np.int32)
+    write_levels(root / "train/a/2.tif", [0.0, 0.5], np.float32)
+    mistake(root, r"'a/1.tif' in train and 1 more: signed or floating-point .*range=BLACK,WHITE")
+    assert not prepared(root)
+    places = str(root), str(tmp_path / "cache"), 16
+    dataset = image_folder.build(*places, range=(-1000, 1000))
+    assert dataset.train.image[:, 0, :2, 0].tolist() == [[0, 255], [128, 128]]
+    for wrong in ((1,), (1, 0), (0, float("nan")), ("a", "b"), (0, 1, 2)):
+        with pytest.raises(UserError, match=r"expected .*range=BLACK,WHITE, as in 0,4095, got"):
+            image_folder.build(*places, range=wrong)
+
+
+def test_every_crop_and_range_is_prepared_for_itself(folder, capsys):
+    places = str(folder), str(folder.parent / "cache"), 16
+    ways = [{}, {"crop": "pad"}, {"crop": "stretch"}, {"range": (0, 1)}]
+    for way in ways + ways:
+        image_folder.build(*places, **way)
+    assert capsys.readouterr().err.count("Preparing") == 4
+    with pytest.raises(UserError, match=r"no 'middle' in the values of --config.crop"):
+        image_folder.build(*places, crop="middle")
+
+
+def hospitals(root: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        write_image(root / name, seed)
+    return root
+
+
+def test_hospitals_have_folders_of_any_name(tmp_path):
+    names = [
+        "Turin/a/1.png",
+        "Graz/b/1.png",
+        "St. P\u00f6lten/a/1.png",
+        "Graz/a/1.png",
+        "Test/a/1.png",
+    ]
+    dataset = build(hospitals(tmp_path / "data", *names))
+    assert dataset.clients == dataset.client_names() == ("Graz", "St. P\u00f6lten", "Turin")
+    assert dataset.train.client.tolist() == [0, 0, 1, 2]
+    assert dataset.test.num_examples == 1
+    (tmp_path / "data/Turin/a/2.png").write_bytes((tmp_path / "data/Graz/b/1.png").read_bytes())
+    (same,) = findings.find(build(tmp_path / "data")).train_contradictions
+    assert same.train == ("Graz/b/1.png", "Turin/a/2.png")
+
+
+def test_a_client_folder_keeps_its_name_where_it_is_not_its_number(tmp_path):
+    dataset = build(hospitals(tmp_path / "data", "client_3/a/1.png"))
+    assert dataset.client_names() == ("client_3",)
+    dataset = build(hospitals(tmp_path / "data", "client_10/a/1.png"))
+    assert dataset.client_names() == ("client_3", "client_10")
+    hospitals(tmp_path / "other", *(f"client_{number}/a/1.png" for number in range(2)))
+    assert build(tmp_path / "other").client_names() == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Training/a/1.png", "Testing/a/1.png"], "has no train folder.*found Testing, Training"),
+        (["Graz/a/1.png", "val_set/a/1.png"], "has no train folder"),
+        (["a/1.png", "b/1.png", "b/more/1.png"], "has no train folder"),
+        (["nevus/patient 1/1.png", "melanoma/patient 2/1.png"], "have no class in common"),
+        (["Graz/a/1.png", "notes/1/2/3.png"], "but 'notes' holds no such images"),
+    ],
+)
+def test_what_is_no_hospital_is_not_taken_for_one(tmp_path, names, message):
+    mistake(hospitals(tmp_path / "data", *names), message)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("client_1", "client_03"),
+            "'client_1' and 'client_03', which is also a folder of classes",
+        ),
+        (("client_0", "client_1", "hospital"), "'client_0' and 'hospital', which is also"),
+        (("Berlin", "berlin", "Bern"), "'Berlin' and 'berlin' differ only in their spelling"),
+    ],
+)
+def test_hospitals_that_would_be_left_aside_or_told_apart_by_spelling_are_refused(
+    tmp_path, folders, message
+):
+    for folder in folders:
+        (tmp_path / folder / "a").mkdir(parents=True)
+        (tmp_path / folder / "a" / "1.png").touch()
+    with pytest.raises(UserError, match=message):
+        scan(str(tmp_path))
+
+
+def test_name_of_the_folder_is_printed_escaped(tmp_path, folder, capsys):
+    root = folder.rename(tmp_path / "a\x1b[2Jb")
+    build(root)
+    said = capsys.readouterr().err
+    assert "Preparing" in said
+    assert "\x1b" not in said

@@ -62,6 +62,7 @@ def test_a_grown_set_contains_the_images_of_the_small_one():
             assert grown[name] == sha256
 
 
+@pytest.mark.slow
 def test_no_image_is_drawn_twice():
     sha256 = np.concatenate([full().train.sha256, full().test.sha256])
     assert len(set(sha256)) == len(sha256) == 1800 + 315
@@ -86,6 +87,7 @@ def test_splits_are_complete_sorted_and_consistent():
         assert (split.client == -1).all()
 
 
+@pytest.mark.slow
 def test_train_is_imbalanced_by_three_and_test_is_balanced():
     train = np.bincount(full().train.label, minlength=9)
     assert train.max() / train.min() == pytest.approx(3, rel=0.02)
@@ -126,6 +128,7 @@ def test_the_same_lesion_is_drawn_at_every_size():
         assert np.abs(halved - coarse).mean() < 0.02 < np.abs(other - coarse).mean()
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_stays_far_below_the_bound():
     images = (full().train.image, full().test.image)
     best = max(linear_score(*images, strength) for strength in (1e-3, 1e-2))

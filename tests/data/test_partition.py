@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import _dealing
-from fedjax_med.data.splits import hold_out, partition
+from fedjax_med.data.splits import folds, hold_out, partition
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components, config, resolve
 from fedjax_med.experiment.config import Spec
@@ -422,3 +422,68 @@ def test_by_column_counts_what_is_missing(tmp_path):
     text = "image,site\na/000.jpg,x\n"
     with pytest.raises(UserError, match=r"'a/001.jpg' on one line, found it nowhere \(2 more"):
         by_column(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace(",", "\t"),
+        GOOD.replace(",", "|"),
+        "sep=;\n" + GOOD.replace(",", ";"),
+        GOOD.replace("image,site", " Image , SITE "),
+        GOOD.replace("a/000.jpg", "A/000.JPG"),
+        GOOD.replace("a/000.jpg", "/data/set/train/a/000.jpg"),
+        GOOD.replace("a/000.jpg", "D:\\set\\Train\\a\\000.jpg"),
+        GOOD.replace("a/000.jpg", "./pictures/000.jpg"),
+        GOOD.replace("\n", "\r\n") + ",\r\n , \r\n\r\n",
+        GOOD.replace("\n", "\n\n"),
+        GOOD.replace("\n", ",,\n"),  # empty columns at the right
+        GOOD + "/data/Test/a/000.jpg,Rom\n",
+        GOOD.replace("002,Bern", '"002"," Bern "'),
+        GOOD.replace("002,Bern", '"002", "Bern"'),
+        GOOD.replace("\n", "\r"),
+        GOOD + "002,Bern\n",  # twice the same
+        GOOD.replace("a/000.jpg", "a / 000.jpg"),
+    ],
+)
+def test_by_column_reads_a_table_as_it_is_written(tmp_path, text):
+    assert [part.tolist() for part in by_column(tmp_path, text)] == [[1, 2], [0, 3]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_by_column_reads_unicode_text_of_spreadsheets(tmp_path, encoding):
+    (tmp_path / "sites.txt").write_bytes(GOOD.replace(",", "\t").encode(encoding))
+    path = str(tmp_path / "sites.txt")
+    parts = divide("by_column", make_split([0, 0, 1, 1]), num_clients=2, path=path)
+    assert [part.tolist() for part in parts] == [[1, 2], [0, 3]]
+
+
+def test_letter_case_decides_where_it_is_all_that_differs(tmp_path):
+    split = make_split([0, 0])._replace(name=np.array(["a/X.jpg", "a/x.jpg"]))
+    text = "image,site\na/X.jpg,Bern\na/x.jpg,Rom\n"
+    assert [part.tolist() for part in by_column(tmp_path, text, split)] == [[0], [1]]
+    with pytest.raises(UserError, match=r"'a/X.JPG' on one line, found it as 'a/X.jpg' and as"):
+        by_column(tmp_path, text, split._replace(name=np.array(["a/X.JPG", "a/x.jpg"])))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("002,Bern", "002,bern"), "the sites 'Bern' and 'bern' differ only in"),
+        ("image,Site,SITE\n000,a,b\n", "has the column 'site' 2 times"),
+        ("\n\n", "no 'image' in the columns of .*none"),
+    ],
+)
+def test_by_column_says_what_it_cannot_decide(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        by_column(tmp_path, text)
+
+
+def test_no_more_folds_than_the_rarest_class_has_images():
+    split = make_split([0] * 9 + [1] * 4)
+    assert [len(fold) for fold in folds(split, singles(split), 4, seed=0)] == [4, 3, 3, 3]
+    copies = np.array([*range(9), 9, 9, 10, 11], np.int32)  # three different images
+    for groups, most, asked in ((singles(split), 4, 5), (copies, 3, 4)):
+        message = f"at most {most} folds, since 'b' has no more .* got {asked}"
+        with pytest.raises(UserError, match=message + ": give fewer --config.folds .*--folds"):
+            folds(split, groups, asked, seed=0)

@@ -1,5 +1,7 @@
 """Predictions as a table, and runs beside each other on the same images."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,54 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     for before, after in zip(one, again, strict=True):
         np.testing.assert_array_equal(before, after)
         assert before.dtype.kind == after.dtype.kind
+
+
+def hostile_names():
+    hostile = [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "'=1",
+        "a;=1+1",
+        "'",
+        "\uff1d1",
+        "a\\nb",
+        "a\nb",
+    ]
+    return [*hostile, "\x1b[2J", "\udcff", "\u202e", "a,b", 'a"b', "\\x41", "\\", "\U000e0001", "é"]
+
+
+def test_names_are_no_formulas_and_no_control_characters_in_the_table(tmp_path):
+    names = hostile_names()
+    count = len(names)
+    label = np.arange(count, dtype=np.int32)
+    shown = np.eye(count, dtype=np.float32)[::-1]
+    one = Predictions(np.array(names), np.full(count, -1, np.int32), label, shown)
+    predicted.write(one, names, tmp_path / "predictions.csv")
+    again, classes = predicted.read(tmp_path / "predictions.csv")
+    assert classes == tuple(names)
+    np.testing.assert_array_equal(again.image, one.image)
+    np.testing.assert_array_equal(again.label, one.label)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    for cell in (cell for row in (header, *rows) for cell in row):
+        assert cell.isprintable()
+        assert ";" not in cell
+        assert not cell.startswith(("=", "+", "-", "@", "\uff1d"))
+    assert header[:4] == ["image", "client", "label", "predicted"]
+    assert [row[3] for row in rows] == header[4:][::-1]
+
+
+def test_tables_of_earlier_versions_are_read(tmp_path):
+    text = "image,client,label,'a,b\n'a/\\n.png,0,b,0.25,0.75\n"
+    (tmp_path / "predictions.csv").write_text(text)
+    found, classes = predicted.read(tmp_path / "predictions.csv")
+    assert classes == ("'a", "b")
+    assert found.image.tolist() == ["'a/\\n.png"]
+    assert found.label.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -70,28 +120,37 @@ def test_difference_is_the_mean_over_seeds_of_the_means_over_hospitals():
         [predictions([0, 0, 1, 1]), predictions([1, 0, 1, 0])],
         [predictions([1, 1, 1, 0]), predictions([0, 0, 0, 0])],
     ]
-    found = comparison.difference(ones, hospitals, metrics.accuracy)
+    found = comparison.difference(ones, hospitals, "accuracy")
     assert found.by_seed == pytest.approx([1 - 0.5, 0.75 - 0.375])
     assert found.mean == pytest.approx((0.5 + 0.375) / 2)
     low, high = found.interval
-    assert 0 <= low < found.mean < high <= 1
+    assert low < found.mean < high <= 1
 
 
 def test_interval_of_a_difference_is_paired():
-    """Two runs that are wrong on the same images differ by nothing in every resample."""
+    """Two runs that are wrong on the same images differ less surely than two that are not."""
+    same, reverse = [[predictions([1, 0, 1, 0])]], [[predictions([0, 1, 0, 1])]]
+    for name in metrics.HEADLINES:
+        paired = comparison.difference(same, same, name)
+        low, high = paired.interval
+        assert paired.mean == 0
+        assert low <= 0 <= high
+        other = comparison.difference(same, reverse, name).interval
+        assert high - low < other[1] - other[0], name
+
+
+def test_runs_that_are_equal_on_few_images_may_still_differ():
     same = [[predictions([1, 0, 1, 0])]]
-    found = comparison.difference(same, same, metrics.balanced_accuracy)
-    assert (found.mean, found.interval) == (0, [0, 0])
-    better = [[predictions([1, 1, 1, 1])]]
-    low, high = comparison.difference(better, same, metrics.balanced_accuracy).interval
-    assert (low, high) == (0, 1)  # of each class's two images one is known to both
+    for name in ("accuracy", "balanced_accuracy"):
+        low, high = comparison.difference(same, same, name).interval
+        assert low < -0.05 < 0.05 < high
 
 
 def test_different_images_are_not_compared():
     other = predictions([1, 1, 1, 1])
     other.image[0] = "y/0.png"
     with pytest.raises(UserError, match="evaluated on different images"):
-        comparison.difference([[predictions([1] * 4)]], [[other]], metrics.accuracy)
+        comparison.difference([[predictions([1] * 4)]], [[other]], "accuracy")
 
 
 def test_scores_and_spread_are_means():
@@ -111,13 +170,13 @@ def test_seeds_under_which_images_belong_to_other_clients_are_compared_image_by_
         one = whole._replace(client=np.array(owners, whole.client.dtype))
         predicted.write(one, CLASSES, tmp_path / f"{seed}" / predicted.NAME)
         runs.append([comparison.read([tmp_path / f"{seed}"])[0]])
-    found = comparison.difference(runs, runs, metrics.accuracy, num_resamples=5)
+    found = comparison.difference(runs, runs, "accuracy")
     assert found.by_seed == [0, 0]
 
 
 def test_an_undefined_metric_is_a_dash_and_no_number():
     alone = predictions([1, 1, 1, 1])._replace(label=np.zeros(4, np.int32))
     assert comparison.scores([alone])["macro_auroc"] is None
-    found = comparison.difference([[alone]], [[alone]], metrics.macro_auroc, num_resamples=5)
+    found = comparison.difference([[alone]], [[alone]], "macro_auroc")
     assert found.mean is None
     assert (comparison.in_words(found), comparison.spread([None, 0.5])) == ("-", "-")

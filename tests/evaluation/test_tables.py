@@ -15,7 +15,7 @@ def _evaluation(seed=0):
     generator = np.random.default_rng(seed)
     labels = generator.choice([0, 1, 3], size=40)
     probabilities = generator.dirichlet(np.ones(4), size=40)
-    return metrics.summarize(probabilities, labels, NAMES, num_resamples=20)
+    return metrics.summarize(probabilities, labels, NAMES)
 
 
 def _validation(loss):
@@ -69,9 +69,38 @@ def test_table_has_every_class_and_marks_the_absent_one():
     assert "over the 3 classes with examples" in text
 
 
+def test_table_has_the_intervals_of_the_classes_and_says_why_one_is_missing():
+    evaluation = _evaluation()
+    low, high = evaluation["per_class"]["melanoma"]["intervals"]["sensitivity"]
+    assert _line(tables.table(evaluation), "  melanoma")[:3] == [f"{low:.3f}", "to", f"{high:.3f}"]
+    assert "fewer than 5" not in tables.table(evaluation)
+    evaluation["per_class"]["nevus"]["intervals"] |= {"sensitivity": None, "auroc": None}
+    text = tables.table(evaluation)
+    assert _line(text, "  nevus")[0] == _line(text, "  nevus")[-1] == "-"
+    assert "  -: fewer than 5 images." in text.splitlines()
+
+
+def test_an_evaluation_of_an_earlier_version_has_dashes():
+    evaluation = _evaluation()
+    for row in evaluation["per_class"].values():
+        del row["intervals"]
+    text = tables.table(evaluation)
+    assert _line(text, "  nevus") == ["-", "-", "-"]
+    assert "an earlier version" in text
+
+
 def test_table_fits_a_hundred_columns():
     text = tables.table(_evaluation() | {"clients": _validation(1.0)["clients"]})
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_temperature_that_rests_on_little_is_said():
+    before = {"ece": 0.2, "brier": 0.5, "log_loss": 1.0}
+    calibrated = _evaluation() | {"temperature": 0.97, "before_calibration": before}
+    assert "Calibrated by temperature 0.97; before:" in tables.table(calibrated)
+    assert "rests on little" not in tables.table(calibrated)
+    doubtful = calibrated | {"calibration_doubt": "only 7 validation images"}
+    assert "rests on little: only 7 validation images." in tables.table(doubtful)
 
 
 def test_table_ends_with_a_row_for_each_client():
@@ -118,6 +147,18 @@ def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
     assert min(first.shape[:2]) > 300
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+@pytest.mark.parametrize("classes", [2, 40, 41, 300])
+def test_confusion_matrix_of_any_number_of_classes_has_one_size(tmp_path, monkeypatch, classes):
+    written = []
+    monkeypatch.setattr(plots, "_write_cells", lambda axes, counts, share: written.append(counts))
+    matrix = np.diag(np.arange(classes))
+    names = [f"class {k}" for k in range(classes)]
+    evaluation = {"n": 9, "confusion_matrix": matrix, "per_class": dict.fromkeys(names)}
+    plots.confusion_matrix_png(evaluation, tmp_path / "a.png")
+    assert _pixels(tmp_path / "a.png").shape == (1040, 1196, 3)
+    assert len(written) == (classes <= 40)
 
 
 def test_class_names_are_drawn_as_they_are_written(tmp_path, recwarn):

@@ -1,13 +1,21 @@
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
+import toy
 from jax import lax
 
 from fedjax_med import ops
+from fedjax_med.aggregators import mean
+from fedjax_med.algorithms import fed_avg
+from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core import client_map
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.errors import UserError
 from fedjax_med.execution import backend
 from fedjax_med.execution.backend import Workload
+from fedjax_med.execution.compilation import compile_process
 from fedjax_med.experiment import config
 
 NETWORK = Workload(parameters=400_000, convolutions=True)
@@ -147,3 +155,32 @@ def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
     devices = [Device(bytes_limit=100, bytes_in_use=20), Device(bytes_limit=100, bytes_in_use=50)]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     assert backend.bytes_free() == pytest.approx(0.9 * 50)
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "expected"),
+    [
+        ("gpu", "", {"xla_gpu_deterministic_ops": True}),
+        ("gpu", "--other --xla_gpu_deterministic_ops=true", {"xla_gpu_deterministic_ops": True}),
+        ("gpu", "--xla_gpu_deterministic_ops=false", {}),
+        ("cpu", "", {}),
+    ],
+)
+def test_programs_for_gpus_add_in_a_fixed_order_unless_the_user_says_otherwise(
+    platform, flags, expected, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert backend.repeatable() == expected
+    monkeypatch.undo()
+    assert jax.jit(lambda a: a + 1, compiler_options=expected)(1) == 2  # XLA knows the option
+
+
+def test_every_round_is_compiled_to_repeat_its_bits(monkeypatch):
+    monkeypatch.setattr(backend, "repeatable", lambda: {"no_such_option": True})
+    trainer, data = LocalTrainer(toy.grad_fn(), optax.sgd(0.1)), toy.federation((3, 2))
+    process = Process(fed_avg.build(trainer, optax.sgd(1.0)), mean.build())
+    compiled = compile_process(process, 2, backend.choose("vmap", NETWORK), 0)
+    lowered = compiled.lower(process.init(toy.params(), data), RoundBatch(data), jax.random.key(0))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        lowered.compile()

@@ -21,8 +21,8 @@ from fedjax_med.cli import main as cli
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.cohorts import uniform
 from fedjax_med.core import client_map
-from fedjax_med.core import round as federated
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch, choose
 from fedjax_med.core.types import Examples
 from fedjax_med.data import client_data
 from fedjax_med.data.dataset import Split
@@ -75,7 +75,7 @@ def held():
     )
 
 
-def choose(done, sizes):
+def two_neighbours(done, sizes):
     """Two neighbours, another pair each round."""
     return jnp.sort(jnp.array([done, done + 1]) % 5).astype(jnp.int32)
 
@@ -93,7 +93,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("cohort", [None, choose], ids=["everyone", "sampled"])
+@pytest.mark.parametrize("cohort", [None, two_neighbours], ids=["everyone", "sampled"])
 @pytest.mark.parametrize("strategy", client_map.CLIENT_MAPS)
 def test_disk_and_memory_give_the_same_turns_and_so_does_a_later_start(held, cohort, strategy):
     memory, disk, _ = held
@@ -111,28 +111,20 @@ def a_federation():
 
 def train(held, choose, strategy, rounds=2, filled=None):
     """The state and the metrics after some rounds on what a feed gives; `filled` may change it."""
-    algorithm, aggregator = a_federation()
-    state = init(algorithm, aggregator, toy.params(), held.shapes())
+    process = Process(*a_federation())
+    state = process.init(toy.params(), held.shapes())
     state = jax.device_put(state, sharding.of(client_map.CLIENT_MAPS[strategy], len(SIZES)).state)
     ids = jnp.arange(len(SIZES), dtype=jnp.int32)
-    run = jax.jit(
-        functools.partial(
-            run_round,
-            algorithm,
-            aggregator,
-            map_clients=client_map.CLIENT_MAPS[strategy],
-            client_ids=ids,
-        )
-    )
+    run = jax.jit(functools.partial(process.round, client_map=client_map.CLIENT_MAPS[strategy]))
     for turn in turns(held, choose, rounds, strategy=strategy):
         data = filled(turn.data) if filled else turn.data
-        state, metrics = run(state, data, jax.random.key(3), places=turn.places)
+        state, metrics = run(state, RoundBatch(data, turn.places, ids), jax.random.key(3))
     return jax.device_get((state, metrics))
 
 
 def uniform_three(done, sizes):
     """Three of the clients, drawn uniformly."""
-    return federated.choose(uniform.build(len(SIZES), size=3), jax.random.key(3), done, sizes)
+    return choose(uniform.build(len(SIZES), size=3), jax.random.key(3), done, sizes)
 
 
 COHORTS = pytest.mark.parametrize("cohort", [None, uniform_three], ids=["everyone", "uniform"])
@@ -147,7 +139,7 @@ def test_turns_train_the_same_under_every_client_map(held, cohort, strategy):
     assert len(expected[1]["client"]) == (3 if cohort else 5)
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "sharded_vmap"])
+@pytest.mark.parametrize("strategy", ["vmap", pytest.param("sharded_vmap", marks=pytest.mark.slow)])
 def test_a_cohort_in_buckets_trains_as_one_after_the_other(held, strategy, monkeypatch):
     expected = train(held[0], uniform_three, "sequential")
     monkeypatch.setattr("fedjax_med.execution.prefetch.RoundLoader._devices", lambda feed: 1)
@@ -176,9 +168,55 @@ def test_clients_that_fill_a_device_change_nothing(held, cohort, strategy):
     assert min(rows) > 0
 
 
+def batches(turn):
+    """The buckets of a round; a single one as well."""
+    return (turn.data,) if isinstance(turn.data, Examples) else turn.data
+
+
+@COHORTS
+@pytest.mark.parametrize("strategy", toy.CLIENT_MAPS)
+def test_a_larger_capacity_is_used_and_changes_no_bit(held, cohort, strategy, monkeypatch):
+    monkeypatch.setattr("fedjax_med.execution.prefetch.RoundLoader._devices", lambda feed: 1)
+    monkeypatch.setattr("fedjax_med.execution.bucketing._SIDE_BY_SIDE", 1)
+    plain, roomy = held[0], held[0]._replace(min_capacity=64)
+    for before, after in zip(
+        *(turns(one, cohort, strategy=strategy) for one in (plain, roomy)), strict=True
+    ):
+        assert_same(before.places, after.places)
+        for one, other in zip(batches(before), batches(after), strict=True):
+            # A bucket of clients with less than a batch keeps its shape.
+            size = one.label.shape[1]
+            assert other.label.shape[1] == (64 if size >= 4 else size)
+            assert_same(jax.tree.map(lambda leaf, n=size: leaf[:, :n], other), one)
+            assert not other.mask[:, size:].any()
+    toy.assert_same_bits(train(roomy, cohort, strategy), train(plain, cohort, strategy))
+
+
+@pytest.mark.parametrize("cohort", [None, two_neighbours], ids=["everyone", "sampled"])
+@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+def test_memory_is_measured_with_the_capacity_that_clients_get(held, cohort, strategy):
+    roomy = held[0]._replace(min_capacity=64)
+    feed = RoundLoader(roomy, cohort, client_map.CLIENT_MAPS[strategy], 4, 1)
+    expected = feed.largest()
+    given = feed.get(1)
+    feed.close()
+    assert jax.tree.map(jnp.shape, batches(given)) == jax.tree.map(
+        lambda leaf: leaf.shape, batches(expected)
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, 31])
+def test_clients_that_do_not_fill_a_batch_get_no_padding(held, batch_size):
+    roomy = held[0]._replace(min_capacity=64)
+    feed = RoundLoader(roomy, None, client_map.ClientMap(True), batch_size, 1)
+    shape, given = feed.largest().data.label.shape, feed.get(1).data.label.shape
+    feed.close()
+    assert shape == given == (5, 30)
+
+
 def test_a_turn_is_the_cohort_stacked(held):
     memory, disk, _ = held
-    turn = turns(disk, choose)[1]
+    turn = turns(disk, two_neighbours)[1]
     assert turn.places[0].tolist() == [1, 2]
     assert_same(
         turn.data, client_data.stack(memory.split, memory.indices[1:3], turn.data.label.shape[1])
@@ -187,7 +225,7 @@ def test_a_turn_is_the_cohort_stacked(held):
 
 def test_nothing_but_the_next_cohort_is_read_ahead(held):
     _, disk, reader = held
-    feed = RoundLoader(disk, choose, client_map.ClientMap(True), 4, 4)
+    feed = RoundLoader(disk, two_neighbours, client_map.ClientMap(True), 4, 4)
     feed.get(1)
     deadline = time.monotonic() + 20
     while len(reader.read) < 5 + 9 + 9 + 2 and time.monotonic() < deadline:
@@ -205,7 +243,7 @@ def test_the_same_cohort_is_read_once(held):
 
 def test_what_fails_in_the_thread_is_told_in_the_round_and_the_thread_ends(held):
     _, disk, reader = held
-    feed = RoundLoader(disk, choose, client_map.ClientMap(True), 4, 4)
+    feed = RoundLoader(disk, two_neighbours, client_map.ClientMap(True), 4, 4)
     feed.get(1)
     feed.get(2)  # the third round's may be read already
     reader.image = reader.image[:0]
@@ -318,6 +356,7 @@ def test_images_are_on_disk_where_they_would_take_a_quarter_of_the_memory(tmp_pa
         components.build("datasets", spec, "", str(tmp_path), 16, "disc")
 
 
+@pytest.mark.slow
 def test_rounds_are_validated_as_often_as_asked_and_when_saved(tmp_path):
     often = ["--config.rounds=5", "--config.validate_every=3", "--config.checkpoint.every=2"]
     assert run(tmp_path / "run", *often, cache=tmp_path) == 0

@@ -1,5 +1,4 @@
-import contextlib
-import dataclasses
+"""The simulation of a federation: its rounds, its states, and what does not go together."""
 
 import jax
 import jax.numpy as jnp
@@ -7,259 +6,170 @@ import numpy as np
 import optax
 import pytest
 import toy
+from hospitals import CLASSES, IMAGES, KEY, arrays, averaging, cnn, trained
 
-from fedjax_med.aggregators import mean
-from fedjax_med.algorithms import _ema, fed_avg
-from fedjax_med.client import augmentation, losses, optimizers
-from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core import aggregation, client_map
-from fedjax_med.core.model import IMAGENET_MEAN, IMAGENET_STD
-from fedjax_med.core.round import init, run_round
-from fedjax_med.data import client_data
-from fedjax_med.data.dataset import Split
-from fedjax_med.evaluation import predict
-from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import fit_to_memory, round_loader
-from fedjax_med.experiment import build, components
-from fedjax_med.experiment.config import Augment, Client, Experiment, Loss, Spec
-from fedjax_med.experiment.plan import simulate
-from fedjax_med.experiment.resolve import complete
-from fedjax_med.transforms import clip
-
-COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None
-)
+import fedjax_med as fm
+from fedjax_med.data.client_data import stack
 
 
-SIZES = (5, 3, 6, 2, 4, 1, 7, 2)
-
-
-def network(strategy, num_clients):
-    return complete(
-        Experiment(
-            num_clients=num_clients,
-            map_clients=strategy,
-            model=Spec("cnn", {"widths": (4,), "groups": 2}),
-            client=Client(batch_size=4),
-            server_optimizer=Spec("adam", {"learning_rate": 0.01}),
-        )
-    )
-
-
-def assembled(strategy, num_clients):
-    experiment = network(strategy, num_clients)
-    simulation = simulate(toy.planned(experiment))
-    data = toy.federation(SIZES[:num_clients])
-    filled = client_data.fill_clients(data, simulation.placement.rows)
-    state = jax.device_put(simulation.init(data), simulation.placement.state)
-    return simulation, state, jax.device_put(filled, simulation.placement.data)
-
-
-@pytest.mark.parametrize("strategy", client_map.CLIENT_MAPS)
-@pytest.mark.parametrize("num_clients", [5, 8])  # four devices: uneven, even
-def test_many_rounds_compile_once_and_stay_in_place(strategy, num_clients):
-    simulation, state, data = assembled(strategy, num_clients)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    state, _ = simulation.run_round(state, data)
-    COMPILED.clear()
-    for _ in range(3):
-        before = state
-        state, metrics = simulation.run_round(state, data)
-        jax.block_until_ready(metrics)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))  # not held twice
-    assert COMPILED == []
-    same = jax.tree.map(lambda leaf, old: leaf.sharding == old, state, places)
-    assert all(jax.tree.leaves(same))
-    assert int(state.round) == 4
-
-
-def test_sharded_clients_lie_on_their_devices():
-    _, _, data = assembled("sharded_vmap", 8)
-    assert {shard.data.shape[0] for shard in data.image.addressable_shards} == {2}
-    _, _, uneven = assembled("sharded_vmap", 5)
-    assert [shard.data.shape[0] for shard in uneven.image.addressable_shards] == [2] * 4
-
-
-@pytest.mark.parametrize("strategy", sorted(client_map.CLIENT_MAPS.keys() - {"vmap"}))
-def test_a_real_network_learns_the_same_under_every_client_map(strategy):
-    results = []
-    for name in ("vmap", strategy):
-        simulation, state, data = assembled(name, 5)
-        for _ in range(3):
-            state, metrics = simulation.run_round(state, data)
-        results.append(jax.tree.map(np.asarray, (state.server.params, metrics["loss"])))
-    toy.assert_close(*results, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("memory", [float("inf"), 1e4])
-def test_the_program_that_fits_is_compiled_once(monkeypatch, devices, memory):
-    picked = backend.pick("gpu", devices, backend.Workload(0, True))
-    monkeypatch.setattr(backend, "pick", lambda *sizes: picked)
-    monkeypatch.setattr(backend, "bytes_free", lambda: memory)
-    monkeypatch.setattr(backend, "_WITHOUT_LIBRARY", None)  # as on accelerators
-    simulation, state, data = assembled("auto", 8)
-    pooled = jax.tree.map(lambda leaf: np.asarray(leaf[data.mask]), data)
-    none = np.zeros(sum(SIZES))
-    split = Split(pooled.image, pooled.label, none, none, none, none)
-    held = client_data.ClientData(split, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
-    jax.block_until_ready((state, data))
-    COMPILED.clear()
-    simulation = fit_to_memory(simulation, held)
-    with contextlib.closing(round_loader(simulation, held, 2)) as feed:
-        for number in (1, 2):
-            turn = feed.get(number)
-            state, metrics = simulation.run_round(state, turn.data, turn.places)
-            jax.block_until_ready(metrics)
-    fits = memory > 1e4
-    assert simulation.backend.name == (picked if fits else picked.smaller()).name
-    assert len(COMPILED) == (1 if fits else 2)  # where it doesn't fit, the larger one in vain
-
-
-def with_other_normalisation(model):
-    """`model` of images that are normalised in another way, which `apply` takes back."""
-
-    def apply(params, images, key):
-        pixels = images * jnp.array([[[[0.1, 0.2, 0.4]]]]) + 0.3
-        normal = (pixels - jnp.array([[[IMAGENET_MEAN]]])) / jnp.array([[[IMAGENET_STD]]])
-        return model.apply(params, normal, key)
-
-    return model._replace(apply=apply, mean=(0.3, 0.3, 0.3), std=(0.1, 0.2, 0.4))
-
-
-def test_images_are_normalised_as_the_model_says_in_training_and_evaluation(monkeypatch):
-    data = toy.federation((5, 3, 6))
-    plain = two_rounds_as_assembled()
-    model = build.build_model(network("vmap", 3), toy.CLASSES)
-    other = with_other_normalisation(model)
-    np.testing.assert_allclose(
-        predict.probabilities(other, plain, data.image),
-        predict.probabilities(model, plain, data.image),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    build_model = build.build_model
-    monkeypatch.setattr(
-        build, "build_model", lambda *what: with_other_normalisation(build_model(*what))
-    )
-    toy.assert_close(two_rounds_as_assembled(), plain, rtol=1e-4, atol=1e-5)
-
-
-COUNTS = [6, 2, 9]
-CNN = Spec("cnn", {"widths": (4,), "groups": 2})
-PLAIN = {
-    "model": CNN,
-    "augment": toy.STILL,
-    "server_optimizer": Spec("sgd", {"learning_rate": 1.0}),
-    "client": Client(1, 4, Spec("sgd", {"learning_rate": 0.1}), "constant"),
-}
-
-
-def client(**changes):
-    return dataclasses.replace(PLAIN["client"], **changes)
-
-
-def two_rounds_as_assembled(**changes):
-    experiment = complete(Experiment(rounds=4, num_clients=3, **(PLAIN | changes)))
-    simulation = simulate(toy.planned(experiment, COUNTS))
-    data = toy.federation((5, 3, 6))
-    state = simulation.init(data)
-    for _ in range(2):
-        state, _ = simulation.run_round(state, data)
-    return state.server.params
-
-
-def two_rounds_by_hand(
-    changes=toy.STILL,
-    weights=(1.0, 1.0, 1.0),
-    smoothing=0.0,
-    aggregator=None,
-    optimizer=None,
-    server=None,
-    epochs=1,
-    batch_size=4,
-    schedule=None,
-    adjustment=None,
-    ema_decay=0,
-):
-    """The same without any configuration; in parts of four images, as on every CPU."""
-    model = components.build("models", CNN, toy.CLASSES)
-    grad_fn = losses.cross_entropy(
-        model,
-        augmentation.build(changes),
-        jnp.array(weights, jnp.float32),
-        smoothing,
-        4,
-        adjustment,
-    )
-    training = LocalTrainer(grad_fn, optimizer or optax.sgd(0.1), epochs, batch_size)
-    training = training._replace(schedule=schedule or training.schedule)
-    algorithm, aggregator = (
-        fed_avg.build(training, server or optax.sgd(1.0)),
-        aggregator or mean.build(),
-    )
-    algorithm = _ema.with_ema(algorithm, ema_decay) if ema_decay else algorithm
-    init_key, rounds_key = jax.random.split(jax.random.key(0))
-    data = toy.federation((5, 3, 6))
-    state = init(algorithm, aggregator, model.init(init_key, toy.IMAGE), data)
-    for _ in range(2):
-        state, _ = run_round(algorithm, aggregator, state, data, rounds_key)
-    return state.server.params
-
-
-def balanced(beta):
-    effective = np.array([(1 - beta**count) / (1 - beta) for count in COUNTS])
-    return 1 / effective * sum(COUNTS) / sum(COUNTS / effective)
+def test_every_state_stays_usable_and_goes_on_as_if_never_stopped():
+    images, labels, hospital = arrays()
+    model, clients = cnn(), fm.data.from_arrays(images, labels, hospital)
+    process = fm.Process(averaging(model), fm.aggregators.mean.build())
+    results = trained(process, model, clients, num_rounds=4)
+    simulation = fm.Simulation(process)
+    again = list(simulation.rounds(results[1].state, clients, KEY, num_rounds=4))
+    assert [result.round for result in again] == [3, 4]
+    toy.assert_same_bits(again[-1].state, results[-1].state)
+    assert [int(result.state.round) for result in results] == [1, 2, 3, 4]  # none is donated
 
 
 @pytest.mark.parametrize(
-    ("field", "by_hand"),
+    "client_map",
+    ["sequential", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vmap", "sharded"))],
+)
+def test_rounds_are_those_of_the_pure_process(client_map):
+    images, labels, hospital = arrays()
+    model, clients = cnn(), fm.data.from_arrays(images, labels, hospital)
+    process = fm.Process(averaging(model), fm.aggregators.mean.build())
+    data = jax.tree.map(jnp.asarray, stack(clients.split, clients.indices))
+    expected = process.init(model.init(jax.random.key(0), IMAGES), data)
+    step = jax.jit(process.round)
+    for _ in range(2):
+        expected, _ = step(expected, data, KEY)
+    simulation = fm.Simulation(process, client_map=client_map, batch_size=8)
+    state = simulation.init(model.init(jax.random.key(0), IMAGES), clients)
+    *_, last = simulation.rounds(state, clients, KEY, num_rounds=2)
+    toy.assert_close(last.state, expected, rtol=1e-3, atol=1e-4)
+
+
+def own_state(algorithm="scaffold", transforms=()):
+    trainer = fm.LocalTrainer(toy.grad_fn(), optax.sgd(0.1), batch_size=4)
+    build = getattr(fm.algorithms, algorithm).build
+    aggregator = fm.chain(*transforms, aggregator=fm.aggregators.mean.build())
+    return fm.Simulation(fm.Process(build(trainer, optax.sgd(1.0)), aggregator))
+
+
+@pytest.mark.parametrize(
+    "simulation",
+    [own_state(), own_state("fed_avg", (fm.transforms.top_k.build(share=0.5),))],
+    ids=["clients", "aggregator"],
+)
+def test_a_state_of_other_clients_is_refused(simulation):
+    images, labels = np.zeros((12, *toy.IMAGE), np.uint8), np.zeros(12, int)
+    four, six = (fm.data.from_arrays(images, labels, np.arange(12) % n) for n in (4, 6))
+    state = simulation.init(toy.params(), four)
+    with pytest.raises(fm.UserError, match="clients"):
+        next(simulation.rounds(state, six, KEY, num_rounds=1))
+
+
+def test_a_client_that_does_not_exist_has_no_model():
+    images, labels = np.zeros((12, *toy.IMAGE), np.uint8), np.zeros(12, int)
+    simulation = own_state("ditto")
+    state = simulation.init(toy.params(), fm.data.from_arrays(images, labels, np.arange(12) % 4))
+    with pytest.raises(fm.UserError, match="expected a client from 0 to 3, got 4"):
+        simulation.params_of(state, 4)
+
+
+def test_images_of_another_size_than_the_models_are_refused_in_one_line():
+    images, labels = np.zeros((12, 8, 8, 3), np.uint8), np.zeros(12, int)
+    clients, simulation = fm.data.from_arrays(images, labels, labels), own_state("fed_avg")
+    trained_on = fm.data.from_arrays(np.zeros((12, *toy.IMAGE), np.uint8), labels, labels)
+    state = simulation.init(toy.params(), trained_on)
+    with pytest.raises(fm.UserError, match="do not fit the model") as refused:
+        next(simulation.rounds(state, clients, KEY, num_rounds=1))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(fm.UserError, match="do not fit the model"):
+        simulation.init(toy.params(), clients)
+
+
+def test_a_label_beyond_the_classes_is_told_and_not_trained_on_in_silence():
+    images, labels, hospital = arrays()
+    model, clients = cnn(), fm.data.from_arrays(images, labels + 1, hospital)
+    with pytest.raises(fm.UserError, match="are all labels classes from 0 to K - 1"):
+        trained(fm.Process(averaging(model), fm.aggregators.mean.build()), model, clients, 1)
+
+
+def test_fed_nova_asks_what_a_step_weighs():
+    images, labels = np.zeros((12, *toy.IMAGE), np.uint8), np.zeros(12, int)
+    clients, simulation = fm.data.from_arrays(images, labels, labels), own_state("fed_nova")
+    with pytest.raises(fm.UserError, match=r"step_weight=fedjax_med\.client\.sgd_step_weight"):
+        simulation.init(toy.params(), clients)
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
     [
-        ({}, {}),
-        ({"loss": Loss(class_balance=0.9)}, {"weights": balanced(0.9)}),
-        ({"loss": Loss(label_smoothing=0.3)}, {"smoothing": 0.3}),
-        ({"augment": Augment()}, {"changes": Augment()}),
+        (lambda messages, info, state, key: (messages, state), "message to have the shapes"),
+        (lambda messages, info, state, key: messages, "to return"),
         (
-            {"transforms": [Spec("clip", {"norm": 0.01})]},
-            {"aggregator": aggregation.chain(clip.build(norm=0.01), aggregator=mean.build())},
-        ),
-        (
-            {"aggregator": Spec("mean", {"weighting": "uniform"})},
-            {"aggregator": mean.build(weighting="uniform")},
-        ),
-        (
-            {"client": client(schedule="cosine")},
-            {"schedule": lambda number: (1 + jnp.cos(jnp.pi * number / 4)) / 2},
-        ),
-        (
-            {"loss": Loss(logit_adjustment=0.5)},
-            {"adjustment": 0.5 * jnp.log(jnp.array(COUNTS) / sum(COUNTS))},
-        ),
-        (
-            {"client": client(backbone_rate=0.1)},
-            {"optimizer": optimizers.discriminative_rates(optax.sgd(0.1), 0.1, "classifier")},
-        ),
-        ({"ema_decay": 0.9}, {"ema_decay": 0.9}),
-        ({"client": client(epochs=2)}, {"epochs": 2}),
-        ({"client": client(batch_size=2)}, {"batch_size": 2}),
-        (
-            {"client": client(optimizer=Spec("adam", {"learning_rate": 0.02}))},
-            {"optimizer": optax.adam(0.02)},
-        ),
-        (
-            {"server_optimizer": Spec("adam", {"learning_rate": 0.02})},
-            {"server": optax.adam(0.02)},
+            lambda messages, info, state, key: (
+                jax.tree.map(lambda leaf: leaf[0], messages),
+                jnp.zeros(2),
+            ),
+            r"new state to have the shapes and dtypes \(\), got float32\[2\]",
         ),
     ],
-    ids=lambda value: "-".join(value) or "plain",
 )
-def test_every_field_reaches_the_training(field, by_hand):
-    assembled = two_rounds_as_assembled(**field)
-    toy.assert_close(assembled, two_rounds_by_hand(**by_hand), rtol=1e-4, atol=1e-5)
-    if field:
-        plain = jax.tree.leaves(two_rounds_by_hand())
-        moved = [
-            np.abs(a - b).max() for a, b in zip(jax.tree.leaves(assembled), plain, strict=True)
-        ]
-        assert max(moved) > 1e-3
+def test_an_aggregator_that_returns_something_else_is_refused(update, said):
+    trainer = fm.LocalTrainer(toy.grad_fn(), optax.sgd(0.1), batch_size=4)
+    algorithm = fm.algorithms.fed_avg.build(trainer, optax.sgd(1.0))
+    simulation = fm.Simulation(fm.Process(algorithm, fm.Aggregator(lambda m, c, s: (), update)))
+    clients = fm.data.from_arrays(np.zeros((6, *toy.IMAGE), np.uint8), [0] * 6, [0, 1] * 3)
+    state = simulation.init(toy.params(), clients)
+    with pytest.raises(fm.UserError, match=said):
+        next(simulation.rounds(state, clients, KEY, num_rounds=1))
+
+
+def test_an_aggregator_gets_the_losses_that_it_needs_or_says_how():
+    images, labels, hospital = arrays()
+    model, clients = cnn(), fm.data.from_arrays(images, labels, hospital)
+    algorithm, fair = averaging(model), fm.aggregators.agnostic.build()
+    with pytest.raises(fm.UserError, match=r"fedjax_med\.algorithms\.report_loss"):
+        trained(fm.Process(algorithm, fair), model, clients, 1)
+    gradient = fm.client.cross_entropy(model, num_classes=CLASSES)
+    trainer = fm.LocalTrainer(gradient, optax.adam(0.01), epochs=2, batch_size=8)
+    told = fm.algorithms.report_loss(algorithm, trainer)
+    assert len(trained(fm.Process(told, fair), model, clients, 1)) == 1
+
+
+def test_a_client_may_have_a_model_of_its_own():
+    images, labels, hospital = arrays()
+    model, clients = cnn(), fm.data.from_arrays(images, labels, hospital)
+    gradient = fm.client.cross_entropy(model, num_classes=CLASSES)
+    trainer = fm.LocalTrainer(gradient, optax.adam(0.01), batch_size=8)
+    own = fm.algorithms.fed_per.build(trainer, optax.sgd(1.0))
+    simulation = fm.Simulation(fm.Process(own, fm.aggregators.mean.build()))
+    state = simulation.init(model.init(jax.random.key(0), IMAGES), clients)
+    *_, last = simulation.rounds(state, clients, KEY, num_rounds=1)
+    one, other = (simulation.params_of(last.state, client) for client in (0, 2))
+    toy.assert_same_bits(one["block_0"], other["block_0"])
+    assert not np.array_equal(one["classifier"]["kernel"], other["classifier"]["kernel"])
+    shared = fm.Simulation(fm.Process(averaging(model), fm.aggregators.mean.build()))
+    state = shared.init(model.init(jax.random.key(0), IMAGES), clients)
+    assert shared.params_of(state, 1) is state.server.params
+
+
+@pytest.mark.parametrize("weak", ["params", "state"])
+def test_weakly_typed_numbers_compile_a_round_once(weak):
+    traced = []
+
+    def loss(params, inputs, labels, key):
+        traced.append(params)
+        return (inputs * params["a"] - labels) ** 2
+
+    trainer = fm.LocalTrainer(fm.client.mean_gradient(loss), optax.sgd(0.1))
+    algorithm = fm.algorithms.fed_avg.build(trainer, optax.sgd(1.0))
+    mean = fm.aggregators.mean.build()
+
+    def update(messages, info, state, key):  # its new state is a Python number
+        return mean.update(messages, info, (), key)[0], 0.0
+
+    own = fm.Aggregator(lambda message, clients, senders: jnp.float32(1.0), update)
+    simulation = fm.Simulation(fm.Process(algorithm, own if weak == "state" else mean))
+    clients = fm.data.from_arrays(np.ones(4, np.float32), np.ones(4), [0, 0, 1, 1])
+    start = {"a": 0.5 if weak == "params" else jnp.float32(0.5)}
+    counts = []
+    for _ in simulation.rounds(simulation.init(start, clients), clients, KEY, num_rounds=3):
+        counts.append(len(traced))
+    assert counts[0] == counts[1] == counts[2]

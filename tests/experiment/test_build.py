@@ -13,7 +13,7 @@ from fedjax_med.experiment.config import Experiment, Participation, Spec
 
 
 def build(**fields):
-    experiment = resolve.complete(Experiment(**fields))
+    experiment = resolve.complete(Experiment(**{"num_clients": 5} | fields))
     training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), features=toy.features())
     return build_process(experiment, training, toy.CLASSES)
 
@@ -37,13 +37,6 @@ def test_without_faults_nothing_goes_wrong():
 def test_hostile_client_that_does_not_exist_is_refused(client):
     with pytest.raises(UserError, match=f"client {client} is hostile, but there are 5 clients"):
         build(attacks=[Spec("sign_flip", {"clients": (0, client)})])
-
-
-@pytest.mark.parametrize("algorithm", ["ifca", "cfl"])
-@pytest.mark.parametrize("aggregator", ["q_fair", "agnostic"])
-def test_aggregator_of_one_global_models_losses_refuses_clusters(algorithm, aggregator):
-    with pytest.raises(UserError, match=f"{aggregator} weighs clients by the loss of one global"):
-        build(algorithm=Spec(algorithm), aggregator=Spec(aggregator))
 
 
 def test_too_few_clients_for_an_aggregator_are_refused():

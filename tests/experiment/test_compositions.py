@@ -9,16 +9,20 @@ import pytest
 import toy
 
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.round import init, run_round
+from fedjax_med.client.optimizers import sgd_step_weight
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import build, components, resolve
 from fedjax_med.experiment.config import Experiment, Spec
 
 KEY = jax.random.key(5)
 DATA = toy.federation((6, 5, 4, 6, 3))
-TRAINING = LocalTrainer(toy.grad_fn(), optax.sgd(0.05), 1, 4, features=toy.features())
+TRAINING = LocalTrainer(
+    toy.grad_fn(), optax.sgd(0.05), 1, 4, features=toy.features(), step_weight=sgd_step_weight()
+)
 OPTIONS = {
     "bulyan": {"hostile": 0},  # five clients
+    "fed_dyn": {"alpha": 1.0},  # with a smaller one it refuses sparse messages
     "fed_bn": {"local": ("b",)},
     "fed_per": {"local": ("b",)},  # what is shared needs more than a few values
     "fed_rep": {"local": ("b",), "head_epochs": 1},
@@ -83,10 +87,10 @@ def test_composition_trains_or_says_why_not(row):
         assert "\n" not in str(refused.value)
         return
     method = method_of(*row)
-    state = init(method.algorithm, method.aggregator, toy.params(), DATA)
+    state = Process(method.algorithm, method.aggregator).init(toy.params(), DATA)
     first = state
     for _ in range(2):
-        state, metrics = run_round(method.algorithm, method.aggregator, state, DATA, KEY)
+        state, metrics = Process(method.algorithm, method.aggregator).round(state, DATA, KEY)
     before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), s) for s in (first, state))
     assert before == after
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))

@@ -1,19 +1,20 @@
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+import shipped
 
+from fedjax_med.cli import help_text, overrides
 from fedjax_med.cli import main as cli
-from fedjax_med.cli import overrides
 from fedjax_med.errors import UserError
-from fedjax_med.experiment import components, config, resolve
+from fedjax_med.experiment import components, config, config_file, resolve
 from fedjax_med.experiment.config import Experiment, Spec
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
 _EXPERIMENT = (
@@ -25,19 +26,38 @@ def parsed(*arguments):
     return cli.parse("train", list(arguments))[1].config
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", shipped.FILES, ids=lambda file: file.stem)
 def test_every_config_is_an_experiment_that_says_how_to_run_it(file):
-    experiment = resolve.complete(config.read(str(file)))
+    experiment = resolve.complete(config_file.read(str(file)))
     assert experiment.name == file.stem
     text = file.read_text()
     for word in ("Run:", "Expect:", "Change:", f"--config=configs/{file.name}"):
         assert word in text, f"{file.name} does not say {word}"
+    if config_file.variants(str(file)):
+        assert f"--config=configs/{file.name}:" in text, f"{file.name} does not run a variant"
     assert "@@" not in text
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_experiment_survives_its_form_in_json(file):
-    experiment = resolve.complete(config.read(str(file)))
+@pytest.mark.parametrize("path", shipped.VARIANTS, ids=shipped.short)
+def test_every_variant_is_an_experiment_of_its_own(path):
+    experiment = config_file.read(path)
+    variant = path.rpartition(":")[2]
+    assert experiment.name == {"fast": "isic9_fast"}.get(variant, variant)
+    base = config.to_dict(config_file.read(path.removesuffix(f":{variant}")))
+    assert config.to_dict(experiment) != base | {"name": experiment.name}
+    resolve.settle(resolve.complete(experiment))
+    if "/lesions.py:" in path:
+        assert re.search(r"(19|20)\d\d", shipped.VARIANTS[path].about), f"{path} names no paper"
+
+
+def test_no_two_experiments_have_one_name():
+    names = [config_file.read(path).name for path in shipped.EXPERIMENTS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", shipped.EXPERIMENTS, ids=shipped.short)
+def test_experiment_survives_its_form_in_json(path):
+    experiment = resolve.complete(config_file.read(path))
     again = config.from_dict(config.to_dict(experiment))
     assert config.to_dict(again) == config.to_dict(experiment)
     assert type(again.client.optimizer) is Spec
@@ -97,7 +117,9 @@ def test_entries_of_a_list_can_be_overridden(tmp_path):
         parsed(f"--config={file}", "--config.transforms[1].options.norm=0.5")
 
 
-@pytest.mark.parametrize("start", ["--config=configs/top_k.py", "--config.transforms=top_k"])
+@pytest.mark.parametrize(
+    "start", ["--config=configs/lesions.py:top_k", "--config.transforms=top_k"]
+)
 def test_entry_of_a_list_can_be_renamed(start, monkeypatch):
     monkeypatch.chdir(ROOT)
     renamed = "--config.transforms[0].name=quantize"
@@ -106,11 +128,14 @@ def test_entry_of_a_list_can_be_renamed(start, monkeypatch):
         given = [renamed, "--config.transforms[0].options.bits=4"][::order]
         quantize = Spec("quantize", {"bits": 4, "rotate": False, "sparse": False})
         assert parsed(start, *given).transforms == [quantize]
-    random_k = parsed("--config=configs/top_k.py", "--config.transforms[0].name=random_k")
+    random_k = parsed("--config=configs/lesions.py:top_k", "--config.transforms[0].name=random_k")
     assert (
-        random_k.transforms[0].options == parsed("--config=configs/top_k.py").transforms[0].options
+        random_k.transforms[0].options
+        == parsed("--config=configs/lesions.py:top_k").transforms[0].options
     )
-    attack = parsed("--config=configs/backdoor.py", "--config.attacks[0].name=sign_flip").attacks
+    attack = parsed(
+        "--config=configs/lesions.py:backdoor", "--config.attacks[0].name=sign_flip"
+    ).attacks
     assert attack == [Spec("sign_flip", {"clients": (0,), "scale": 1.0})]
 
 
@@ -160,11 +185,18 @@ def test_optimizers_on_the_shelf_keep_only_arrays_that_a_checkpoint_can_hold():
         ("--config.client=3", "group of fields"),
         ("--config.rounds.more=3", "single value"),
         ("--config=configs/isic.py", "Did you mean 'configs/isic9.py'"),
+        ("--config=configs/lesions.py:top_j", "Did you mean 'top_k'"),
         ("--wrkdir=x", "Did you mean: workdir"),
         ("--rounds=3", r"'rounds'\. Did you mean --config.rounds\?"),
         ("--config.transforms=clp", "Did you mean 'clip'"),
-        ("--config=configs/top_k.py --config.transforms[0].name=clp", "Did you mean 'clip'"),
-        ("--config=configs/top_k.py --config.transforms[3].options.share=1", "no such entry"),
+        (
+            "--config=configs/lesions.py:top_k --config.transforms[0].name=clp",
+            "Did you mean 'clip'",
+        ),
+        (
+            "--config=configs/lesions.py:top_k --config.transforms[3].options.share=1",
+            "no such entry",
+        ),
         (
             "--config.attacks=sign_flip --config.attacks[0].options.clients=a",
             r"attacks\[0\].options.clients to be of type tuple such as \(0,\), got",
@@ -201,7 +233,7 @@ def test_broken_config_file_is_told_in_one_line(tmp_path, text, hint):
     file = tmp_path / "broken.py"
     file.write_text(text)
     with pytest.raises(UserError, match=hint) as caught:
-        config.read(str(file))
+        config_file.read(str(file))
     assert "\n" not in str(caught.value)
 
 
@@ -231,8 +263,8 @@ def test_a_config_file_runs_as_it_was_read_and_leaves_nothing_behind(tmp_path):
     for rounds in (3, 4):  # as long, and in the same second
         experiment = _EXPERIMENT.format(f"rounds={rounds}, name=Path(__file__).stem")
         file.write_text(f"from pathlib import Path\n{experiment}")
-        assert config.read(str(file)).rounds == rounds
-        assert config.read(str(file)).name == "mine"
+        assert config_file.read(str(file)).rounds == rounds
+        assert config_file.read(str(file)).name == "mine"
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -338,13 +370,13 @@ def test_unknown_command_names_the_nearest(capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", sorted(cli._commands()))
+@pytest.mark.parametrize("command", sorted(help_text.commands_by_name()))
 def test_help_of_each_command_is_readable(command, capsys):
     for flag in ("--help", "--helpshort"):
         assert cli.main([command, flag]) == 0
         text = capsys.readouterr().out
         assert text.startswith(f"fedjax-med {command}: ")
-        assert "--data_dir" in text
+        assert "--data_dir" in text or command == "cache"
         assert max(map(len, text.splitlines())) <= 100
 
 

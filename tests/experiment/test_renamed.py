@@ -183,6 +183,7 @@ def test_an_option_that_was_removed_says_why(tmp_path, capsys):
     assert "is taken from the clients' optimizer. Leave it out." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_workdir_of_an_earlier_version_is_evaluated_and_goes_on(tmp_path, capsys):
     quick = ["--config.model.name=linear", "--config.client.epochs=1"]
     quick += ["--config.client.schedule=constant", f"--workdir={tmp_path}"]

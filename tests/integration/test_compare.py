@@ -94,6 +94,7 @@ def test_what_cannot_be_compared_is_told_in_a_line(tmp_path, capsys, command, ar
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_site_without_a_class_is_compared_and_named(tmp_path, capsys):
     rng, rows = np.random.default_rng(0), ["image,site"]
     for part, count in (("Train", 16), ("Test", 4)):

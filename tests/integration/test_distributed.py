@@ -150,6 +150,25 @@ def test_a_run_goes_from_one_process_to_two_and_back_and_stops_where_it_is_asked
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_within_seconds_in_one_line(tmp_path, killed):
+    processes = start_training(tmp_path / "run", "--config.rounds=2000", "--config.client.epochs=1")
+    deadline = time.monotonic() + 150
+    while len(lines(tmp_path / "run")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[killed].kill()
+    began = time.monotonic()
+    other = 1 - killed
+    assert processes[other].wait(60) == 2
+    assert time.monotonic() - began < 10
+    _, _, err = finish(processes)
+    assert err[other].startswith(
+        f"fedjax-med (process {other}): process {killed} has ended (killed, "
+    )
+    assert err[other].count("\n") == 1
+
+
+@pytest.mark.slow
 def test_processes_that_do_not_agree_end_in_one_line_each(tmp_path):
     own = [("--config.seed=0",), ("--config.seed=1",)]
     codes, _, err = finish(start_training(tmp_path / "run", own=own))
@@ -234,6 +253,8 @@ def run(arguments):
     distributed.initialise(coordinator.partition("=")[2], 2, me, 60)
     if str(me) in failing:
         raise errors.UserError("my own")
+    if failing == "a fault" and me:
+        raise KeyError("a fault of the program")
     distributed.on_main(print)
 
 cli._run, cli._PATIENCE = run, 3
@@ -250,6 +271,18 @@ def test_a_mistake_that_one_process_meets_with_ends_all_of_them_soon(failing):
         assert codes[process] == 2
         assert err[process] == f"fedjax-med (process {process}): my own\n"
     assert codes[1]
+    if failing == "0":
+        assert "process 0 has ended" in err[1]
+
+
+def test_a_fault_of_the_program_in_one_process_ends_the_other_soon():
+    began = time.monotonic()
+    codes, _, err = finish(start(2, ["-c", LEAVE], "a fault"))
+    assert time.monotonic() - began < 50  # seconds, most of them to start; JAX would wait for 60
+    assert codes == [2, 1]
+    assert err[0].startswith("fedjax-med (process 0): process 1 has ended")
+    assert err[0].count("\n") == 1
+    assert "KeyError: 'a fault of the program'" in err[1]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
+import json
 import time
 
 import pytest
 
+from fedjax_med.cli import main as cli
 from fedjax_med.data.partitions import by_column
 from fedjax_med.errors import UserError, check_name, printable, some
+from fedjax_med.experiment import config, resolve
+from fedjax_med.run import provenance
 
 
 def refused(name, names):
@@ -56,6 +60,42 @@ def test_every_message_is_one_line_of_bounded_length_that_leaves_the_terminal_al
     assert len(told) < 2100
 
 
+@pytest.mark.parametrize("flag", ["--resume", "--resume=True", "--resume_from=x", "--continue"])
+def test_who_wants_to_resume_is_told_how(capsys, flag):
+    assert cli.main(["train", "--config.rounds=3", flag]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "give the same command again" in line
+    assert "Did you mean" not in line
+
+
+def test_advice_of_a_flag_that_the_command_lacks_says_whose_it_is(tmp_path, capsys):
+    experiment = {"rounds": -1}
+    saved = {"experiment": experiment, "data_dir": "", "data": ""}
+    (tmp_path / "experiment.json").write_text(json.dumps(saved))
+    assert cli.main(["evaluate", f"--workdir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected --config.rounds >= 1, got -1." in line
+    assert line.endswith(
+        "--config is a flag of audit, compare, crossvalidate, partition, train, not of evaluate."
+    )
+    assert cli.main(["train", "--config.rounds=-1", f"--workdir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("got -1.")
+
+
+def test_another_experiment_is_told_in_a_whole_sentence(tmp_path):
+    saved = {"experiment": config.to_dict(config.Experiment()), "data": "y"}
+    wanted = resolve.complete(config.Experiment(seed=1))
+    given = {"experiment": config.to_dict(wanted), "data": "x"}
+    with pytest.raises(UserError) as told:
+        provenance.refuse_other(tmp_path, saved, given)
+    assert str(told.value) == (
+        f"{tmp_path} holds another experiment (seed: the checkpoint has 0, this run 1; the train "
+        "images, their labels or their division over the clients differ): choose another "
+        "--workdir, or give the command that the run there was started with."
+    )
+
+
 TABLES = {
     "columns": ",".join(f"\x1b[2Jcolumn {i}" for i in range(300_000)),
     "long column": "\x1b" * 100_000,
@@ -67,7 +107,7 @@ TABLES = {
 def test_a_hostile_table_is_told_in_one_short_line(tmp_path, table):
     (tmp_path / "sites.csv").write_text(TABLES[table])
     with pytest.raises(UserError) as told:
-        by_column._read_sites(str(tmp_path / "sites.csv"), "site", "image")
+        by_column.count_clients([], path=str(tmp_path / "sites.csv"))
     assert "sites.csv" in str(told.value)
     assert str(told.value).isprintable()
     assert len(str(told.value)) < 3000

@@ -15,9 +15,11 @@ from fedjax_med.core.aggregation import ClientInfo
 from fedjax_med.data.dataset import Split
 from fedjax_med.evaluation import predictions
 from fedjax_med.evaluation.predict import Validation, predict, predict_validation
+from fedjax_med.execution.compilation import own_models
 from fedjax_med.experiment import build, config, resolve
-from fedjax_med.experiment.config import Checkpoint, read
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.experiment.config import Checkpoint
+from fedjax_med.experiment.config_file import read
+from fedjax_med.experiment.plan import compile_plan, first_state
 from fedjax_med.run import message_log
 from fedjax_med.run.checkpoint import Checkpoints
 from fedjax_med.run.evaluate import _test_predictions
@@ -48,10 +50,9 @@ def evaluation(workdir):
 
 
 def state_of(workdir):
-    """The run's model, its simulation, its data and its last state, as `evaluate` reads them."""
+    """The run's plan, its data and its last state, as `evaluate` reads them."""
     run = load_run(read_run(workdir))
-    simulation = simulate(run.plan)
-    return run.plan.model, simulation, run.data, restore(run, simulation).state
+    return run.plan, run.data, restore(run).state
 
 
 def digest(workdir, number):
@@ -100,8 +101,9 @@ def test_a_stopped_run_goes_on_with_the_bits_of_one_never_stopped(flags, tmp_pat
 def test_clients_with_models_of_their_own_are_validated_and_tested_by_them(tmp_path):
     workdir = train(tmp_path / "run", "--config.algorithm.name=ditto", "--evaluate")
     found = evaluation(workdir)
-    model, simulation, data, state = state_of(workdir)
-    mine = [simulation.personal(state, client) for client in range(3)]
+    plan, data, state = state_of(workdir)
+    personal, model = own_models(compile_plan(plan), state), plan.model
+    mine = [personal(client) for client in range(3)]
     assert not np.array_equal(jax.tree.leaves(mine[0])[0], jax.tree.leaves(mine[1])[0])
 
     def accuracy(params, image, label):
@@ -150,13 +152,14 @@ def test_hospitals_test_images_of_a_fold_are_its_own_models(tmp_path):
         "--config.folds=3",
         "--evaluate",
     )
-    model, simulation, data, state = state_of(workdir)
+    plan, data, state = state_of(workdir)
+    personal = own_models(compile_plan(plan), state)
     owner = data.test.client
     assert set(owner.tolist()) == {0, 1, 2}
     told = predictions.read(workdir / "predictions.csv")[0].probabilities
     for client in range(3):
         images = np.asarray(data.test.image)[owner == client]
-        expected = predict(model, simulation.personal(state, client), images)
+        expected = predict(plan.model, personal(client), images)
         np.testing.assert_allclose(told[owner == client], expected, atol=1e-4)
 
 
@@ -170,17 +173,17 @@ def test_without_federation_nobody_attacks(tmp_path):
 @pytest.mark.slow
 def test_kept_updates_are_what_the_server_reduced(tmp_path):
     workdir = train(tmp_path / "run", "--config.keep_updates=True", rounds=1)
-    _, simulation, data, after = state_of(workdir)
-    first = simulation.init(data.train.shapes())
+    plan, data, after = state_of(workdir)
+    first = first_state(plan, data.train.shapes())
     kept = message_log.load(workdir, 1, first.server.params)
     assert kept.client.tolist() == [0, 1, 2]
     assert kept.weight.tolist() == data.train.sizes.tolist()
     client_info = ClientInfo(*map(jnp.asarray, (kept.weight, kept.client, kept.loss, kept.group)))
     message = jax.tree.map(jnp.asarray, kept.message)
-    reduced, _ = simulation.process.aggregator.update(
+    reduced, _ = plan.process.aggregator.update(
         message, client_info, first.aggregator, jax.random.key(0)
     )
-    server = simulation.process.algorithm.server_update(first.server, reduced)
+    server = plan.process.algorithm.server_update(first.server, reduced)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
         server.params,
@@ -198,14 +201,14 @@ def test_backdoor_tells_how_often_its_trigger_works(tmp_path, capsys):
         "--evaluate",
     )
     (door,) = evaluation(workdir)["backdoors"]
-    model, simulation, data, state = state_of(workdir)
+    plan, data, state = state_of(workdir)
     others = data.test.label != 2
     assert door["n"] == others.sum()
     assert door["target"] == data.class_names[2]
-    (attack,) = simulation.process.faults.attacks
+    (attack,) = plan.process.faults.attacks
     images = np.asarray(attack.trigger(jnp.asarray(data.test.image[others])))
     assert not np.array_equal(images, data.test.image[others])
-    taken = predict(model, state.server.params, images).argmax(axis=1) == 2
+    taken = predict(plan.model, state.server.params, images).argmax(axis=1) == 2
     assert door["success"] == pytest.approx(taken.mean())
     assert f"of {others.sum()} images with its trigger" in capsys.readouterr().out
 

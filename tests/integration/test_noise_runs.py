@@ -116,6 +116,7 @@ OTHERS = {
 CLIENT = pytest.mark.parametrize("run", ["client"], indirect=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_experiment_has_other_noise(run, name):
     workdir, given, first, _ = run
@@ -134,10 +135,11 @@ def test_other_data_under_the_same_name_have_other_noise(run):
         write_sites(workdir.parent / "sites.csv", 0)
     # Nothing else was another.
     assert provenance.differences(before, saved(workdir)) == [
-        "the train images, their labels or their division over the clients"
+        "the train images, their labels or their division over the clients differ"
     ]
 
 
+@pytest.mark.slow
 @CLIENT
 def test_noise_that_was_solved_for_other_rounds_is_other_noise(run):
     workdir, given, _, _ = run

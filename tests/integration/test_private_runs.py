@@ -1,6 +1,7 @@
 """Private runs: what reaches them of what was solved, and that every algorithm knows its place."""
 
 import json
+import shutil
 
 import jax
 import optax
@@ -10,7 +11,7 @@ import toy
 
 from fedjax_med.cli import main as cli
 from fedjax_med.client.local_training import LocalTrainer
-from fedjax_med.core.round import init, run_round
+from fedjax_med.client.optimizers import sgd_step_weight
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import components, resolve
 from fedjax_med.experiment.build import build_process
@@ -19,6 +20,7 @@ from fedjax_med.privacy.plan import NoiseSource
 from fedjax_med.run import noise_key
 from fedjax_med.run import train as run_train
 from fedjax_med.run.checkpoint import Checkpoints
+from fedjax_med.run.load import load_run, read_run
 
 TINY = f"--config={tiny.__file__}"
 QUICK = (
@@ -46,15 +48,15 @@ def read_identity(workdir):
 @pytest.fixture(scope="module")
 def solved(tmp_path_factory):
     """Two runs of the same seed: their workdirs, and what each was simulated with."""
-    given, simulate = [], run_train.simulate
+    given, run_rounds = [], run_train.run_rounds
 
-    def spy(plan, key):
-        given.append((plan, key))
-        return simulate(plan, key)
+    def spy(run, *state_and_stop):
+        given.append((run.plan, run.key))
+        return run_rounds(run, *state_and_stop)
 
     workdirs = [tmp_path_factory.mktemp(name) for name in ("one", "other")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_train, "simulate", spy)
+        patch.setattr(run_train, "run_rounds", spy)
         assert [train(workdir, *SOLVED) for workdir in workdirs] == [0, 0]
     return workdirs, given
 
@@ -73,6 +75,17 @@ def test_solved_noise_and_the_secret_reach_the_run(solved):
     assert keys[0] != keys[1]
     digests = [read_identity(workdir)["digest"] for workdir in workdirs]
     assert digests[0] != digests[1]
+
+
+def test_the_privacy_of_a_run_is_that_of_its_checkpoint(solved, tmp_path):
+    """A larger multiplier in experiment.json, which has no checksum, would report less epsilon."""
+    workdirs, given = solved
+    shutil.copytree(workdirs[0], tmp_path / "run")
+    file = tmp_path / "run" / "experiment.json"
+    saved = json.loads(file.read_text())
+    saved["privacy"]["noise_multiplier"] *= 10
+    file.write_text(json.dumps(saved))
+    assert load_run(read_run(tmp_path / "run")).plan.privacy == given[0][0].privacy
 
 
 def test_budget_that_the_rounds_have_exceeded_already_is_refused_on_resume(solved, capsys):
@@ -107,7 +120,9 @@ def test_algorithm_has_private_rounds_or_refuses_in_one_line(name, unit):
             privacy=Privacy(unit=unit), algorithm=Spec(name, LOCAL.get(name, {})), num_clients=3
         )
     )
-    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features())
+    training = LocalTrainer(
+        toy.grad_fn(), optax.sgd(0.1), 1, 4, features=toy.features(), step_weight=sgd_step_weight()
+    )
 
     def build():
         return build_process(resolve.settle(given).trained, training, toy.CLASSES)
@@ -121,16 +136,8 @@ def test_algorithm_has_private_rounds_or_refuses_in_one_line(name, unit):
     assert process.aggregator.is_private == (unit == "client")
 
     def after(state):
-        return run_round(
-            process.algorithm,
-            process.aggregator,
-            state,
-            DATA,
-            jax.random.key(0),
-            map_clients=toy.MAP_CLIENTS,
-            faults=process.faults,
-        )[0]
+        return process.round(state, DATA, jax.random.key(0), client_map=toy.MAP_CLIENTS)[0]
 
     # Traced and not run: compiling two dozen programs would take half a minute.
-    before = jax.eval_shape(lambda: init(process.algorithm, process.aggregator, toy.params(), DATA))
+    before = jax.eval_shape(lambda: process.init(toy.params(), DATA))
     assert jax.eval_shape(after, before) == before

@@ -41,7 +41,7 @@ METHODS = {
 # Trains as often as the first argument says; each time stops itself after a round, by a signal. The
 # best round, by validation, is an early one, so that each stop comes after it.
 SCRIPT = f"""
-import json, os, sys
+import json, os, signal, sys
 from fedjax_med.cli import main as cli
 from fedjax_med.run import loop, metrics_writer
 
@@ -56,9 +56,17 @@ for arguments, stop, number in json.loads(sys.argv[1]):
     def stopping(self, record):
         add(self, record)
         if f"{{self._file.parent.name}} {{record['round']}}" == stop:
-            os.kill(os.getpid(), number)
+            if number == signal.SIGPIPE:  # whoever reads the output ends
+                reading, writing = os.pipe()
+                os.close(reading)
+                os.dup2(writing, 1)
+            else:
+                os.kill(os.getpid(), number)
     metrics_writer.MetricsWriter.add = stopping
-    print("ended with", cli.main(arguments), flush=True)
+    kept = os.dup(1)
+    code = cli.main(arguments)
+    os.dup2(kept, 1)
+    print("ended with", code, flush=True)
 """
 
 
@@ -157,6 +165,27 @@ def test_stopped_three_times_a_run_leaves_the_files_of_one_never_stopped(tmp_pat
         assert f"updates/round_{ROUNDS:06d}.npz" in found
 
 
+@pytest.mark.slow
+def test_what_terminals_schedulers_and_pipes_end_loses_no_round(tmp_path):
+    """No checkpoint is due before the last round."""
+    arguments = [f"--config.checkpoint.every={ROUNDS}"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    again = command(stopped, arguments)
+    process = run(
+        (command(whole, arguments), "", 0),
+        (again, "stopped 2", signal.SIGHUP),
+        (again, "stopped 4", signal.SIGUSR1),
+        (again, "stopped 5", signal.SIGPIPE),  # seen when round 6 is printed
+        (again, "", 0),
+    )
+    ended = [128 + one for one in (signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE)]
+    assert ends(process) == [0, *ended, 0], process.stderr
+    for number in (2, 4, 6):
+        assert f"Going on after round {number}." in process.stdout
+    assert "Traceback" not in process.stderr
+    assert_same_files(stopped, whole)
+
+
 # Kills the process in the midst of what it writes: at the first call of a function on whose
 # arguments `a` a condition holds, before it or when it is done.
 KILLED = """
@@ -197,6 +226,21 @@ def whole(tmp_path_factory):
     process = run((command(workdir, []), "", 0))
     assert ends(process) == [0], process.stderr
     return workdir
+
+
+SETTINGS = """
+import os
+os.environ |= {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+os.environ |= {"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "3"}
+"""
+
+
+@pytest.mark.slow
+def test_settings_that_would_change_every_number_change_no_file(whole, tmp_path):
+    process = run((command(tmp_path / "run", []), "", 0), before=SETTINGS)
+    assert ends(process) == [0], process.stderr
+    assert "JAX_ENABLE_X64=True would change every number" in process.stderr
+    assert_same_files(tmp_path / "run", whole)
 
 
 @pytest.mark.slow

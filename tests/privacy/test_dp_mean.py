@@ -27,7 +27,7 @@ def reduce(aggregator, stacked, weights=None, key=KEY, state=None):
     one = jax.tree.map(lambda leaf: leaf[0], stacked)
     state = aggregator.init(one, SENDERS, SENDERS) if state is None else state
     weights = jnp.ones(SENDERS) if weights is None else jnp.asarray(weights, jnp.float32)
-    return aggregator.update(stacked, aggregation.all_clients(weights), state, key)
+    return jax.jit(aggregator.update)(stacked, aggregation.all_clients(weights), state, key)
 
 
 def flat(message):

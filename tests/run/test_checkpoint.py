@@ -13,7 +13,7 @@ from fedjax_med.aggregators import mean
 from fedjax_med.algorithms import fed_avg
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.client_map import ClientMap
-from fedjax_med.core.round import init
+from fedjax_med.core.process import Process
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import config, resolve
 from fedjax_med.experiment.config import Checkpoint, Experiment
@@ -34,7 +34,7 @@ TAG = provenance.identity(experiment(), "data", VMAP)
 def state(number=0, scale=1.0):
     algorithm = fed_avg.build(LocalTrainer(toy.grad_fn(), optax.sgd(0.1)), optax.adam(0.1))
     data = toy.federation((3, 2))
-    start = init(algorithm, mean.build(), toy.params(), data)
+    start = Process(algorithm, mean.build()).init(toy.params(), data)
     scaled = jax.tree.map(lambda leaf: leaf * scale, start.server.params)
     return start._replace(round=jnp.int32(number), server=start.server._replace(params=scaled))
 
@@ -224,7 +224,7 @@ def test_a_changed_identity_is_noticed(five):
     file = five / "checkpoints" / "5" / "identity" / "metadata"
     file.write_text(file.read_text().replace("0.4", "0.95"))  # its score
     checkpoints = opened(five)
-    assert checkpoints.best_first() == [2, 4, 5]
+    assert checkpoints.best_first() == [5, 2, 4]  # as if unknown
     checkpoints.close()
 
 
@@ -302,7 +302,35 @@ def test_swapped_bytes_are_noticed(five):
     file.write_text(json.dumps(saved))
     said = []
     assert int(checkpoints.restore(state, TAG, lambda: [5, 4], said.append).state.round) == 4
-    assert "differ from those that were saved" in said[0]
+    assert "identity/metadata has other bytes" in said[0]
+    (five / "checkpoints" / "5" / "checksums.json").unlink()  # older versions wrote none
+    assert int(checkpoints.restore(state, TAG, lambda: [5, 4], said.append).state.round) == 4
+    assert "differ from those that were saved" in said[1]
+    checkpoints.close()
+
+
+def test_no_byte_of_an_identity_can_change_unnoticed(five):
+    checkpoints = opened(five)
+    file = largest(five / "checkpoints" / "5" / "identity")
+    whole, expected = file.read_bytes(), checkpoints.read_identity(5)
+    places = [whole.index(b"checksum") + 3, *range(0, len(whole), max(1, len(whole) // 40))]
+    for place in places:
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="identity/metadata has other bytes"):
+            checkpoints.read_identity(5)
+    file.write_bytes(whole)
+    assert checkpoints.read_identity(5) == expected
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("part", ["identity", "state"])
+def test_a_damaged_best_checkpoint_is_not_passed_over_in_silence(five, part):
+    largest(five / "checkpoints" / "2" / part).write_bytes(b"{")
+    checkpoints, said = opened(five, read_only=True), []
+    restored = checkpoints.restore(state, TAG, checkpoints.best_first, said.append)
+    assert int(restored.state.round) == 5  # the next best
+    assert len(said) == 1
+    assert "checkpoint of round 2 is damaged" in said[0]
     checkpoints.close()
 
 
@@ -365,6 +393,31 @@ def test_what_the_last_bits_depend_on_is_told_when_it_changes(five, key):
     assert f"{key} {TAG['computed by'][key]} -> another. The last bits may differ" in said[0]
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_setting_outside_of_the_experiment_is_told_when_it_comes_or_goes(tmp_path, before):
+    changed = TAG | {"computed by": TAG["computed by"] | {"JAX_DEFAULT_MATMUL_PRECISION": "high"}}
+    checkpoints = opened(tmp_path)
+    checkpoints.save(state(1), changed if before else TAG, {})
+    checkpoints.wait()
+    said = []
+    given = TAG if before else changed
+    assert checkpoints.restore(state, given, checkpoints.latest_first, said.append) is not None
+    checkpoints.close()
+    turn = "high -> None" if before else "None -> high"
+    assert f"JAX_DEFAULT_MATMUL_PRECISION {turn}. The last bits may differ" in said[0]
+
+
+def test_a_run_of_64_bits_is_not_called_damaged(tmp_path):
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state(1).server)
+    checkpoints = opened(tmp_path)
+    checkpoints.save(state(1)._replace(server=wide), TAG, {})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"holds numbers of float64: .* with JAX_ENABLE_X64"):
+        checkpoints.restore(state, TAG, checkpoints.latest_first)
+    assert checkpoints.rounds() == [1]
+    checkpoints.close()
+
+
 def test_who_only_reads_is_not_told_of_last_bits(five):
     said = []
     reader = Checkpoints(five, Checkpoint(), read_only=True)
@@ -376,7 +429,7 @@ def test_who_only_reads_is_not_told_of_last_bits(five):
 
 def test_long_lists_of_differences_are_cut(five):
     other = experiment(seed=3, rounds=7, num_clients=2, image_size=9, policy="keep")
-    with pytest.raises(UserError, match=r"choose another --workdir.*; and 2 more\.$"):
+    with pytest.raises(UserError, match=r"; and 2 more\): choose another --workdir"):
         restore(five, tag=provenance.identity(other, "data", VMAP))
 
 

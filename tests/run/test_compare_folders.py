@@ -1,5 +1,6 @@
 """The folders of a comparison's runs."""
 
+from fedjax_med.run import compare
 from fedjax_med.run.compare import Comparison
 
 
@@ -13,3 +14,7 @@ def test_a_comparison_of_an_earlier_version_resumes_in_its_folders(tmp_path):
     assert one.folders("federated", 0) == [tmp_path / "seed_0" / "federated"]
     (tmp_path / "seed_0" / "centralized").mkdir()
     assert one.folders("centralized", 0) == [tmp_path / "seed_0" / "centralized"]
+
+
+def test_name_of_a_hospital_adds_no_column_to_a_table():
+    assert compare._escaped("0 (St|Mary)") == r"0 (St\|Mary)"

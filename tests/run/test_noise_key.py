@@ -76,6 +76,13 @@ def test_the_same_run_may_go_on_and_has_the_same_digest(name):
     assert provenance.run_digest(tag()) == provenance.run_digest(tag(**SAME[name]))
 
 
+def test_version_with_other_random_streams_has_other_noise(monkeypatch):
+    """Cohorts and local training may differ: the same noise twice would show by how much."""
+    before = provenance.run_digest(tag())
+    monkeypatch.setattr(provenance, "STREAMS", provenance.STREAMS + 1)
+    assert provenance.run_digest(tag()) != before
+
+
 def test_more_rounds_are_the_same_run_where_the_schedule_does_not_depend_on_them():
     few, many = tag(**constant(4)), tag(**constant(9))
     assert provenance.run_digest(few) == provenance.run_digest(many)

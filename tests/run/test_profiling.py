@@ -43,6 +43,7 @@ def test_profiled_rounds_are_traced_and_told(tmp_path, capsys):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_training_tells_of_the_rounds_that_it_was_asked_to_profile(tmp_path, capsys):
     flags = [
         f"--config={tiny.__file__}",

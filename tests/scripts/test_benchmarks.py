@@ -21,10 +21,10 @@ import workloads
 
 from fedjax_med import ops
 from fedjax_med.execution import backend
-from fedjax_med.execution.simulation import round_loader
+from fedjax_med.execution.compilation import round_loader
 from fedjax_med.experiment.build import build_model
 from fedjax_med.experiment.config import Spec
-from fedjax_med.experiment.plan import simulate
+from fedjax_med.experiment.plan import compile_plan, first_state
 
 
 @pytest.fixture
@@ -40,13 +40,11 @@ def small(tmp_path, monkeypatch):
 def rounds_of(work, count):
     """The global weights and who took part, after each of fedjax_med's own rounds."""
     experiment = dataclasses.replace(workloads.experiment("small"), rounds=count)
-    simulation = simulate(workloads.plan_of(experiment))
-    data = run_ours.held(work)
-    state = simulation.init(data.shapes())
-    with contextlib.closing(round_loader(simulation, data, count)) as feed:
+    plan, data = workloads.plan_of(experiment), run_ours.held(work)
+    compiled, state = compile_plan(plan), first_state(plan, data.shapes())
+    with contextlib.closing(round_loader(compiled, data, plan.key, count)) as feed:
         for number in range(1, count + 1):
-            turn = feed.get(number)
-            state, metrics = simulation.run_round(state, turn.data, turn.places)
+            state, metrics = compiled.run_round(state, feed.get(number), plan.key)
             yield jax.device_get((state.server.params["classifier"], metrics["client"]))
 
 
@@ -234,9 +232,9 @@ def test_stream_trains_the_clients_images_as_one_client(monkeypatch):
     shapes = []
     loader = stream.round_loader
 
-    def spied(simulation, data, last):
+    def spied(compiled, data, *key_and_last):
         shapes.append(data.shapes().label.shape)
-        return loader(simulation, data, last)
+        return loader(compiled, data, *key_and_last)
 
     monkeypatch.setattr(stream, "round_loader", spied)
     how, ratios, seconds = stream.compare("small", 0, "vmap", 3)

@@ -26,12 +26,14 @@ def rounds_compiled(workdir, *arguments):
     return COMPILED.count("jit(run)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["sequential", "vmap"])
 @pytest.mark.parametrize("who", [EVERYONE, SAMPLED])
 def test_a_run_of_equal_clients_compiles_its_round_once(tmp_path, who, how):
     assert rounds_compiled(tmp_path, *who.split(), f"--config.map_clients={how}") == 1
 
 
+@pytest.mark.slow
 def test_where_all_at_once_do_not_fit_the_memory_that_program_is_compiled_too(
     tmp_path, monkeypatch
 ):

@@ -1,6 +1,5 @@
 """What tests of personal models share: clients that contradict each other, and a second layer."""
 
-import functools
 import itertools
 
 import jax
@@ -10,10 +9,10 @@ import toy
 
 from fedjax_med.aggregators import mean
 from fedjax_med.client import augmentation, losses
-from fedjax_med.core import round as federated
 from fedjax_med.core.faults import Faults, Participation
 from fedjax_med.core.model import IMAGENET_MEAN, IMAGENET_STD, Model
-from fedjax_med.core.round import run_round
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 
 KEY = jax.random.key(5)
 
@@ -52,14 +51,13 @@ def grad_fn():
     return losses.cross_entropy(model(), augmentation.build(toy.STILL), jnp.ones(toy.CLASSES))
 
 
-def rounds(algorithm, data, number=3, start=None, faults=None, **options):
+def rounds(algorithm, data, number=3, start=None, faults=None, ids=None):
     """The state and the metrics after each of `number` rounds, the state before them first."""
-    aggregator = mean.build()
-    state = federated.init(algorithm, aggregator, toy.params() if start is None else start, data)
-    run = functools.partial(run_round, algorithm, aggregator, faults=faults or Faults(), **options)
-    step, history = jax.jit(run), [(state, {})]
+    process = Process(algorithm, mean.build(), faults=faults or Faults())
+    state = process.init(toy.params() if start is None else start, data)
+    step, history = jax.jit(process.round), [(state, {})]
     for _ in range(number):
-        history.append(step(history[-1][0], data, KEY))
+        history.append(step(history[-1][0], RoundBatch(data, ids=ids), KEY))
     return history
 
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_med.aggregators import mean
-from fedjax_med.core.round import init, run_round
+from fedjax_med.core.faults import Faults
+from fedjax_med.core.process import Process
+from fedjax_med.core.round import RoundBatch
 from fedjax_med.core.types import Examples
 
 KEY = jax.random.key(6)
@@ -63,21 +65,13 @@ def rounds(algorithm, data, number, places=None, faults=None, aggregator=None):
 
     `places` says for every round who takes part, all times the same number of clients.
     """
-    aggregator = aggregator or mean.build()
-    state = init(algorithm, aggregator, start(), data)
+    process = Process(algorithm, aggregator or mean.build(), faults=faults or Faults())
+    state = process.init(start(), data)
 
     @functools.partial(jax.jit, static_argnames="everyone")
     def step(state, there, everyone):
-        mine = data if everyone else jax.tree.map(lambda leaf: leaf[there], data)
-        return run_round(
-            algorithm,
-            aggregator,
-            state,
-            mine,
-            KEY,
-            places=None if everyone else (there,),
-            faults=faults,
-        )
+        mine = jax.tree.map(lambda leaf: leaf[there], data)
+        return process.round(state, data if everyone else RoundBatch(mine, (there,)), KEY)
 
     states, counts = [], []
     for number_ in range(number):

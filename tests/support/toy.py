@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_med.client import augmentation, losses
 from fedjax_med.core import client_map
@@ -18,6 +19,12 @@ from fedjax_med.experiment.resolve import settle
 # What `pytest --map-clients=NAME` asks for, where a test does not choose by itself.
 ASKED = os.environ.get("FEDJAX_MED_MAP_CLIENTS", "vmap")
 MAP_CLIENTS = client_map.CLIENT_MAPS[backend.choose(ASKED, backend.Workload(0, True)).name]
+
+# Every client map, those of several devices as slow tests: their programs compile longest.
+CLIENT_MAPS = [
+    pytest.param(name, marks=pytest.mark.slow if name.startswith("sharded") else ())
+    for name in client_map.CLIENT_MAPS
+]
 
 IMAGE = (4, 4, 3)
 CLASSES = 3

@@ -7,14 +7,13 @@ resume after an interruption.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_runs
-from fedjax_med.errors import UserError
-from fedjax_med.experiment import config
+from fedjax_med.errors import UserError, expand
+from fedjax_med.experiment import config, load_data
 from fedjax_med.files import clear_temporary
 from fedjax_med.run.compare import Comparison, report
 from fedjax_med.run.evaluate import which_checkpoint
@@ -68,8 +67,8 @@ def _plan(flags: absl_flags.FlagValues, experiment: config.Experiment) -> Compar
         "federated": {},
         "centralized": {"setting": "centralized"},
     }
-    for hospital in range(experiment.num_clients):
+    for hospital in range(load_data.count_clients(experiment, flags.data_dir).num_clients):
         settings[f"local_{hospital}"] = {"setting": "local", "local_client": hospital}
     workdir = flags.workdir or f"runs/{experiment.name or 'experiment'}-comparison"
     seeds = list(dict.fromkeys(map(int, flags.seeds)))
-    return Comparison(Path(workdir).expanduser(), settings, seeds, flags.folds)
+    return Comparison(expand(workdir), settings, seeds, flags.folds)

@@ -14,10 +14,11 @@ from absl import flags as absl_flags
 from fedjax_med.cli.flags import define_data, given_cache_dir
 from fedjax_med.contribution import shapley, valuation
 from fedjax_med.contribution.load import load_kept
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.evaluation import tables
-from fedjax_med.files import writing
+from fedjax_med.files import clear_temporary, writing
 from fedjax_med.run.load import load_run, read_run
+from fedjax_med.run.workdir import check_writable
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -57,12 +58,14 @@ def run(flags: absl_flags.FlagValues) -> int:
     if not flags.workdir:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
     check_name(flags.metric, valuation.METRICS, "the metrics of a contribution")
-    check_name(flags.method, valuation.METHODS, "the methods to tell contributions")
+    check_name(flags.method, valuation.METHODS, "the methods to compute contributions")
     shapley.check(flags.permutations or shapley.PERMUTATIONS, flags.truncation)
-    workdir = Path(flags.workdir).expanduser()
+    workdir = expand(flags.workdir)
     saved = read_run(workdir)
     experiment = saved.resolved.asked
     valuation.check(experiment)
+    check_writable(workdir)
+    clear_temporary(workdir)
     loaded = load_run(saved, flags.data_dir, given_cache_dir(flags), from_start=True)
     if flags.truncation and not flags.permutations and experiment.num_clients <= shapley.EXACT:
         raise UserError(
@@ -89,8 +92,10 @@ def run(flags: absl_flags.FlagValues) -> int:
         "seed": flags.seed,
         **valuation.to_json(found, loaded.data.train.sizes.tolist(), loaded.data.names),
     }
-    print(f"\n{valuation.table(result)}")
     _write(workdir, result)
+    print(f"\n{valuation.table(result)}")
+    names = ("contribution.json", "contribution.png")
+    print(f"\nWritten: {', '.join(str(workdir / name) for name in names)}")
     return 0
 
 
@@ -100,5 +105,3 @@ def _write(workdir: Path, result: dict[str, Any]) -> None:
     with writing(workdir):
         tables.write_json(result, workdir / "contribution.json")
         plots.contribution_png(result, workdir / "contribution.png")
-    names = ("contribution.json", "contribution.png")
-    print(f"\nWritten: {', '.join(str(workdir / name) for name in names)}")

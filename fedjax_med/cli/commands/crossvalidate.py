@@ -6,12 +6,11 @@ again to resume after an interruption.
 """
 
 import dataclasses
-from pathlib import Path
 
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_runs
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, expand
 from fedjax_med.experiment import config
 from fedjax_med.files import clear_temporary
 from fedjax_med.run.crossvalidate import report
@@ -41,7 +40,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     if not set(wanted) <= set(every):
         raise UserError(f"expected --only to name folds from 0 to {flags.folds - 1}, got {wanted}.")
     name = f"{experiment.name or 'experiment'}-crossvalidation"
-    workdir = Path(flags.workdir or f"runs/{name}").expanduser()
+    workdir = expand(flags.workdir or f"runs/{name}")
     orders = [
         TrainJob(
             dataclasses.replace(experiment, folds=flags.folds, fold=fold),

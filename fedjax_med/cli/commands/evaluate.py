@@ -2,19 +2,19 @@
 
 Writes evaluation.json, predictions.csv and confusion_matrix.png into the workdir and prints a
 table; for several workdirs (such as one experiment with several seeds) also the mean and standard
-deviation.
+deviation. These must be of one data set, and an evaluation on other test images is not replaced.
 """
-
-from pathlib import Path
-from typing import Any
 
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_checkpoint, define_data, given_cache_dir
-from fedjax_med.errors import UserError, check_name
+from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.evaluation import tables
-from fedjax_med.run.evaluate import CHECKPOINTS, evaluate_run
-from fedjax_med.run.load import load_run, read_run
+from fedjax_med.run.evaluate import CHECKPOINTS
+from fedjax_med.run.library import evaluate_run
+from fedjax_med.run.load import read_run
+from fedjax_med.run.tested_on import check_same_test_set
+from fedjax_med.run.workdir import check_writable
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -32,17 +32,15 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
     if flags.checkpoint:  # the experiment's own choice is checked when it is read
         check_name(flags.checkpoint, CHECKPOINTS, "the checkpoints to evaluate")
+    saved = [read_run(expand(workdir)) for workdir in flags.workdir]
+    for one in saved:
+        check_writable(one.workdir)
+    if len(saved) > 1:
+        check_same_test_set(saved, flags.data_dir, given_cache_dir(flags))
+    places = {"data_dir": flags.data_dir, "cache_dir": given_cache_dir(flags)}
     evaluations = [
-        _load_and_evaluate(Path(workdir).expanduser(), flags) for workdir in flags.workdir
+        evaluate_run(workdir, checkpoint=flags.checkpoint, **places) for workdir in flags.workdir
     ]
     if len(evaluations) > 1:
         print(f"\nAll {len(evaluations)} runs:\n\n{tables.markdown(evaluations)}")
     return 0
-
-
-def _load_and_evaluate(workdir: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
-    saved = read_run(workdir)
-    run = load_run(saved, flags.data_dir, given_cache_dir(flags))
-    if saved.saved.get("test", run.data.test_digest) != run.data.test_digest:
-        print(f"The test images are not those that were there when {workdir} was trained.")
-    return evaluate_run(workdir, run.plan, run.data, flags.checkpoint)

@@ -14,7 +14,8 @@ from fedjax_med.cli.flags import define_config, define_data
 from fedjax_med.data.images import folders, manifest
 from fedjax_med.data.images.export import check_folders, table, write
 from fedjax_med.errors import UserError
-from fedjax_med.experiment import config, load_data
+from fedjax_med.experiment import load_data
+from fedjax_med.run.workdir import check_writable
 
 
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
@@ -30,8 +31,9 @@ def run(flags: absl_flags.FlagValues) -> None:
     Raises:
         UserError: A flag is missing or wrong, the data is already divided, or OUT is not writable.
     """
-    experiment: config.Experiment = flags.config
     out = check_folders(flags.data_dir, flags.out)
+    check_writable(out.parent)  # where it is written before it takes its name
+    experiment = load_data.count_clients(flags.config, flags.data_dir)
     division = load_data.divide(experiment, flags.data_dir, flags.cache_dir)
     dataset, parts = division.dataset, division.parts
     if (dataset.train.client >= 0).any():
@@ -51,6 +53,7 @@ def run(flags: absl_flags.FlagValues) -> None:
         "class_names": list(dataset.class_names),
         "files": manifest.entries(dataset, parts),
     }
-    write(out, listing, folders.scan(flags.data_dir))
+    rename = experiment.dataset.options.get("rename", "")
+    write(out, listing, folders.scan(flags.data_dir, rename))
     print("\n".join(table(dataset, parts)))
     print(f"Wrote {len(listing['files']):,} images and {manifest.NAME} to {out}.")

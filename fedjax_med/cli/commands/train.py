@@ -3,11 +3,10 @@
 Give the same command again to resume after an interruption; a complete run is left unchanged.
 """
 
-from pathlib import Path
-
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_begin_anew, define_config, define_data, define_processes
+from fedjax_med.errors import expand
 from fedjax_med.experiment import config
 from fedjax_med.run.train import TrainJob, train
 
@@ -35,7 +34,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
 def run(flags: absl_flags.FlagValues) -> int:
     """Load the data and train the experiment in its workdir; return the exit code."""
     experiment: config.Experiment = flags.config
-    workdir = Path(flags.workdir or f"runs/{experiment.name or 'experiment'}").expanduser()
+    workdir = expand(flags.workdir or f"runs/{experiment.name or 'experiment'}")
     which = experiment.checkpoint.tested if flags.evaluate else ""
     places = flags.data_dir, flags.cache_dir, workdir
     return train(TrainJob(experiment, *places, which, flags.profile_rounds, flags.begin_anew))

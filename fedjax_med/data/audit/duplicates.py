@@ -5,19 +5,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
+from fedjax_med.data.audit.near_pixels import links
 from fedjax_med.data.dataset import Images, Split
 
 # Of 256 bits. On the nine-class ISIC set the three pairs that show one photograph in different
 # colours differ in at most 5 bits; the other 2.5 million pairs all differ in at least 21.
 MAX_HASH_DISTANCE = 10
-# Mean difference in grey levels of 255; separates images without structure, whose hash is equal.
-MAX_PIXEL_DISTANCE = 16.0
 
 _BANDS = MAX_HASH_DISTANCE + 1  # parts that a hash is cut into
-_BLOCK = 512  # pairs whose pixels are compared at a time
+_BLOCK = 2**16  # pairs yielded at a time
 
 Int32 = npt.NDArray[np.int32]
+Index = npt.NDArray[np.intp]
 
 
 def duplicate_groups(split: Split) -> Int32:
@@ -69,41 +70,42 @@ def _numbered(group: npt.NDArray[np.integer[Any]]) -> Int32:
     return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
-def _components(
-    count: int, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
-    """Label the connected components of a graph by the least vertex of each."""
-    group = np.arange(count)
-    while True:
-        least = np.minimum(group[left], group[right])
-        if (group[left] == least).all() and (group[right] == least).all():
-            return group
-        np.minimum.at(group, left, least)
-        np.minimum.at(group, right, least)
+def _components(count: int, left: Index, right: Index) -> npt.NDArray[np.int32]:
+    """Label the connected components of an undirected graph: ``[count]``."""
+    graph = sparse.coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
+    labels: npt.NDArray[np.int32]
+    labels = sparse.csgraph.connected_components(graph, directed=False)[1]
+    return labels
 
 
 def _near_pairs(
-    image_hash: npt.NDArray[np.uint8], place: npt.NDArray[np.intp], images: Sequence[Images]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Find the pairs within both distances, as two position arrays; `place` indexes `images`."""
-    pairs = [np.zeros((2, 0), np.intp)]
-    for block in _near_hashes(image_hash):
-        one, other = (_pixels(images, place[side]).astype(np.int16) for side in block)
-        apart = np.abs(one - other).mean(axis=(1, 2, 3))
-        pairs.append(block[:, apart <= MAX_PIXEL_DISTANCE])
-    left, right = np.concatenate(pairs, axis=1)
-    return left, right
+    image_hash: npt.NDArray[np.uint8], place: Index, images: Sequence[Images]
+) -> tuple[Index, Index]:
+    """Find pairs within both distances that connect the same images as all such pairs would.
 
+    Args:
+        image_hash: uint8 ``[n, 32]``.
+        place: ``[n]``, the positions of the images.
+        images: uint8 ``[N, H, W, ch]``, in consecutive parts.
 
-def _pixels(images: Sequence[Images], place: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
-    """Read the images at `place`, counted over all parts: ``[n, H, W, ch]``."""
-    found = np.empty((len(place), *images[0].shape[1:]), np.uint8)
-    start = 0
-    for part in images:
-        here = (place >= start) & (place < start + len(part))
-        found[here] = np.asarray(part[place[here] - start])
-        start += len(part)
-    return found
+    Returns:
+        Two arrays of positions in `image_hash`.
+    """
+    hashes, inverse = np.unique(image_hash, axis=0, return_inverse=True)
+    near = np.concatenate([np.zeros((2, 0), np.intp), *_near_hashes(hashes)], axis=1)
+    group = _numbered(_components(len(hashes), *near)[inverse.reshape(-1)])
+    words = np.ascontiguousarray(image_hash).view(np.uint64)
+    left, right = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
+    for same in members(group):
+
+        def near_hash(one: int, others: Index, same: Int32 = same) -> npt.NDArray[np.bool_]:
+            differing = np.bitwise_count(words[same[others]] ^ words[same[one]])
+            return np.asarray(differing.sum(axis=1, dtype=np.int64) <= MAX_HASH_DISTANCE)
+
+        for one, others in links(images, place[same], near_hash):
+            left.append(np.full(len(others), same[one], np.intp))
+            right.append(same[others].astype(np.intp))
+    return np.concatenate(left), np.concatenate(right)
 
 
 def _near_hashes(image_hash: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.intp]]:

@@ -19,7 +19,7 @@ from fedjax_med.errors import UserError, check_name
 
 POLICIES = ("keep", "drop", "rarest")
 
-# 12-bit levels in 16-bit files do not exceed it (4095 of 65535 is 16 of 255).
+# 12-bit levels shown by a white of 16 bits do not exceed it (4095 of 65535 is 16 of 255).
 DARK = 16
 
 FINDINGS = (  # the fields of `Audit` that hold findings
@@ -58,6 +58,7 @@ class Audit(NamedTuple):
     unreadable: tuple[Unreadable, ...]
     ignored: tuple[tuple[str, int], ...]  # kinds of ignored files and their counts
     dark: tuple[str, ...]  # names of images without a pixel above `DARK`
+    levels: tuple[tuple[str, int], ...]  # scales of grey levels above 8 bits, and their counts
     # Joint numbers: two examples of Train or Test have the same number exactly when they are the
     # same image. `near` counts near-duplicates as the same, `copy` does not.
     train_copy: Int32  # [N]
@@ -77,7 +78,7 @@ def find(dataset: Dataset) -> Audit:
     )
     rows = _Rows(
         label=[dataset.class_names[label] for label in (*train.label, *test.label)],
-        name=_names(train) + _names(test),
+        name=_names(train, dataset.clients) + _names(test, ()),
         num_train=num_train,
     )
     return Audit(
@@ -96,6 +97,7 @@ def find(dataset: Dataset) -> Audit:
             for name, brightest in zip(rows.name, _brightest(train, test), strict=True)
             if brightest <= DARK
         ),
+        levels=dataset.levels,
         train_copy=copy[:num_train],
         test_copy=copy[num_train:],
         train_near=near[:num_train],
@@ -120,9 +122,9 @@ class _Rows(NamedTuple):
     num_train: int
 
 
-def _names(split: Split) -> list[str]:
+def _names(split: Split, clients: tuple[str, ...]) -> list[str]:
     return [
-        f"client_{client}/{name}" if client >= 0 else str(name)
+        f"{clients[client] if clients else f'client_{client}'}/{name}" if client >= 0 else str(name)
         for client, name in zip(split.client, split.name, strict=True)
     ]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedjax_med.data.audit.findings import Audit, SameImage
+from fedjax_med.errors import printable
 
 FEW_TRAIN, FEW_TEST = 20, 10  # class sizes below these get a remark
 
@@ -44,31 +45,38 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "unreadable": [file._asdict() for file in audit.unreadable],
         "ignored": dict(audit.ignored),
         "dark": list(audit.dark),
+        "levels": dict(audit.levels),
     }
 
 
 def table(audit: Audit, more: str = "audit.json") -> str:
     """Format `audit` for people, ten examples per finding; `more` names the file with the rest."""
-    width = max(len(name) for name in ("class", *audit.class_names)) + 2
+    classes = list(map(printable, audit.class_names))
+    width = max(len(name) for name in ("class", *classes)) + 2
     lines = [f"  {'class':<{width}}{'train':>7}{'test':>7}"]
-    for name, train, test in zip(
-        audit.class_names, audit.train_sizes, audit.test_sizes, strict=True
-    ):
+    for name, train, test in zip(classes, audit.train_sizes, audit.test_sizes, strict=True):
         remark = _remark(train, test)
         lines.append(f"  {name:<{width}}{train:>7,}{test:>7,}{'  ' + remark if remark else ''}")
     lines.append(f"  {'all':<{width}}{sum(audit.train_sizes):>7,}{sum(audit.test_sizes):>7,}")
     for key, title in TITLES.items():
         images = getattr(audit, key)
         lines += ["", f"{len(images):>5,}  {title}"]
-        lines += [f"{n:>9,}  {' / '.join(pair)}" for pair, n in _pairs(images)]
+        lines += [f"{n:>9,}  {' / '.join(map(printable, pair))}" for pair, n in _pairs(images)]
         lines += _examples([" = ".join(_marked(image)) for image in images], more)
     lines += ["", f"{len(audit.unreadable):>5,}  unreadable files"]
     lines += _examples([f"{f.split}: {f.name}: {f.reason}" for f in audit.unreadable], more)
-    lines += ["", f"{len(audit.dark):>5,}  nearly black images: 12-bit levels in 16-bit files?"]
+    lines += ["", f"{len(audit.dark):>5,}  nearly black images: is their white too high?"]
     lines += _examples(list(audit.dark), more)
+    count = sum(number for _, number in audit.levels)
+    lines += [
+        "",
+        f"{count:>5,}  images of more than 8 bits: the grey levels shown as black and white",
+    ]
+    lines += [f"{number:>9,}  {text}" for text, number in audit.levels[:_EXAMPLES]]
+    lines += [f"           ... see {more}"] if len(audit.levels) > _EXAMPLES else []
     count = sum(number for _, number in audit.ignored)
     lines += ["", f"{count:>5,}  ignored: no images by their names, or outside of train and test"]
-    lines += [f"{number:>9,}  {suffix}" for suffix, number in audit.ignored]
+    lines += [f"{number:>9,}  {printable(suffix)}" for suffix, number in audit.ignored]
     return "\n".join(lines)
 
 
@@ -94,7 +102,7 @@ def _marked(image: SameImage) -> list[str]:
 
 
 def _examples(texts: list[str], more: str) -> list[str]:
-    lines = [f"           {text}" for text in texts[:_EXAMPLES]]
+    lines = [f"           {printable(text, 200)}" for text in texts[:_EXAMPLES]]
     if len(texts) > _EXAMPLES:
         lines.append(f"           ... and {len(texts) - _EXAMPLES:,} more, see {more}")
     return lines

@@ -1,17 +1,32 @@
 """Your own images: ``train/<class>/<file>`` and ``test/<class>/<file>``, or client folders."""
 
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.images import folders, load
+from fedjax_med.data.images import load
+from fedjax_med.data.images.folders import scan as scan
 
 
-def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory") -> Dataset:
+def build(
+    data_dir: str,
+    cache_dir: str,
+    image_size: int,
+    images: str = "memory",
+    crop: str = "centre",
+    *,
+    rename: str = "",
+    range: tuple[float, ...] = (),
+) -> Dataset:
     """Read a folder of images, preparing it first if it is new or has changed.
 
     Args:
         data_dir: the folder that holds ``train/`` or ``client_0/``, ``client_1/``, ...
         cache_dir: where the prepared images are kept, by source folder and `image_size`.
-        image_size: the side of the square that every image is cropped and scaled to, in pixels.
+        image_size: the side of the square that every image is scaled to, in pixels.
         images: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
+        crop: ``centre``, ``pad`` or ``stretch``: how images become square
+            (`fedjax_med.data.images.decode.resize`).
+        rename: ``OLD=NEW,OLD=NEW``: class folders, and the class whose images they hold.
+        range: the grey levels shown as black and as white, of images of more than 8 bits whose
+            files do not say it; needed for signed and floating-point levels.
 
     Returns:
         The data set, each split sorted by (client, name); files that are not usable images are in
@@ -20,4 +35,6 @@ def build(data_dir: str, cache_dir: str, image_size: int, images: str = "memory"
     Raises:
         UserError: `data_dir` is not such a folder, or `cache_dir` cannot be written.
     """
-    return load.load("image_folder", folders.scan(data_dir), cache_dir, image_size, images)
+    return load.load(
+        "image_folder", scan(data_dir, rename), cache_dir, image_size, images, crop, range
+    )

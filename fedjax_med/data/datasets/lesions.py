@@ -20,7 +20,7 @@ from fedjax_med.data.datasets._dermatoscope import photograph
 from fedjax_med.data.datasets._lesion_drawing import PATTERNS, draw
 from fedjax_med.data.images import array_record, decode
 from fedjax_med.data.images.decode import perceptual_hash
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, expand
 
 CLASS_NAMES = tuple(sorted(PATTERNS))
 
@@ -63,6 +63,7 @@ def build(
     cache_dir: str,
     image_size: int,
     images: str = "memory",
+    crop: str = "centre",
     *,
     seed: int = 0,
     train_size: int = 1800,
@@ -77,6 +78,7 @@ def build(
         image_size: the side of the images in pixels, at least 16. Structures are fine: from 48
             on, all can be distinguished.
         images: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
+        crop: without effect, since the drawn images are square.
         seed: decides every image. Image i of a class does not depend on how many are drawn.
         train_size: the number of training images; the largest class is three times the smallest.
         test_size: the number of test images, equal for all classes (to within 1).
@@ -87,6 +89,7 @@ def build(
     Raises:
         UserError: `data_dir` is given, a number is out of range, or `cache_dir` cannot be written.
     """
+    del crop
     if data_dir:
         raise UserError(
             f"--data_dir={data_dir}: the data set 'lesions' is drawn and takes no folder: leave "
@@ -109,7 +112,7 @@ def build(
     }
     of = [str(number) for number in (seed, train_size, test_size, image_size)]
     disk = array_record.on_disk(images, train_size + test_size, image_size)
-    train, test = _kept(Path(cache_dir).expanduser(), of, rows, image_size, disk)
+    train, test = _kept(expand(cache_dir), of, rows, image_size, disk)
     return Dataset("lesions", CLASS_NAMES, train, test)
 
 
@@ -135,6 +138,7 @@ def _rows(
                 "image_hash": perceptual_hash(image),
                 "client": -1,
                 "reason": "",
+                "levels": "",
             }
 
 
@@ -160,4 +164,4 @@ def _kept(
             print(f"Drawing {count:,} images; kept in {cache_dir}.", file=sys.stderr)
             array_record.check_space(cache_dir, count, image_size)
             array_record.write(make, there)
-        return array_record.read(make, there, ("train", "test"), disk)[0]
+        return array_record.read(make, there, ("train", "test"), disk).splits

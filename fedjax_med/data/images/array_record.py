@@ -7,12 +7,12 @@ import contextlib
 import errno
 import hashlib
 import io
-import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from fedjax_med.data.dataset import Split, Unreadable
 from fedjax_med.data.images import checksums, holding
 from fedjax_med.data.images.lazy import BLOCK, DiskImages
+from fedjax_med.data.memory import memory_bytes
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.files import make_folder, sync, sync_tree
 
@@ -30,10 +31,23 @@ _UNFINISHED = "unfinished_"  # prefix of folders that are being written
 Row = dict[str, Any]  # one image: the features of `Builder`
 
 
+class Prepared(NamedTuple):
+    """A prepared data set."""
+
+    splits: list[Split]
+    unreadable: tuple[Unreadable, ...]
+    levels: tuple[tuple[str, int], ...]  # scales of grey levels, and how many images have each
+
+
+class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]
+    def initialize_from_bucket(self) -> None:
+        """Do not look for this data set on the net, for which tfds leaves a temporary folder."""
+
+
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
     """Writes images to ArrayRecord; files that cannot be read become records as well."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.2.0")
     # None: nothing is downloaded, so there are no checksums beside this file; to look for them tfds
     # would need importlib_resources, which it does not declare.
     code_path = None
@@ -57,8 +71,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             "image_hash": tfds.features.Tensor(shape=(32,), dtype=np.uint8, encoding="bytes"),
             "client": tfds.features.Scalar(np.int32),
             "reason": tfds.features.Text(),  # why the file is unreadable, or ""
+            "levels": tfds.features.Text(),  # the black and white of more than 8 bits, or ""
         }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        return _Info(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(rows) for split, rows in self._rows.items()}
@@ -77,17 +92,6 @@ def digest(parts: Iterable[str]) -> str:
     """Hash the texts `parts` to a short name."""
     text = "\n".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-def memory_bytes() -> float:
-    """Return the memory of this machine or container; infinite if the system does not report it."""
-    try:
-        known = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    except (AttributeError, OSError, ValueError):
-        known = [float("inf")]
-    with contextlib.suppress(OSError, ValueError):
-        known.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(known)
 
 
 def on_disk(images: str, count: int, image_size: int) -> bool:
@@ -129,7 +133,8 @@ def cannot_write(cache_dir: Path, error: OSError) -> UserError:
 def using(folder: Path, cache_dir: Path) -> Iterator[None]:
     """Create and hold `folder` while its images are prepared and read.
 
-    A folder that turns out to be damaged is removed, unless another run uses it.
+    What killed runs left unfinished in it is removed. A folder that turns out to be damaged is
+    removed, unless another run uses it.
 
     Args:
         folder: for these images only.
@@ -140,13 +145,18 @@ def using(folder: Path, cache_dir: Path) -> Iterator[None]:
     """
     try:
         with holding.held(folder):
+            for left in folder.glob(f"{_UNFINISHED}*"):  # by killed runs
+                holding.remove_unused(left)
             yield
     except OSError as error:
         raise cannot_write(cache_dir, error) from error
     except checksums.DamagedError as error:
         done = "and were removed: run again to prepare them anew"
         if not holding.remove_unused(folder, lambda: _is_damaged(folder)):
-            done = "and stay, since another run may read them: run again when none does"
+            done = (
+                "and stay, since another run may read them: run again when none does, or remove "
+                "that folder"
+            )
         raise UserError(
             f"the prepared images in {folder} are damaged ({error.what}) {done}."
         ) from error
@@ -155,13 +165,17 @@ def using(folder: Path, cache_dir: Path) -> Iterator[None]:
 def _is_damaged(folder: Path) -> bool:
     """Check whether any set of images in `folder` is known to be damaged."""
     try:
-        for listed in folder.glob(f"*/*/{checksums.NAME}"):
-            checksums.check(listed.parent, thorough=True)
+        return not all(checksums.check(one, thorough=True) for one in _sets(folder))
     except checksums.DamagedError:
         return True
     except OSError:
         return False
-    return False
+
+
+def _sets(folder: Path) -> list[Path]:
+    """List the sets of images in `folder` that were written to their end."""
+    every = (one for one in folder.glob("*/*") if one.is_dir())
+    return [one for one in every if not one.parent.name.startswith(_UNFINISHED)]
 
 
 def place(kind: type[Builder], folder: Path) -> Path:
@@ -203,13 +217,11 @@ def write(make: Callable[[Path], Builder], there: Path) -> None:
             raise OSError(" ".join(str(error).split())) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    for other in folder.glob(f"{_UNFINISHED}*"):  # left by killed runs
-        holding.remove_unused(other)
 
 
 def read(
     make: Callable[[Path], Builder], there: Path, splits: tuple[str, ...], disk: bool
-) -> tuple[list[Split], tuple[Unreadable, ...]]:
+) -> Prepared:
     """Read the splits that `write` has written, each sorted by (client, name).
 
     Args:
@@ -219,14 +231,15 @@ def read(
         disk: whether the images stay on disk.
 
     Returns:
-        The splits, and the files that are not usable images.
+        The splits, the files that are not usable images, and the scales of grey levels.
 
     Raises:
         DamagedError: Files differ from those written.
         UserError: The records cannot be read.
     """
     try:
-        checksums.check(there)
+        if not checksums.check(there):  # every set of this VERSION has them
+            raise checksums.DamagedError(there, f"{checksums.NAME} is missing")
         if not (there / _INFO).exists():  # tfds would report a set without images
             raise FileNotFoundError(errno.ENOENT, "it has no file", _INFO)
         builder = make(there.parent.parent)
@@ -237,10 +250,14 @@ def read(
         if explained := checksums.explain(there, error):
             raise explained from error
         raise
-    return [split for split, _ in parts], tuple(file for _, broken in parts for file in broken)
+    splits_, unreadable, levels = zip(*parts, strict=True)
+    counts = sum(levels, Counter[str]())
+    return Prepared(list(splits_), sum(unreadable, ()), tuple(sorted(counts.items())))
 
 
-def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unreadable, ...]]:
+def _read(
+    builder: Builder, split: str, disk: bool
+) -> tuple[Split, tuple[Unreadable, ...], Counter[str]]:
     """Read one split and sort it, since tfds shuffles the records."""
     reader = builder.as_data_source(split) if split in builder.info.splits else ()
     rows: list[Row] = []
@@ -249,7 +266,7 @@ def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unread
             # Keep only the greatest value of each image, so that its pixels are freed at once.
             rows.append(row | {"image": row["image"].max()})
     for row in rows:
-        for field in ("name", "sha256", "reason"):
+        for field in ("name", "sha256", "reason", "levels"):
             row[field] = row[field].decode()
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["client"], rows[i]["name"]))
     unreadable = tuple(
@@ -267,14 +284,15 @@ def _read(builder: Builder, split: str, disk: bool) -> tuple[Split, tuple[Unread
     )
     if disk and len(reader):  # from here on; so far the caller has held it
         holding.hold_for(reader, builder.folder)
-    return Split(
+    columns = Split(
         image=image if disk else np.asarray(image),
         label=_column(rows, "label", np.int32),
         name=_column(rows, "name", np.str_),
         sha256=_column(rows, "sha256", np.str_),
         image_hash=_column(rows, "image_hash", np.uint8).reshape(-1, 32),
         client=_column(rows, "client", np.int32),
-    ), unreadable
+    )
+    return columns, unreadable, Counter(row["levels"] for row in rows if row["levels"])
 
 
 def _column(rows: list[Row], field: str, dtype: Any) -> Any:

@@ -81,12 +81,13 @@ def _read(folder: Path) -> dict[str, _File] | None:
         raise ValueError(f"{NAME} does not read") from error
 
 
-def check(folder: Path, thorough: bool = False) -> bool:
+def check(folder: Path, thorough: bool = False, part: str = "") -> bool:
     """Compare the files in `folder` with their checksums.
 
     Args:
         folder: the folder given to `write`; files without a checksum are ignored.
         thorough: whether to read large files; otherwise only their size is compared.
+        part: what the names of the files to compare begin with.
 
     Returns:
         Whether there are checksums.
@@ -100,7 +101,7 @@ def check(folder: Path, thorough: bool = False) -> bool:
     except ValueError as error:
         raise DamagedError(folder, str(error)) from error
     for name, wanted in (listed or {}).items():
-        if fault := _fault(folder / name, wanted, thorough):
+        if name.startswith(part) and (fault := _fault(folder / name, wanted, thorough)):
             raise DamagedError(folder, f"{name} {fault}")
     return listed is not None
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import decode, folders, holding, manifest
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, expand, printable
 from fedjax_med.files import read_regular, sync, sync_tree
 
 _MANY_CLIENTS = 50  # above this the table shows only least, median and most
@@ -32,8 +32,8 @@ def check_folders(data_dir: str, out: str) -> Path:
         )
     if not out:
         raise UserError("partition needs a folder to write: give --out=FOLDER.")
-    folder = Path(out).expanduser().resolve()
-    if folder.is_relative_to(Path(data_dir).expanduser().resolve()):
+    folder = expand(out).resolve()
+    if folder.is_relative_to(expand(data_dir).resolve()):
         raise UserError(f"--out={out} lies in --data_dir={data_dir}: give a folder outside of it.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
@@ -96,7 +96,7 @@ def table(dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]) -> list[str]
         headings = ["least", "median", "most", "all", "test"]
         median = np.median(each, axis=0).astype(np.int64)
         counts = np.array([each.min(0), median, each.max(0), each.sum(0), counts[-1]])
-    names = [*dataset.class_names, "all"]
+    names = [*map(printable, dataset.class_names), "all"]
     columns = [names] + [[str(count) for count in column] for column in counts]
     width = max(map(len, names))
     rows = zip(

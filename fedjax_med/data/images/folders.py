@@ -1,21 +1,29 @@
 """Lists a folder of images by file names alone, ``<split>/<class>/<file>``; opens no image.
 
 The folder is either the usual ``train/`` and ``test/`` (in any letter case; ``test/`` may be
-absent) or the output of ``fedjax-med partition``: ``client_0/``, ``client_1/``, ... and ``test/``.
+absent), or that of several hospitals: ``client_0/``, ``client_1/``, ... as ``fedjax-med partition``
+writes it, or folders of any other names, and ``test/``.
 """
 
 import itertools
-import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjax_med.errors import UserError, some
+from fedjax_med.data.images import class_names
+from fedjax_med.data.spelling import folded, of_file, shown, spellings
+from fedjax_med.errors import UserError, expand, some
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 _CLIENT = re.compile("client_(0|[1-9][0-9]*)")
+# Parts of a data set under other names than ours, without spaces: no hospital is called so.
+_PARTS = frozenset(
+    f"{part}{end}"
+    for part in ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+    for end in ("", "s", "set", "data", "images")
+) | {"eval", "evaluation", "holdout"}
 
 
 class File(NamedTuple):
@@ -25,7 +33,15 @@ class File(NamedTuple):
     split: str  # "train" or "test"
     client: int  # the number of its client folder, or -1
     label: int
-    name: str  # "<class>/<file>"
+    name: str  # "<class folder>/<file>"
+
+
+class _Layout(NamedTuple):
+    """The folders of a source folder that hold class folders."""
+
+    train: list[tuple[int, Path]]  # with their client numbers, or -1
+    test: Path | None
+    clients: tuple[str, ...] = ()
 
 
 class Source(NamedTuple):
@@ -35,75 +51,84 @@ class Source(NamedTuple):
     class_names: tuple[str, ...]
     files: tuple[File, ...]  # sorted by (split, client, name)
     # Ignored files and their counts: by suffix, or "folder", in class folders (not images by their
-    # names); by "name/" for the images in a folder beside train and test.
+    # names); images at another depth; by "name/" the images in a folder beside train and test.
     ignored: tuple[tuple[str, int], ...]
+    clients: tuple[str, ...]  # the names of the hospitals' folders, in order; () without any
 
 
-def scan(data_dir: str) -> Source:
+def scan(data_dir: str, rename: str = "") -> Source:
     """List the images of a source folder and check its layout.
 
     Args:
         data_dir: the folder, or a folder that contains exactly one such folder.
+        rename: classes of folders that have another name (`class_names.settle`).
 
     Raises:
         UserError: `data_dir` is missing or empty, has no train folder, no class folder, a class
-            without train images, or a test class that is not in train.
+            without train images, two spellings of one class, or a test class that is not in train.
     """
     if not data_dir:
         raise UserError("the data set needs a folder of images: give --data_dir=FOLDER.")
-    root = _unpacked(Path(data_dir).expanduser().absolute())
-    train, test = _split_folders(root)
-    classes: dict[str, list[tuple[str, int, Path]]] = {}
-    for client, folder in train:
-        for class_folder in _folders(folder):
-            found = classes.setdefault(_text(class_folder.name), [])
-            found += [("train", client, path) for path in _image_files(class_folder)]
-    _check_train(root, train[0][1], {name: len(found) for name, found in classes.items()})
-    for class_folder in _folders(test) if test else []:
-        name = _text(class_folder.name)
-        if name not in classes:
-            raise UserError(
-                f"the test class {name!r} is not among the train classes "
-                f"({some(sorted(classes))}): rename or remove {_text(str(class_folder))}."
-            )
-        classes[name] += [("test", -1, path) for path in _image_files(class_folder)]
-    class_names = tuple(sorted(classes))
+    root = _unpacked(expand(data_dir).absolute())
+    train, test, clients = _layout(root)
+    placed = [("train", client, of) for client, folder in train for of in _folders(folder)]
+    tests = _folders(test) if test else []
+    classes = class_names.settle(root, [*(of for *_, of in placed), *tests], rename)
+    images = [(*where, path) for where in placed for path in _image_files(where[-1])]
+    sizes = {classes[of_file(of.name)]: 0 for *_, of in placed}
+    for *_, of, _ in images:
+        sizes[classes[of_file(of.name)]] += 1
+    _check_train(root, train[0][1], sizes)
+    for of in tests:
+        _check_test(of, classes[of_file(of.name)], sizes)
+        images += [("test", -1, of, path) for path in _image_files(of)]
+    labels = {name: label for label, name in enumerate(sorted(sizes))}
     files = [
-        File(path, split, client, label, f"{name}/{_text(path.name)}")
-        for label, name in enumerate(class_names)
-        for split, client, path in classes[name]
+        File(path, split, client, labels[classes[of_file(of.name)]], _name(path))
+        for split, client, of, path in images
     ]
     split_folders = [folder for _, folder in train] + ([test] if test else [])
     known = set(split_folders)
     others = [folder for folder in _folders(root) if folder not in known]
     return Source(
         root,
-        class_names,
+        tuple(labels),
         tuple(sorted(files, key=lambda f: (f.split, f.client, f.name))),
-        _ignored(split_folders) + _elsewhere(others),
+        _ignored(root, split_folders) + _elsewhere(others),
+        clients,
     )
 
 
-def _ignored(split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
-    """Count the entries of class folders that are not images by name; skip hidden files."""
+def _name(path: Path) -> str:
+    return f"{of_file(path.parent.name)}/{of_file(path.name)}"
+
+
+def _ignored(root: Path, split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
+    """Count what is not used: in class folders and beside them; skip hidden files."""
     found: Counter[str] = Counter()
+    beside = [path for folder in {root, *split_folders} for path in _image_files(folder)]
+    found.update({"images beside the class folders": len(beside)} if beside else {})
     for class_folder in itertools.chain.from_iterable(map(_folders, split_folders)):
         images = set(_image_files(class_folder))
-        found.update(
-            "folder" if path.is_dir() else path.suffix.lower() or "no suffix"
-            for path in class_folder.iterdir()
-            if path not in images and not path.name.startswith(".")
-        )
+        for path in class_folder.iterdir():
+            if path in images or path.name.startswith("."):
+                continue
+            below = _count_below(path) if path.is_dir() else 0
+            kind = "folder" if path.is_dir() else path.suffix.lower() or "no suffix"
+            found.update({"images in folders below a class": below} if below else {kind: 1})
     return tuple(sorted(found.items()))
 
 
+def _count_below(folder: Path) -> int:
+    """Count the images in a folder that is no link, which may lead anywhere."""
+    if folder.is_symlink():
+        return 0
+    return sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+
+
 def _elsewhere(folders: list[Path]) -> tuple[tuple[str, int], ...]:
-    """Count images in folders beside train and test; skip links, which may lead anywhere."""
-    counts = {
-        f"{_text(folder.name)}/": sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
-        for folder in folders
-        if not folder.is_symlink()
-    }
+    """Count the images in folders beside train and test."""
+    counts = {f"{of_file(folder.name)}/": _count_below(folder) for folder in folders}
     return tuple((name, count) for name, count in counts.items() if count)
 
 
@@ -121,6 +146,14 @@ def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:
             )
 
 
+def _check_test(folder: Path, name: str, sizes: dict[str, int]) -> None:
+    if name not in sizes:
+        raise UserError(
+            f"the test class {name!r} is not among the train classes ({some(sorted(sizes))}): "
+            f"rename or remove {of_file(str(folder))}."
+        )
+
+
 def _unpacked(root: Path) -> Path:
     """Return `root`, or the only folder in it with a train folder (as Kaggle packs its sets)."""
     if not root.is_dir():
@@ -136,35 +169,83 @@ def _is_train(folder: Path) -> bool:
     return folder.name.lower() == "train" or bool(_CLIENT.fullmatch(folder.name))
 
 
-def _split_folders(root: Path) -> tuple[list[tuple[int, Path]], Path | None]:
-    """Find the train folders with their client numbers (-1: no clients), and the test folder."""
+def _layout(root: Path) -> _Layout:
+    """Find the train folders with their client numbers, and the test folder."""
     folders = _folders(root)
-    clients = sorted(
-        (int(folder.name.removeprefix("client_")), folder)
-        for folder in folders
-        if _CLIENT.fullmatch(folder.name)
+    numbered = sorted(
+        (folder for folder in folders if _CLIENT.fullmatch(folder.name)),
+        key=lambda folder: int(folder.name.removeprefix("client_")),
     )
-    train = [(-1, folder) for folder in folders if folder.name.lower() == "train"]
+    train = [folder for folder in folders if folder.name.lower() == "train"]
     test = [folder for folder in folders if folder.name.lower() == "test"]
-    if not train and not clients:
-        content = ", ".join(_text(folder.name) for folder in folders[:10]) or "no folder"
-        inside = root.name.lower() in ("train", "test") or _CLIENT.fullmatch(root.name)
-        hint = f" Did you mean --data_dir={root.parent}?" if inside else ""
-        raise UserError(
-            f"{root} has no train folder: expected train/<class>/<image> or "
-            f"client_0/<class>/<image>, found {content}.{hint}"
-        )
-    missing = sorted(set(range(len(clients))) - {number for number, _ in clients})
-    if missing:
-        raise UserError(
-            f"{root} has {len(clients)} client folders, but no client_{missing[0]}: expected "
-            f"client_0 to client_{len(clients) - 1}."
-        )
-    for rivals in (train + clients[:1], [(-1, folder) for folder in test]):
+    for rivals in (train + numbered[:1] if train else [], test):
         if len(rivals) > 1:
-            names = " and ".join(folder.name for _, folder in rivals[:2])
-            raise UserError(f"{root} has both {names}: keep one of them.")
-    return train or clients, test[0] if test else None
+            both = " and ".join(folder.name for folder in rivals[:2])
+            raise UserError(f"{root} has both {both}: keep one of them.")
+    one_test = test[0] if test else None
+    if train:
+        return _Layout([(-1, train[0])], one_test)
+    others = [folder for folder in folders if folder not in test]
+    if clients := numbered or _hospitals(root, others):
+        _check_beside(root, numbered, others)
+        names = tuple(of_file(folder.name) for folder in clients)
+        for alike in spellings(names):
+            raise UserError(
+                f"{root}: the hospitals' folders {' and '.join(shown(alike))} differ only in their "
+                "spelling: put the images of one hospital in one folder, or rename one."
+            )
+        return _Layout(list(enumerate(clients)), one_test, names)
+    content = ", ".join(of_file(folder.name) for folder in folders[:10]) or "no folder"
+    inside = root.name.lower() in ("train", "test") or _CLIENT.fullmatch(root.name)
+    hint = f" Did you mean --data_dir={root.parent}?" if inside else ""
+    raise UserError(
+        f"{root} has no train folder: expected train/<class>/<image> or "
+        f"<hospital>/<class>/<image>, found {content}.{hint}"
+    )
+
+
+def _check_beside(root: Path, numbered: list[Path], others: list[Path]) -> None:
+    """Refuse folders beside ``client_0/``, ... that look like one more hospital's.
+
+    Raises:
+        UserError: Such a folder has a class of theirs.
+    """
+    known = set[str]().union(*map(_classes, numbered))
+    for folder in others if numbered else []:
+        if folder not in numbered and known & _classes(folder):
+            raise UserError(
+                f"{root} has {numbered[0].name!r} and {of_file(folder.name)!r}, which is also "
+                "a folder of classes: call all hospitals client_0, client_1, ... (or none of them "
+                "so), or move that folder away."
+            )
+
+
+def _classes(folder: Path) -> set[str]:
+    return {folded(of.name) for of in _folders(folder) if _image_files(of)}
+
+
+def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
+    """Return the `folders` if they are those of hospitals, [] if they are something else.
+
+    Raises:
+        UserError: Some of them look like hospitals' folders.
+    """
+    classes = list(map(_classes, folders))
+    parts = any(folded(one.name).replace(" ", "") in _PARTS for one in folders)
+    if parts or not any(classes) or any(map(_image_files, folders)):
+        return []
+    for folder, held in zip(folders, classes, strict=True):
+        if not held:
+            raise UserError(
+                f"{root} has folders of hospitals, <hospital>/<class>/<image>, but {folder.name!r} "
+                "holds no such images: add some, or move that folder away."
+            )
+    if len(folders) > 1 and len(set.union(*classes)) == sum(map(len, classes)):
+        raise UserError(
+            f"{root} has no train folder, and its folders ({some(one.name for one in folders)}) "
+            "have no class in common: expected train/<class>/<image> or <hospital>/<class>/<image>."
+        )
+    return folders
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -185,8 +266,3 @@ def _image_files(folder: Path) -> list[Path]:
         ]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
-
-
-def _text(name: str) -> str:
-    # File names are bytes; names that are not UTF-8 must still be stored and printed.
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

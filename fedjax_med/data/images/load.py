@@ -4,23 +4,30 @@ import functools
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.images import array_record, decode, holding, manifest
+from fedjax_med.data.images import agreement, array_record, decode, holding, manifest
 from fedjax_med.data.images.folders import File, Source
-from fedjax_med.errors import UserError
+from fedjax_med.data.images.levels import FULL, Scale
+from fedjax_med.errors import UserError, check_name, expand, printable
 from fedjax_med.files import read_regular
 
 _FINGERPRINT = re.compile("[0-9a-f]{16}")  # the form of `array_record.digest`
 
 
 def load(
-    name: str, source: Source, cache_dir: str, image_size: int, where: str = "memory"
+    name: str,
+    source: Source,
+    cache_dir: str,
+    image_size: int,
+    where: str = "memory",
+    crop: str = "centre",
+    range_: Sequence[float] = (),
 ) -> Dataset:
     """Read the images of `source`, preparing them first if they are new or have changed.
 
@@ -31,32 +38,50 @@ def load(
         name: the name of the data set.
         source: the images and their labels.
         cache_dir: where prepared images are kept, by source folder and `image_size`.
-        image_size: the side of the square that every image is cropped and scaled to, in pixels.
+        image_size: the side of the square that every image is scaled to, in pixels.
         where: ``memory``, ``disk`` or ``auto``: where the images are kept during use.
+        crop: ``centre``, ``pad`` or ``stretch``: how images become square.
+        range_: black and white of the grey levels whose files do not tell them, or nothing.
 
     Returns:
         The data set, each split sorted by (client, name); files that are not usable images are in
         `Dataset.unreadable`.
 
     Raises:
-        UserError: `cache_dir` cannot be written, is full or was damaged, `image_size` is below 1,
-            or the images differ from their ``manifest.json``.
+        UserError: `cache_dir` cannot be written, is full or was damaged, an argument is out of its
+            range, grey levels need `range_`, or the images differ from their ``manifest.json``.
     """
     if image_size < 1:
         raise UserError(f"image_size: expected at least 1 pixel, got {image_size}.")
+    check_name(crop, decode.CROPS, "the values of --config.crop")
+    given = agreement.check_range(range_)
     disk = array_record.on_disk(where, len(source.files), image_size)
-    cache = Path(cache_dir).expanduser().absolute()
-    home = cache / "image_folder" / f"{array_record.digest([str(source.root)])}_{image_size}px"
+    cache = expand(cache_dir).absolute()
+    # Each way to read the images has a place of its own; the usual one that of earlier versions.
+    ways = [crop] * (crop != "centre") + [str(given)] * (given is not None)
+    of = array_record.digest([str(source.root), *ways])
+    home = cache / "image_folder" / f"{of}_{image_size}px"
     folder = home / _fingerprint(source)
     there = array_record.place(ClassFolders, folder)
-    make = functools.partial(ClassFolders, source.files, image_size)
+    make = functools.partial(ClassFolders, source.files, image_size, crop)
     with array_record.using(folder, cache):
         if not there.exists():
             _announce(source, home, cache, image_size)
-            array_record.write(make, there)
+            scale = agreement.agree(source.files, given)
+            array_record.write(functools.partial(make, scale=scale), there)
             _remove_others(folder)
-        (train, test), unreadable = array_record.read(make, there, ("train", "test"), disk)
-    dataset = Dataset(name, source.class_names, train, test, unreadable, source.ignored)
+        found = array_record.read(make, there, ("train", "test"), disk)
+    (train, test), unreadable, levels = found
+    dataset = Dataset(
+        name,
+        source.class_names,
+        train,
+        test,
+        unreadable,
+        source.ignored,
+        levels,
+        source.clients,
+    )
     manifest.check(source.root, dataset)
     return dataset
 
@@ -64,7 +89,15 @@ def load(
 class ClassFolders(array_record.Builder):
     """Writes the images of a `Source`."""
 
-    def __init__(self, files: Iterable[File], image_size: int, data_dir: Path) -> None:
+    def __init__(
+        self,
+        files: Iterable[File],
+        image_size: int,
+        crop: str,
+        data_dir: Path,
+        scale: Scale = FULL,
+    ) -> None:
+        self._crop, self._scale = crop, scale
         splits: dict[str, list[File]] = {}
         for file in files:
             splits.setdefault(file.split, []).append(file)
@@ -79,11 +112,11 @@ class ClassFolders(array_record.Builder):
 
     def _record(self, file: File) -> array_record.Row:
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
-        image_hash, reason, data = np.zeros(32, np.uint8), "", b""
+        image_hash, reason, levels, data = np.zeros(32, np.uint8), "", "", b""
         try:
             data = read_regular(file.path, decode.LIMIT)
-            decoded = decode.decode(data)
-            image = decode.resize(decoded, self._image_size)
+            decoded, levels = decode.read(data, self._scale)
+            image = decode.resize(decoded, self._image_size, self._crop)
             image_hash = decode.perceptual_hash(decoded)
         except decode.ImageError as error:
             reason = str(error)
@@ -97,6 +130,7 @@ class ClassFolders(array_record.Builder):
             "image_hash": image_hash,
             "client": file.client,
             "reason": reason,
+            "levels": levels,
         }
 
 
@@ -105,8 +139,8 @@ def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
     changed = any(home.glob("*/*/*/dataset_info.json"))
     print(
         f"{'The images have changed: preparing' if changed else 'Preparing'} "
-        f"{len(source.files):,} images of {source.root} at {image_size} x {image_size} pixels; "
-        f"kept in {cache}.",
+        f"{len(source.files):,} images of {printable(str(source.root), 200)} "
+        f"at {image_size} x {image_size} pixels; kept in {cache}.",
         file=sys.stderr,
     )
     array_record.check_space(cache, len(source.files), image_size)
@@ -126,7 +160,7 @@ def _remove_others(folder: Path) -> None:
 
 
 def _fingerprint(source: Source) -> str:
-    """Compute a digest that changes when a file is added, removed, renamed, resized or written."""
+    """Compute a digest that changes when a file is added, removed, renamed, relabelled, written."""
     lines = []
     for file in source.files:
         try:
@@ -135,5 +169,5 @@ def _fingerprint(source: Source) -> str:
             marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a dangling link: an unreadable file, reported as such
             marks = (-1, -1, -1)
-        lines.append(f"{file.path.relative_to(source.root)} {marks}")
+        lines.append(f"{file.path.relative_to(source.root)} {file.label} {marks}")
     return array_record.digest([str(ClassFolders.VERSION), *source.class_names, *lines])

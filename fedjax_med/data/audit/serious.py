@@ -1,0 +1,59 @@
+"""The findings that nobody should train over without having read them, in one sentence."""
+
+import numpy as np
+
+from fedjax_med.data import client_data
+from fedjax_med.data.audit.findings import Audit
+from fedjax_med.data.client_data import ClientData
+from fedjax_med.errors import printable
+
+_NAMED = 3  # kinds of files, classes and clients that are named; the rest is counted
+
+
+def sentence(
+    audit: Audit, train: ClientData, validation: ClientData | None, names: tuple[str, ...]
+) -> str:
+    """Name dark images, files left aside, and clients without a class or validation images.
+
+    Args:
+        audit: of the data set.
+        train: the clients' training examples.
+        validation: their validation examples; None if none are wanted.
+        names: of the clients; () if they have none.
+
+    Returns:
+        The sentence, with a space before it; "" if nothing was found.
+    """
+    found = []
+    if audit.dark:
+        found.append(f"{len(audit.dark):,} nearly black images, such as {printable(audit.dark[0])}")
+    if audit.ignored:
+        kinds = [f"{count:,} {printable(kind)}" for kind, count in audit.ignored]
+        found.append(f"left aside: {_some(kinds)}")
+    found += _lacking(client_data.class_counts(train, len(audit.class_names)), audit, names)
+    if validation is not None and (empty := np.flatnonzero(validation.sizes == 0)).size:
+        clients = _some([_client(int(client), names) for client in empty])
+        found.append(f"no validation images: {clients}")
+    return f" Attention: {'; '.join(found)} (`fedjax-med audit` tells more)." if found else ""
+
+
+def _lacking(counts: np.ndarray, audit: Audit, names: tuple[str, ...]) -> list[str]:
+    """Name the clients that have none of a class, and the classes that they lack."""
+    lacking = np.flatnonzero((counts == 0).any(axis=1))
+    if not lacking.size:
+        return []
+    each = []
+    for client in lacking[:_NAMED].tolist():
+        absent = [audit.class_names[label] for label in np.flatnonzero(counts[client] == 0)]
+        each.append(f"{_client(client, names)} has none of {_some(list(map(printable, absent)))}")
+    more = lacking.size - len(each)
+    return [", ".join(each) + (f", and {more:,} more lack classes" if more else "")]
+
+
+def _client(number: int, names: tuple[str, ...]) -> str:
+    return f"client {number} ({printable(names[number])})" if names else f"client {number}"
+
+
+def _some(texts: list[str]) -> str:
+    more = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

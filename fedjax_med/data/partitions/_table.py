@@ -1,0 +1,186 @@
+"""A table of images and their sites, as people and spreadsheets write it."""
+
+import codecs
+import csv
+import io
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from fedjax_med.data.partitions._dealing import OPTIONS
+from fedjax_med.data.spelling import folded, shown, spellings
+from fedjax_med.errors import UserError, check_name, printable, some
+from fedjax_med.files import read_regular, unreadable
+
+_LIMIT = 2**30  # bytes of the table: ten million lines of 100 bytes
+_ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
+_DELIMITERS = ",;\t|"
+
+
+class Entry(NamedTuple):
+    """One line of the table."""
+
+    line: int
+    image: str  # as it is written
+    site: str
+
+
+def read(path: str, column: str, image: str) -> list[Entry]:
+    """Read the CSV at `path`, with any usual delimiter, in UTF-8 or UTF-16.
+
+    Args:
+        path: of the file.
+        column: the heading of the sites; letter case and spaces do not matter.
+        image: the heading of the images.
+
+    Raises:
+        UserError: It cannot be read, lacks a column, or a line lacks its image or its site; or two
+            sites differ only in their spelling.
+    """
+    if not path:
+        raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
+    try:
+        text = _text(read_regular(Path(path), _LIMIT))
+        text = text.replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
+        rows = _rows(text, _delimiter(text, (column, image)))
+        _, header = next(rows, (0, []))
+        wanted = {"image": image, "column": column}
+        places = [_column(header, name, option, path) for option, name in wanted.items()]
+        entries = [
+            Entry(line, *(row[at].strip() if at < len(row) else "" for at in places))
+            for line, row in rows
+        ]
+    except (OSError, ValueError, csv.Error) as error:
+        raise unreadable(Path(path), error, _ADVICE) from error
+    for entry in entries:
+        if not (entry.image and entry.site):
+            fault = f"the image {printable(repr(entry.image))} lacks its name or its site"
+            raise UserError(f"{path}, line {entry.line}: {fault}.")
+    for sites in spellings(entry.site for entry in entries):
+        raise UserError(
+            f"{path}: the sites {' and '.join(shown(sites))} differ only in their spelling: write "
+            "each site in one way."
+        )
+    return entries
+
+
+def _text(data: bytes) -> str:
+    """Decode a table: UTF-8, or UTF-16 as spreadsheets write Unicode text."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if 0 in data[:2]:  # without a byte order mark: one byte of a heading's first letter is 0
+        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be")
+    return data.decode("utf-8-sig")
+
+
+def _delimiter(text: str, headings: tuple[str, str]) -> str:
+    """Return the delimiter by which the first line has both headings, else the most frequent."""
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    if first.lower().startswith("sep="):  # Excel's hint to itself
+        return first[4:5].strip("\r\n") or ","
+    wanted = set(map(folded, headings))
+    for delimiter in _DELIMITERS:
+        if wanted <= set(
+            map(folded, next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), []))
+        ):
+            return delimiter
+    return max(_DELIMITERS, key=first.count)
+
+
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines with their numbers; skip empty ones, as spreadsheets leave at the end."""
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    for row in reader:
+        hint = reader.line_num == 1 and row and row[0].lower().startswith("sep=")
+        if any(cell.strip() for cell in row) and not hint:
+            yield reader.line_num, row
+
+
+def _column(header: list[str], name: str, option: str, path: str) -> int:
+    names = [cell.strip() for cell in header]
+    found = [at for at, one in enumerate(names) if one == name]
+    found = found or [at for at, one in enumerate(names) if folded(one) == folded(name)]
+    if len(found) > 1:
+        raise UserError(f"{path} has the column {name!r} {len(found)} times: leave one of them.")
+    if not found:
+        where = f"the columns of {path} (set {OPTIONS}.{option} to the right one)"
+        check_name(name, filter(None, names), where)
+    return found[0]
+
+
+def by_image(path: str, entries: list[Entry], classes: set[str]) -> dict[str, Entry]:
+    """Index the entries by ``<class>/<file>`` or ``<file>``, whatever folders are written before.
+
+    Lines of images in a folder ``test`` are left out.
+
+    Args:
+        path: of the table, for the messages.
+        entries: of the table.
+        classes: the names of the class folders.
+
+    Raises:
+        UserError: An image is listed twice.
+    """
+    known, found = set(map(plain, classes)), dict[str, Entry]()
+    for entry in entries:
+        *folders, file = PurePosixPath(entry.image.replace("\\", "/")).parts
+        if folders and plain(folders[-1]) not in known:  # "<class> / <file>"
+            *folders, file = (part.strip() for part in (*folders, file))
+        in_class = bool(folders) and plain(folders[-1]) in known
+        above = folders[:-1] if in_class else folders
+        if above and plain(above[-1]) == "test":
+            continue
+        key = f"{folders[-1]}/{file}" if in_class else file
+        if key in found and found[key][1:] == entry[1:]:
+            continue  # the same line again
+        if key in found:
+            raise UserError(
+                f"{path}, line {entry.line}: the image {printable(repr(key))} is listed twice "
+                "(where two classes have it, write '<class>/<file>')."
+            )
+        found[key] = entry
+    return found
+
+
+def plain(name: str) -> str:
+    """Return a file name without letter case, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def candidates(names: list[str], listed: dict[str, Entry]) -> list[list[str]]:
+    """List the keys in `listed` that may stand for each of `names`, ``<class folder>/<file>``.
+
+    The suffix may be missing and the letter case may differ; an exact match comes first.
+    """
+    loose: dict[str, list[str]] = {}
+    for key in listed:
+        loose.setdefault(plain(key), []).append(key)
+    found: list[list[str]] = []
+    for name in names:
+        file = PurePosixPath(name)
+        forms = list(dict.fromkeys((name, str(file.with_suffix("")), file.name, file.stem)))
+        keys = [form for form in forms if form in listed]
+        found.append(keys or [key for form in forms for key in loose.get(plain(form), [])])
+    return found
+
+
+def match(path: str, names: list[str], listed: dict[str, Entry]) -> list[str]:
+    """Find the key in `listed` for each of `names`.
+
+    Raises:
+        UserError: An image is on no line, or on several.
+    """
+    found = candidates(names, listed)
+    faulty = [position for position, keys in enumerate(found) if len(keys) != 1]
+    if faulty:
+        keys = found[faulty[0]]
+        where = f"as {keys[0]!r} and as {keys[1]!r}" if keys else "nowhere"
+        more = f" ({len(faulty) - 1} more images are like this)" if len(faulty) > 1 else ""
+        hint = "" if keys else f"; it lists {some(list(listed)[:3])}"
+        raise UserError(
+            f"{path}: expected the image {names[faulty[0]]!r} on one line, found it "
+            f"{where}{more}{hint}."
+        )
+    return [one[0] for one in found]
