@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from fedjax_med.errors import UserError
 from fedjax_med.execution import watch
+from fedjax_med.execution.relay import Relay
 
 T = TypeVar("T")
 
@@ -79,10 +80,11 @@ def initialise(
         "0, are all started, is the port open? (--connect_timeout=SECONDS)"
     )
     atexit.register(watch.say_bye)  # before JAX's own: called when all have met to end
+    relay = Relay(coordinator) if coordinator and process_id else None
     try:
         with _time_limit(seconds, late):
             jax.distributed.initialize(
-                coordinator or None,
+                relay.address if relay else coordinator or None,
                 num_processes,
                 process_id,
                 # Even if a scheduler's variables name devices: the flags decide.
@@ -97,7 +99,8 @@ def initialise(
     if active():
         state = runtime.global_state
         address = coordinator or str(state.coordinator_address)
-        watch.begin(state.client, jax.process_index(), address)
+        if watch.begin(state.client, jax.process_index(), address) and relay:
+            relay.hold()
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 

@@ -285,6 +285,30 @@ def test_a_fault_of_the_program_in_one_process_ends_the_other_soon():
     assert "KeyError: 'a fault of the program'" in err[1]
 
 
+# The first process is killed while Python's lock is held for most of the time.
+BUSY = """
+import sys
+from fedjax_med.execution import multihost as distributed
+
+_, coordinator, _, process = sys.argv[1:]
+distributed.initialise(coordinator.partition("=")[2], 2, int(process.partition("=")[2]), 60)
+distributed.all_of(True)
+print("met", file=sys.__stdout__, flush=True)  # all but the first print nothing
+while True:
+    sum(range(1000))
+"""
+
+
+def test_a_busy_process_ends_without_a_word_of_jax_when_the_first_one_is_killed():
+    processes = start(2, ["-c", BUSY], "")
+    assert processes[1].stdout.readline() == "met\n"
+    processes[0].kill()
+    assert processes[1].wait(60) == 2
+    _, _, err = finish(processes)
+    assert err[1].startswith("fedjax-med (process 1): process 0 has ended (killed, ")
+    assert err[1].count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("active", "name"), [(False, "=sequential"), (True, "=sharded_sequential")]
 )
