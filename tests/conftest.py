@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedjax_med.execution.program_cache import write_programs_whole
 from fedjax_med.experiment.config import Experiment
 
 # Four virtual devices for the sharded client maps; must be set before JAX starts its backend.
@@ -40,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the client map on; pytest-xdist configures its workers in the same way."""
+    write_programs_whole()  # the workers share their programs
     if name := config.getoption("--map-clients"):
         os.environ[MAP_CLIENTS] = name
         place = list(Experiment.__dataclass_fields__).index("map_clients")

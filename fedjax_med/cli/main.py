@@ -18,7 +18,8 @@ from fedjax_med.cli.help_text import command_help, commands_by_name, usage
 from fedjax_med.cli.terminal import guarded
 from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.execution import multihost
-from fedjax_med.execution.backend import cache_programs, check_platforms, repeat_bits
+from fedjax_med.execution.backend import check_platforms, repeat_bits
+from fedjax_med.execution.program_cache import cache_programs
 from fedjax_med.execution.settings import fix_settings
 from fedjax_med.experiment import resolve
 from fedjax_med.files import read_text

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_med.core.client_map import CLIENT_MAPS, ClientMap
-from fedjax_med.errors import UserError, expand, printable
+from fedjax_med.errors import UserError, printable
 
 NAMES = ("auto", *CLIENT_MAPS, "sharded")
 _SHARE = 0.9  # share of a device's free memory that a round may use; the rest is lost in gaps
@@ -171,17 +171,3 @@ def repeatable() -> dict[str, Any]:
     flags = os.environ.get("XLA_FLAGS", "")
     off = any(f"{_DETERMINISTIC}={value}" in flags for value in ("false", "0"))
     return {} if off or jax.default_backend() != "gpu" else {_DETERMINISTIC: True}
-
-
-def cache_programs(cache_dir: str) -> None:
-    """Keep compiled programs in the folder ``compiled`` of `cache_dir`, for later processes.
-
-    A folder that JAX has been given already is kept.
-    """
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
-        return
-    folder = expand(cache_dir) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Many small programs build the first state. By default, programs that compile in under a
-    # second are not cached, and compiling them again would be most of a later start.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
-from fedjax_med.execution.backend import cache_programs, repeat_bits
+from fedjax_med.execution.backend import repeat_bits
+from fedjax_med.execution.program_cache import cache_programs
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.run.provenance import code_version
 from fedjax_med.run.train import TrainJob, train
