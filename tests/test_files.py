@@ -107,6 +107,42 @@ def test_what_killed_processes_left_is_removed_and_what_is_being_written_stays(t
     assert (tmp_path / "file").read_text() == "whole"
 
 
+def test_who_writes_a_file_removes_what_killed_processes_left_of_it(tmp_path):
+    left = tmp_path / ".a[1].json.4711.0123abcd.tmp"
+    others = [tmp_path / ".b.json.4711.0123abcd.tmp", tmp_path / ".a[1].json.tmp"]
+    for file in (left, *others):
+        file.touch()
+    with files.replacing(tmp_path / "a[1].json") as first:
+        assert not left.exists()
+        with files.replacing(tmp_path / "a[1].json") as second:
+            second.write_text("second")
+        first.write_text("first")
+    assert names(tmp_path) == sorted(["a[1].json", *(other.name for other in others)])
+    assert (tmp_path / "a[1].json").read_text() == "first"
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_file_that_another_process_took_for_abandoned_is_written_all_the_same(
+    tmp_path, monkeypatch, locked
+):
+    """It did so before the file was locked."""
+    lock, taken = files.try_lock, []
+
+    def late(descriptor):
+        if taken:
+            return lock(descriptor)
+        taken.extend(tmp_path.iterdir())
+        if locked:
+            taken[0].unlink()  # as it was about to do where it still holds the lock
+        return locked
+
+    monkeypatch.setattr(files, "try_lock", late)
+    with files.replacing(tmp_path / "file") as temporary:
+        assert temporary not in taken
+        temporary.write_text("whole")
+    assert names(tmp_path) == ["file"]
+
+
 def test_without_locks_what_killed_processes_left_goes_after_a_day(tmp_path, monkeypatch):
     def fail(descriptor, how):
         raise OSError(errno.ENOSYS, "Function not implemented")

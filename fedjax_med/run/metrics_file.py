@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_med.errors import UserError
-from fedjax_med.files import check_depth, read_regular, unreadable
+from fedjax_med.files import read_regular, unreadable
+from fedjax_med.files.nesting import check_depth
 
 _LIMIT = 2**32  # bytes: ten thousand rounds of a few thousand clients
 

@@ -48,6 +48,15 @@ def test_the_audit_is_written_first(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["num_train"] == 1
 
 
+def test_an_audit_removes_what_a_killed_one_left(tmp_path):
+    (tmp_path / "data" / "Train" / "a").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "data" / "Train" / "a" / "0.png")
+    places = [f"--data_dir={tmp_path / 'data'}", f"--cache_dir={tmp_path / 'cache'}"]
+    (tmp_path / ".a.json.4711.0123abcd.tmp").touch()
+    assert cli.main(["audit", *places, f"--out={tmp_path / 'a.json'}"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "cache", "a.json"}
+
+
 def test_an_evaluation_is_written_first(tmp_path, monkeypatch):
     state = types.SimpleNamespace(round=1)
     monkeypatch.setattr(evaluate, "restore", lambda run, which: (state, 1))

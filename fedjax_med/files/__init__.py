@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import functools
+import glob
 import json
 import os
 import re
@@ -13,6 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedjax_med.errors import UserError
+from fedjax_med.files.nesting import check_depth
+from fedjax_med.files.syncing import make_folder as make_folder
+from fedjax_med.files.syncing import sync as sync
+from fedjax_med.files.syncing import sync_tree as sync_tree
+from fedjax_med.files.unfinished import unfinished
 
 try:
     import fcntl
@@ -22,9 +29,6 @@ except ImportError:  # on Windows
 # The temporary file names of `replacing`.
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _ABANDONED = 86_400  # seconds since the last write; by then nobody writes a file any more
-# Errors of file systems that cannot sync folders (some network mounts).
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-_DEPTH = 50  # of nested lists and dictionaries in JSON; ours have 10
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -72,12 +76,11 @@ def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator
     Raises:
         UserError: The file cannot be written.
     """
-    # Processes in other containers, which may share the folder, can have the same process id.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         make_folder(path.parent)
-        temporary.touch(mode, exist_ok=False)
-        with _locked(temporary):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            _clear(left)
+        with _temporary(path, mode) as temporary:
             yield temporary
             sync(temporary)
             _give_name(temporary, path, stays)
@@ -88,9 +91,6 @@ def replacing(path: Path, mode: int = 0o666, *, stays: bool = False) -> Iterator
             f"could not write {path}: {reason}. What was saved before is intact: make room or "
             "choose another folder."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _give_name(temporary: Path, path: Path, stays: bool) -> None:
@@ -107,12 +107,36 @@ def _give_name(temporary: Path, path: Path, stays: bool) -> None:
 
 
 @contextlib.contextmanager
-def _locked(temporary: Path) -> Iterator[None]:
-    """Lock `temporary`, so that other processes see that it is being written."""
-    with temporary.open("r+b") as stream:
-        with contextlib.suppress(OSError):
-            try_lock(stream.fileno())
-        yield
+def _temporary(path: Path, mode: int) -> Iterator[Path]:
+    """Create a file beside `path`, locked so that others see that it is being written; remove it.
+
+    Another process may take it for abandoned before it is locked: then it is another one.
+    """
+    while True:
+        # Processes in other containers, which may share the folder, can have the same process id.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        remove = functools.partial(_remove, temporary)
+        with contextlib.closing(os.fdopen(descriptor)), unfinished(remove):
+            try:
+                if _locked(descriptor) and temporary.exists():
+                    yield temporary
+                    return
+            finally:
+                remove()
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file if the file system has locks; return False if another process did."""
+    try:
+        return try_lock(descriptor)
+    except OSError:
+        return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -144,55 +168,15 @@ def clear_temporary(folder: Path) -> None:
     were written to within a day.
     """
     for path in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if _TEMPORARY.fullmatch(path.name):
-                with open_regular(path, 2**62) as stream:
-                    if _is_abandoned(stream.fileno()):
-                        path.unlink()
+        _clear(path)
 
 
-def make_folder(path: Path) -> None:
-    """Make `path` and the folders above it; new folders survive a power cut.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Return when the content of a file, or the names in a folder, are on disk.
-
-    Raises:
-        OSError: They could not be written.
-    """
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and writes names at once
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Return when `folder`, its whole content and its own name are on disk.
-
-    Raises:
-        OSError: They could not be written.
-    """
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            sync(Path(place, name))
-        sync(Path(place))
-    sync(folder.parent)
+def _clear(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if _TEMPORARY.fullmatch(path.name):
+            with open_regular(path, 2**62) as stream:
+                if _is_abandoned(stream.fileno()):
+                    path.unlink()
 
 
 @contextlib.contextmanager
@@ -273,20 +257,6 @@ def read_object(path: Path, limit: int, advice: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise unreadable(path, ValueError("expected a JSON object"), advice)
     return value
-
-
-def check_depth(value: Any) -> None:
-    """Refuse lists and dictionaries nested more than 50 deep, without recursion.
-
-    Raises:
-        ValueError: `value`, parsed from JSON, is nested too deep.
-    """
-    level: list[Any] = [[value]]
-    for _ in range(_DEPTH):
-        parts = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [item for part in parts for item in part if isinstance(item, dict | list)]
-    if level:
-        raise ValueError(f"expected lists and objects nested at most {_DEPTH} deep")
 
 
 def unreadable(path: Path, error: Exception, advice: str = "") -> UserError:
