@@ -67,20 +67,21 @@ class _Lasting:
 
 
 @contextlib.contextmanager
-def lasting(received: list[int]) -> Iterator[None]:
+def lasting(received: list[int], then: str = "stopping after this round") -> Iterator[None]:
     """Take a standard output that cannot be written as a request to stop.
 
     The round of a run is then saved, as on a signal. Standard error is dropped in silence.
 
     Args:
         received: the signals received so far; gets `CLOSED_OUTPUT`.
+        then: what the program does about it.
     """
 
     def lost(error: OSError) -> None:
         received.append(CLOSED_OUTPUT)
         reason = error.strerror or type(error).__name__
         print(
-            f"fedjax-med: standard output cannot be written ({reason}): stopping after this round.",
+            f"fedjax-med: standard output cannot be written ({reason}): {then}.",
             file=sys.stderr,
         )
 

@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 
 from fedjax_med.data import cache
 from fedjax_med.errors import expand
-from fedjax_med.files import writing
+from fedjax_med.files import clear_temporary, writing
 from fedjax_med.run.metrics_writer import size_in_words
 from fedjax_med.run.workdir import CACHE_DIR
 
@@ -25,7 +25,9 @@ def run(flags: absl_flags.FlagValues) -> int:
     """List or clear the cache folder; return the exit code."""
     folder = expand(flags.cache_dir).absolute()
     found = cache.entries(folder)
-    freed = 0
+    freed, rows = 0, []
+    if flags.clear:
+        clear_temporary(folder)
     for entry in found:
         said = ""
         if flags.clear:
@@ -34,7 +36,9 @@ def run(flags: absl_flags.FlagValues) -> int:
             freed += entry.size if gone else 0
             said = "  removed" if gone else "  stays: a run uses it"
         name = entry.path.relative_to(folder)
-        print(f"{size_in_words(entry.size):>8}  {entry.kind:<18} {name}{said}")
+        rows.append(f"{size_in_words(entry.size):>8}  {entry.kind:<18} {name}{said}")
+    for row in rows:  # not before all are removed, whether or not somebody reads them
+        print(row)
     total = sum(entry.size for entry in found)
     print(f"{size_in_words(total):>8}  in {folder}; {size_in_words(freed)} of it removed.")
     return 0

@@ -6,6 +6,7 @@ clients; Test is not touched. Writes contribution.json and contribution.png into
 prints a table. docs/contribution.md explains what the values mean, and what they do not mean.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     print(
         f"{workdir}: {kept.rounds} rounds replayed; the coalitions of {experiment.num_clients} "
         f"clients are valued on {images} validation images.",
-        flush=True,
+        file=sys.stderr,  # what is printed before the files are written must not end the command
     )
     found = valuation.METHODS[flags.method](kept, measure)
     result = {

@@ -13,6 +13,7 @@ from fedjax_med.evaluation import tables
 from fedjax_med.run.evaluate import CHECKPOINTS
 from fedjax_med.run.library import evaluate_run
 from fedjax_med.run.load import read_run
+from fedjax_med.run.output import lasting
 from fedjax_med.run.tested_on import check_same_test_set
 from fedjax_med.run.workdir import check_writable
 
@@ -38,9 +39,12 @@ def run(flags: absl_flags.FlagValues) -> int:
     if len(saved) > 1:
         check_same_test_set(saved, flags.data_dir, given_cache_dir(flags))
     places = {"data_dir": flags.data_dir, "cache_dir": given_cache_dir(flags)}
-    evaluations = [
-        evaluate_run(workdir, checkpoint=flags.checkpoint, **places) for workdir in flags.workdir
-    ]
-    if len(evaluations) > 1:
-        print(f"\nAll {len(evaluations)} runs:\n\n{tables.markdown(evaluations)}")
-    return 0
+    lost: list[int] = []
+    with lasting(lost, "every run is evaluated all the same"):
+        evaluations = [
+            evaluate_run(workdir, checkpoint=flags.checkpoint, **places)
+            for workdir in flags.workdir
+        ]
+        if len(evaluations) > 1:
+            print(f"\nAll {len(evaluations)} runs:\n\n{tables.markdown(evaluations)}")
+    return 1 if lost else 0

@@ -38,7 +38,6 @@ def run(flags: absl_flags.FlagValues) -> None:
     dataset, parts = division.dataset, division.parts
     if (dataset.train.client >= 0).any():
         raise UserError(f"{flags.data_dir} is already divided into client folders.")
-    print(division.summary)
     listing: dict[str, Any] = {
         "format": manifest.FORMAT,
         "dataset": dataset.name,
@@ -55,5 +54,6 @@ def run(flags: absl_flags.FlagValues) -> None:
     }
     rename = experiment.dataset.options.get("rename", "")
     write(out, listing, folders.scan(flags.data_dir, rename))
+    print(division.summary)
     print("\n".join(table(dataset, parts)))
     print(f"Wrote {len(listing['files']):,} images and {manifest.NAME} to {out}.")
