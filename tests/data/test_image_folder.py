@@ -351,13 +351,12 @@ def test_a_run_that_was_overtaken_uses_what_the_other_prepared(folder, monkeypat
     assert overtaken.is_set()
 
 
-def test_a_damaged_preparation_is_removed_and_said_so(folder):
+def test_a_damaged_preparation_is_made_anew_and_said_so(folder, capsys):
     build(folder)
     for path in (folder.parent / "cache").rglob("*train.array_record*"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match="run again"):
-        build(folder)
     assert build(folder).train.num_examples == 5
+    assert "preparing them anew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError("Stale file handle"), MemoryError()])

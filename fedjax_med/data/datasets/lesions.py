@@ -18,7 +18,7 @@ from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.data.datasets import _dermatoscope, _lesion_drawing
 from fedjax_med.data.datasets._dermatoscope import photograph
 from fedjax_med.data.datasets._lesion_drawing import PATTERNS, draw
-from fedjax_med.data.images import array_record, decode
+from fedjax_med.data.images import array_record, decode, kept
 from fedjax_med.data.images.decode import perceptual_hash
 from fedjax_med.errors import UserError, expand
 
@@ -158,10 +158,12 @@ def _kept(
     folder = cache_dir.absolute() / "lesions" / array_record.digest([*of, *code])
     there = array_record.place(Lesions, folder)
     make = functools.partial(Lesions, rows, image_size)
-    with array_record.using(folder, cache_dir):
-        if not there.exists():
-            count = int(of[1]) + int(of[2])
-            print(f"Drawing {count:,} images; kept in {cache_dir}.", file=sys.stderr)
-            array_record.check_space(cache_dir, count, image_size)
-            array_record.write(make, there)
-        return array_record.read(make, there, ("train", "test"), disk).splits
+
+    def prepare() -> None:
+        count = int(of[1]) + int(of[2])
+        print(f"Drawing {count:,} images; kept in {cache_dir}.", file=sys.stderr)
+        array_record.check_space(cache_dir, count, image_size)
+        array_record.write(make, there)
+
+    read = functools.partial(array_record.read, make, there, ("train", "test"), disk)
+    return kept.read_or_prepare(there, cache_dir, prepare, read).splits

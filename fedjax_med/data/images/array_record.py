@@ -5,6 +5,7 @@ tensorflow-datasets writes and reads the records without TensorFlow.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import shutil
@@ -23,10 +24,11 @@ from fedjax_med.data.images.lazy import BLOCK, DiskImages
 from fedjax_med.data.memory import memory_bytes
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.files import make_folder, sync, sync_tree
+from fedjax_med.files.unfinished import unfinished
 
 PLACES = ("auto", "memory", "disk")  # where the images are kept during use
 _INFO = "dataset_info.json"  # the file that tfds writes last
-_UNFINISHED = "unfinished_"  # prefix of folders that are being written
+UNFINISHED = "unfinished_"  # prefix of folders that are being written
 
 Row = dict[str, Any]  # one image: the features of `Builder`
 
@@ -129,55 +131,6 @@ def cannot_write(cache_dir: Path, error: OSError) -> UserError:
     )
 
 
-@contextlib.contextmanager
-def using(folder: Path, cache_dir: Path) -> Iterator[None]:
-    """Create and hold `folder` while its images are prepared and read.
-
-    What killed runs left unfinished in it is removed. A folder that turns out to be damaged is
-    removed, unless another run uses it.
-
-    Args:
-        folder: for these images only.
-        cache_dir: the cache that contains it, for the messages.
-
-    Raises:
-        UserError: The block raised an `OSError`, or found damage.
-    """
-    try:
-        with holding.held(folder):
-            for left in folder.glob(f"{_UNFINISHED}*"):  # by killed runs
-                holding.remove_unused(left)
-            yield
-    except OSError as error:
-        raise cannot_write(cache_dir, error) from error
-    except checksums.DamagedError as error:
-        done = "and were removed: run again to prepare them anew"
-        if not holding.remove_unused(folder, lambda: _is_damaged(folder)):
-            done = (
-                "and stay, since another run may read them: run again when none does, or remove "
-                "that folder"
-            )
-        raise UserError(
-            f"the prepared images in {folder} are damaged ({error.what}) {done}."
-        ) from error
-
-
-def _is_damaged(folder: Path) -> bool:
-    """Check whether any set of images in `folder` is known to be damaged."""
-    try:
-        return not all(checksums.check(one, thorough=True) for one in _sets(folder))
-    except checksums.DamagedError:
-        return True
-    except OSError:
-        return False
-
-
-def _sets(folder: Path) -> list[Path]:
-    """List the sets of images in `folder` that were written to their end."""
-    every = (one for one in folder.glob("*/*") if one.is_dir())
-    return [one for one in every if not one.parent.name.startswith(_UNFINISHED)]
-
-
 def place(kind: type[Builder], folder: Path) -> Path:
     """Return the path in `folder` where a builder of that `kind` keeps its records, if any."""
     return Path(folder, kind.name, str(kind.VERSION))
@@ -196,10 +149,11 @@ def write(make: Callable[[Path], Builder], there: Path) -> None:
     """
     tfds.disable_progress_bar()
     folder = there.parent.parent
-    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    mine = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    remove = functools.partial(shutil.rmtree, mine, ignore_errors=True)
     try:
-        with holding.held(unfinished):
-            builder = make(unfinished)
+        with holding.held(mine), unfinished(remove):
+            builder = make(mine)
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
             written = Path(builder.data_path)
@@ -216,7 +170,7 @@ def write(make: Callable[[Path], Builder], there: Path) -> None:
         if not there.exists():
             raise OSError(" ".join(str(error).split())) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove()
 
 
 def read(

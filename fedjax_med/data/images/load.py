@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.images import agreement, array_record, decode, holding, manifest
+from fedjax_med.data.images import agreement, array_record, decode, holding, kept, manifest
 from fedjax_med.data.images.folders import File, Source
 from fedjax_med.data.images.levels import FULL, Scale
 from fedjax_med.errors import UserError, check_name, expand, printable
@@ -64,14 +64,15 @@ def load(
     folder = home / _fingerprint(source)
     there = array_record.place(ClassFolders, folder)
     make = functools.partial(ClassFolders, source.files, image_size, crop)
-    with array_record.using(folder, cache):
-        if not there.exists():
-            _announce(source, home, cache, image_size)
-            scale = agreement.agree(source.files, given)
-            array_record.write(functools.partial(make, scale=scale), there)
-            _remove_others(folder)
-        found = array_record.read(make, there, ("train", "test"), disk)
-    (train, test), unreadable, levels = found
+
+    def prepare() -> None:
+        _announce(source, home, cache, image_size)
+        scale = agreement.agree(source.files, given)
+        array_record.write(functools.partial(make, scale=scale), there)
+        _remove_others(folder)
+
+    read = functools.partial(array_record.read, make, there, ("train", "test"), disk)
+    (train, test), unreadable, levels = kept.read_or_prepare(there, cache, prepare, read)
     dataset = Dataset(
         name,
         source.class_names,
