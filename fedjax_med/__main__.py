@@ -1,11 +1,10 @@
 """``python -m fedjax_med COMMAND``, and the console command ``fedjax-med``."""
 
 import re
-import signal
 import sys
 
 from fedjax_med.run.output import by_lines, open_standard
-from fedjax_med.run.signals import end_at_once
+from fedjax_med.run.signals import end_on_signals
 
 _REFUSED = (
     "fedjax-med: expected Linux or macOS, got Windows, for which the required package array_record "
@@ -22,8 +21,7 @@ def main() -> int:
     if sys.platform == "win32":
         print(_REFUSED, file=sys.stderr)
         return 2
-    # Before the program is loaded, which takes seconds; training has its own way to stop.
-    signal.signal(signal.SIGINT, end_at_once)
+    end_on_signals()  # before the program is loaded, which takes seconds; rounds stop otherwise
     open_standard()
     by_lines(sys.stdout)
     try:

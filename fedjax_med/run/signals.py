@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from fedjax_med.files.unfinished import remove_unfinished
+
 # Signals of someone who waits: the second one ends the process at once.
 _BY_HAND = frozenset({signal.SIGINT, signal.SIGTERM})
 # Signals of terminals and schedulers, which may send several: requests, however often they come.
@@ -19,11 +21,20 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
 
     Python's default, KeyboardInterrupt, is raised wherever the program happens to be: during
     imports it ends in a traceback, and inside a JAX callback it is lost. Files are written under
-    a temporary name and renamed, so an exit at any moment leaves none half written.
+    a temporary name and renamed, so an exit at any moment leaves none half written; what has such
+    a name is removed.
     """
     del frame
-    _tell(2, b"fedjax-med: interrupted.\n")
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    _tell(2, f"fedjax-med: interrupted{by}.\n".encode())
+    remove_unfinished()
     os._exit(128 + number)
+
+
+def end_on_signals() -> None:
+    """Let each signal that requests a stop in rounds end the process at once elsewhere."""
+    for number in _signals():
+        signal.signal(number, end_at_once)
 
 
 def _tell(descriptor: int, line: bytes) -> None:

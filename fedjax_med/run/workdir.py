@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import math
 import os
 import stat
@@ -13,6 +14,7 @@ from typing import IO, Any
 from fedjax_med import files
 from fedjax_med.errors import UserError
 from fedjax_med.files import clear_temporary, make_folder, read_object, unreadable, writing
+from fedjax_med.files.unfinished import unfinished
 
 _NEVER_WAIT = getattr(os, "O_NONBLOCK", 0)
 _UNLOCKED = (
@@ -38,15 +40,21 @@ def exclusive(workdir: Path) -> Iterator[None]:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: expected a folder, or a new name.")
     lock = workdir / ".lock"
-    with _locked(lock):
+    leave = functools.partial(_leave, workdir, lock)
+    with _locked(lock), unfinished(leave):
         clear_temporary(workdir)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # must not hide the error that ended the run
-                if [path.name for path in workdir.iterdir()] == [".lock"]:
-                    lock.unlink()
-                    workdir.rmdir()
+            leave()
+
+
+def _leave(workdir: Path, lock: Path) -> None:
+    """Remove the workdir if it holds nothing but its lock."""
+    with contextlib.suppress(OSError):  # must not hide the error that ended the run
+        if [path.name for path in workdir.iterdir()] == [".lock"]:
+            lock.unlink()
+            workdir.rmdir()
 
 
 def _locked(lock: Path) -> IO[bytes]:

@@ -1,10 +1,16 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from fedjax_med.data.images import array_record, export
+from fedjax_med.errors import UserError
+from fedjax_med.files.unfinished import remove_unfinished, unfinished
 from fedjax_med.run import signals
 from fedjax_med.run.signals import stop_requests
+from fedjax_med.run.workdir import exclusive
 
 REQUESTS = [number for name in signals._REQUESTS if (number := getattr(signal, name, None))]
 
@@ -74,3 +80,84 @@ def test_a_signal_is_recorded_where_nobody_reads_the_output_any_more():
         os.close(kept)
         os.close(writing)
     assert received == [signal.SIGTERM]
+
+
+# The command's start, with all that is slow left out: it gets a signal in the midst of a file.
+WRITING = """
+import os, pathlib, sys, time, types
+
+def main():
+    from fedjax_med.files import replacing
+    with replacing(pathlib.Path(sys.argv[1], "file")) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), int(sys.argv[2]))
+        time.sleep(60)
+
+for name in ("jax", "fedjax_med.cli", "fedjax_med.cli.main"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["fedjax_med.cli"].main = types.SimpleNamespace(main=main)
+
+from fedjax_med.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *REQUESTS])
+def test_outside_of_rounds_each_signal_ends_in_one_line_and_leaves_nothing_half_written(
+    number, tmp_path
+):
+    call = [sys.executable, "-c", WRITING, str(tmp_path), str(int(number))]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    assert done.stderr == f"fedjax-med: interrupted{by}.\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_outside_of_rounds_what_nohup_ignores_stays_ignored(tmp_path):
+    call = ["nohup", sys.executable, "-c", WRITING, str(tmp_path), str(int(signal.SIGHUP))]
+    call[3] = WRITING.replace("time.sleep(60)", "")
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "half"
+
+
+def test_folders_that_are_being_written_go_with_the_process(tmp_path, monkeypatch):
+    def write(folder, *_):
+        folder.mkdir()
+        remove_unfinished()
+        assert not list(tmp_path.iterdir())
+        raise UserError("ended")
+
+    monkeypatch.setattr(export, "_write_whole", write)
+    with pytest.raises(UserError, match="ended"):
+        export.write(tmp_path / "out", {}, None)
+
+    def make(folder):
+        (folder / "half").touch()
+        remove_unfinished()
+        assert not folder.exists()
+        raise UserError("ended")
+
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="ended"):
+        array_record.write(make, tmp_path / "images" / "name" / "1")
+    with exclusive(tmp_path / "run"):
+        assert (tmp_path / "run").exists()
+        remove_unfinished()
+        assert not (tmp_path / "run").exists()
+
+
+def test_another_process_s_files_are_not_removed(monkeypatch):
+    """As those of the parent of a forked process."""
+    removed = []
+    with unfinished(lambda: removed.append("inner")), unfinished(lambda: 1 / 0):
+        parent = os.getpid()
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: parent + 1)
+            remove_unfinished()
+            assert not removed
+        remove_unfinished()
+    assert removed == ["inner"]
+    remove_unfinished()
+    assert removed == ["inner"]

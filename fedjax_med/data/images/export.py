@@ -1,5 +1,6 @@
 """Writes a partition of a data set as one folder of images per client."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import decode, folders, holding, manifest
 from fedjax_med.errors import UserError, expand, printable
 from fedjax_med.files import read_regular, sync, sync_tree
+from fedjax_med.files.unfinished import unfinished
 
 _MANY_CLIENTS = 50  # above this the table shows only least, median and most
 
@@ -50,18 +52,25 @@ def write(out: Path, listing: dict[str, Any], source: folders.Source) -> None:
         with holding.held(beside):
             mine = Path(tempfile.mkdtemp(dir=beside))
             try:
-                _write_whole(mine / out.name, listing, source)
-                sync_tree(mine / out.name)
-                if out.exists():  # it is empty; not every system renames onto a folder
-                    out.rmdir()
-                (mine / out.name).rename(out)
-                sync(out.parent)
+                with unfinished(functools.partial(_remove, mine)):
+                    _write_whole(mine / out.name, listing, source)
+                    sync_tree(mine / out.name)
+                    if out.exists():  # it is empty; not every system renames onto a folder
+                        out.rmdir()
+                    (mine / out.name).rename(out)
+                    sync(out.parent)
             finally:
                 shutil.rmtree(mine, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
     finally:
         holding.remove_unused(beside)
+
+
+def _remove(mine: Path) -> None:
+    """Remove a folder, and that around it unless others write there, too."""
+    shutil.rmtree(mine, ignore_errors=True)
+    mine.parent.rmdir()
 
 
 def _write_whole(folder: Path, listing: dict[str, Any], source: folders.Source) -> None:
