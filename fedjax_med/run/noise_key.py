@@ -25,6 +25,7 @@ from fedjax_med.run.provenance import refuse_other, run_digest
 from fedjax_med.run.workdir import read_workdir
 
 NAME = "noise_key"
+CHECK = "noise check"  # the entry of a checkpoint's identity by which a changed secret is noticed
 _BYTES = 32
 _LIMIT = 4096  # bytes; the file has 65
 
@@ -113,6 +114,15 @@ def derive(text: str, run: str) -> str:
     return hmac.digest(bytes.fromhex(text), b"fedjax_med run " + run.encode(), "sha256").hex()
 
 
+def check(text: str) -> str:
+    """Return 16 hexadecimal digits by which a secret is recognised, and which tell nothing of it.
+
+    Args:
+        text: the secret of a run, from `derive`.
+    """
+    return hmac.digest(bytes.fromhex(text), b"fedjax_med check", "sha256").hex()[:16]
+
+
 def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple[str, str]:
     """Return the secret of the run, and the digest that identifies the run.
 
@@ -125,8 +135,8 @@ def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple
         given: the identity of this run, with its privacy entry.
 
     Raises:
-        UserError: As `secret` does; the workdir holds another experiment and no secret; or the
-            first weights cannot be read.
+        UserError: As `secret` does; the secret is not the one that the run began with; the workdir
+            holds another experiment and no secret; or the first weights cannot be read.
     """
     # A checkpoint has its own weights; the location of the first ones does not matter then.
     first = "" if saved else given["experiment"]["pretrained"]
@@ -136,7 +146,13 @@ def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple
     if begun and file.exists() and not (workdir / NAME).exists():
         # Another experiment may never have had a secret, so do not ask the user to restore it.
         refuse_other(workdir, read_workdir(workdir), given)
-    return derive(secret(workdir, begun), run), run
+    text = derive(secret(workdir, begun), run)
+    if saved.get(CHECK, check(text)) != check(text):  # earlier versions have no such entry
+        raise UserError(
+            f"{workdir / NAME} is not the secret that the noise of the rounds before came from: it "
+            "has been changed or damaged. Restore it, or choose another --workdir."
+        )
+    return text, run
 
 
 def noise_source(

@@ -141,6 +141,8 @@ def _run(job: TrainJob, plan: Plan, data: Federation, checkpoints: Checkpoints) 
     template = start_state()
     tag = identity(config.to_dict(plan.experiment), data.digest, compiled.backend.client_map)
     tag |= to_json(plan.privacy, 0, noise)
+    if noise is not None:
+        tag[noise_key.CHECK] = noise_key.check(noise.secret)
     begun = multihost.on_main(_begin, job, data, checkpoints, template, tag)
     state = multihost.from_main(begun.state if begun else template)
     start, traffic = int(state.round), None

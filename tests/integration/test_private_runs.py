@@ -70,6 +70,7 @@ def test_solved_noise_and_the_secret_reach_the_run(solved):
         text = (workdir / "noise_key").read_text().strip()
         source = NoiseSource(noise_key.derive(text, tag["noise"]), tag["noise"])
         assert source.secret != text
+        assert tag[noise_key.CHECK] == noise_key.check(source.secret)
         assert jax.random.key_data(source.key).tolist() == jax.random.key_data(key).tolist()
     keys = [jax.random.key_data(key).tolist() for _, key in given]
     assert keys[0] != keys[1]

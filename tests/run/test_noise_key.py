@@ -170,6 +170,30 @@ def test_other_first_weights_under_the_same_name_are_another_run(tmp_path, monke
     assert noise_key.of_run(tmp_path, {"noise": before[1]}, given) == before
 
 
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_a_secret_with_another_digit_is_refused_by_the_checkpoint(tmp_path, place):
+    text, run = noise_key.of_run(tmp_path, {}, tag())
+    saved = {"noise": run, noise_key.CHECK: noise_key.check(text)}
+    assert noise_key.of_run(tmp_path, saved, tag()) == (text, run)
+    file = tmp_path / noise_key.NAME
+    digits = list(file.read_text())
+    digits[place] = "1" if digits[place] == "0" else "0"
+    file.write_text("".join(digits))
+    with pytest.raises(UserError, match=r"is not the secret .* came from") as told:
+        noise_key.of_run(tmp_path, saved, tag())
+    assert "\n" not in str(told.value)
+    # The checkpoint of an earlier version has no check.
+    assert noise_key.of_run(tmp_path, {"noise": run}, tag())[0] != text
+
+
+def test_the_check_of_a_secret_says_nothing_of_it():
+    secrets = [noise_key.derive("ab" * 32, run) for run in ("one", "other")]
+    checks = [noise_key.check(one) for one in secrets]
+    assert checks[0] != checks[1]
+    assert len(checks[0]) == 16
+    assert not any(check in one for check, one in itertools.product(checks, secrets))
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o601])
 def test_a_secret_that_others_can_read_is_refused(tmp_path, mode):
     text = noise_key.secret(tmp_path, started=False)
