@@ -79,6 +79,16 @@ def define_checkpoint(flags: absl_flags.FlagValues) -> None:
     )
 
 
+def define_components(flags: absl_flags.FlagValues) -> None:
+    """Define the flag that lets a run's components from elsewhere be imported."""
+    absl_flags.DEFINE_list(
+        "allow_components",
+        [],
+        "MODULE:FUNCTION, or several with commas: components of the run whose code may be run",
+        flag_values=flags,
+    )
+
+
 def define_begin_anew(flags: absl_flags.FlagValues) -> None:
     """Define the flag that permits a new start if all checkpoints in the workdir are damaged."""
     absl_flags.DEFINE_boolean(

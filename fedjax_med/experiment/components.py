@@ -12,7 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -183,24 +183,32 @@ def build(shelf: str, spec: Spec, *args: Any) -> Any:
     return built
 
 
-def foreign_sources(holder: Any) -> dict[str, str]:
-    """Compute a short digest of the source file of each component from outside this package.
-
-    Args:
-        holder: an experiment, or a part of it.
-    """
-    digests: dict[str, str] = {}
+def _named(holder: Any) -> Iterator[tuple[str, str]]:
+    """Yield the shelf and the name of each component of an experiment, or of a part of it."""
     for field in dataclasses.fields(holder):
         value, shelf = getattr(holder, field.name), field.metadata.get("shelf")
         if shelf:
             for spec in value if isinstance(value, list) else [value]:
-                if spec.name not in _ours(shelf):
-                    digests[f"component {shelf} {spec.name}"] = _source_digest(
-                        find(shelf, spec.name)
-                    )
+                yield shelf, spec.name
         elif dataclasses.is_dataclass(value):
-            digests |= foreign_sources(value)
-    return digests
+            yield from _named(value)
+
+
+def from_elsewhere(experiment: Any) -> set[str]:
+    """List the components that an experiment names as ``MODULE:FUNCTION``, and import none.
+
+    Entry points are not among them: they are of packages that the user has installed.
+    """
+    return {name for _, name in _named(experiment) if ":" in name}
+
+
+def foreign_sources(experiment: Any) -> dict[str, str]:
+    """Compute a short digest of the source file of each component from outside this package."""
+    return {
+        f"component {shelf} {name}": _source_digest(find(shelf, name))
+        for shelf, name in _named(experiment)
+        if name not in _ours(shelf)
+    }
 
 
 def _source_digest(builder: Callable[..., Any]) -> str:

@@ -1,5 +1,6 @@
 """Trains and evaluates experiments from a program, as the commands do from the command line."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def evaluate_run(
     data_dir: str | Path = "",
     cache_dir: str | Path = "",
     checkpoint: str = "",
+    allow_components: Collection[str] = (),
 ) -> dict[str, Any]:
     """Evaluate a trained run on the test set, as `fedjax-med evaluate` does.
 
@@ -84,16 +86,19 @@ def evaluate_run(
         data_dir: the folder of the images, if it has moved.
         cache_dir: where prepared images are kept, if it has moved.
         checkpoint: best (by validation) or last; empty: the experiment's choice.
+        allow_components: the components of the run from other packages, as ``MODULE:FUNCTION``,
+            whose code may run; a workdir may be somebody else's.
 
     Returns:
         The content of ``evaluation.json``, which is written into the workdir.
 
     Raises:
-        UserError: There is no run, no sound checkpoint or no test set, the data are others, or
-            the workdir has an evaluation on other test images.
+        UserError: There is no run, no sound checkpoint or no test set, the data are others, the
+            workdir has an evaluation on other test images, or the run has a component that is not
+            allowed.
     """
     folder = expand(workdir)
-    saved = read_run(folder)
+    saved = read_run(folder, allow_components)
     clear_temporary(folder)
     run = load_run(saved, str(data_dir), str(cache_dir))
     check_test_set(folder, run.data)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +10,13 @@ from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError
 from fedjax_med.execution.settings import fix_settings
-from fedjax_med.experiment import config, load_data, resolve
+from fedjax_med.experiment import components, config, load_data, resolve
 from fedjax_med.experiment.plan import Plan, first_state, make_plan
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.run.checkpoint import Checkpoints
-from fedjax_med.run.provenance import identity
+from fedjax_med.run.provenance import identity, reported_digest
 from fedjax_med.run.resume import no_checkpoint
-from fedjax_med.run.workdir import CACHE_DIR, read_workdir
+from fedjax_med.run.workdir import CACHE_DIR, REPORTED, read_workdir
 
 
 class SavedRun(NamedTuple):
@@ -39,16 +40,40 @@ class LoadedRun(NamedTuple):
     data: Federation
 
 
-def read_run(workdir: Path) -> SavedRun:
+def read_run(workdir: Path, allowed: Collection[str] = ()) -> SavedRun:
     """Read the saved description of the run in `workdir`.
 
+    Args:
+        workdir: of the run, which somebody else may have made.
+        allowed: the components from elsewhere, as ``MODULE:FUNCTION``, that may be imported.
+
     Raises:
-        UserError: There is no run, or its experiment cannot be read.
+        UserError: There is no run, its experiment cannot be read or was changed, or it names a
+            component from elsewhere that is not in `allowed`.
     """
     saved = read_workdir(workdir)
-    experiment = resolve.complete(config.from_dict(saved["experiment"]))
+    experiment = config.from_dict(saved["experiment"])
+    if saved.get(REPORTED, digest := reported_digest(experiment)) != digest:
+        raise UserError(
+            f"{workdir / 'experiment.json'} is not what `fedjax-med train` wrote: tta_views, "
+            "calibrate, checkpoint.tested or the name has been changed or damaged. Give the "
+            "`train` command once more, which writes it anew."
+        )
+    _check_allowed(workdir, components.from_elsewhere(experiment), allowed)
+    experiment = resolve.complete(experiment)
     fix_settings()  # again: components were imported
     return SavedRun(workdir, saved, resolve.settle(experiment))
+
+
+def _check_allowed(workdir: Path, named: Collection[str], allowed: Collection[str]) -> None:
+    """Refuse components of which nobody but the workdir says that their code may run."""
+    if not set(named) <= ({allowed} if isinstance(allowed, str) else set(allowed)):
+        names = ",".join(sorted(named))
+        raise UserError(
+            f"{workdir} was trained with components from outside of fedjax_med ({names}), whose "
+            "code would run now. If it is yours or you trust it, give "
+            f"--allow_components={names} (from a program allow_components=[...])."
+        )
 
 
 def load_run(

@@ -15,7 +15,7 @@ from fedjax_med.core.random import STREAMS
 from fedjax_med.errors import UserError
 from fedjax_med.execution.settings import settings
 from fedjax_med.experiment import config, resolve
-from fedjax_med.experiment.components import foreign_sources
+from fedjax_med.experiment.components import foreign_sources, from_elsewhere
 
 # These may differ between a run and its continuation: they do not affect the numbers.
 _FREE = (
@@ -138,6 +138,20 @@ def decisive(tag: dict[str, Any]) -> dict[str, str]:
     return fields | {"the data": tag["data"]}
 
 
+def reported_digest(experiment: config.Experiment) -> str:
+    """Compute a short digest of the fields that decide an evaluation, and that no checkpoint fixes.
+
+    They may change within a run, so that experiment.json alone has them.
+    """
+    fields = {
+        "name": experiment.name,
+        "tta_views": experiment.tta_views,
+        "calibrate": experiment.calibrate,
+        "checkpoint.tested": experiment.checkpoint.tested,
+    }
+    return hashlib.sha256(_text(fields).encode()).hexdigest()[:16]
+
+
 def run_digest(tag: dict[str, Any], weights: str = "") -> str:
     """Compute the SHA-256 that identifies this run; its noise is derived from it.
 
@@ -160,8 +174,13 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     The fields in `_FREE` may change, and so may the rounds unless the learning rate's schedule
     depends on them.
     """
-    # A field newer than the checkpoint had its default value.
-    completed = config.to_dict(resolve.complete(config.from_dict(saved["experiment"])))
+    # A field newer than the checkpoint had its default value. What this run does not name is not
+    # imported for a message: the workdir may be somebody else's.
+    before = config.from_dict(saved["experiment"])
+    known = from_elsewhere(config.from_dict(given["experiment"]))
+    completed = config.to_dict(
+        resolve.complete(before) if from_elsewhere(before) <= known else before
+    )
     old, new = decisive(saved | {"experiment": completed}), decisive(given)
     had, has = flat(completed), flat(given["experiment"])
     lines = {

@@ -33,11 +33,11 @@ from fedjax_med.run.loop import RunContext, run_rounds
 from fedjax_med.run.metrics_writer import MetricsWriter
 from fedjax_med.run.output import lasting
 from fedjax_med.run.profiling import Profile, parse_rounds
-from fedjax_med.run.provenance import code_version, flat, identity
+from fedjax_med.run.provenance import code_version, flat, identity, reported_digest
 from fedjax_med.run.resume import Start, find_start, rounds_done
 from fedjax_med.run.signals import stop_requests
 from fedjax_med.run.tested_on import check_test_set
-from fedjax_med.run.workdir import check_writable, exclusive, private
+from fedjax_med.run.workdir import REPORTED, check_writable, exclusive, private
 
 
 class TrainJob(NamedTuple):
@@ -206,6 +206,7 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "test": data.test_digest,
                 "test_set": data.test_set,
                 "class_names": list(data.class_names),
+                REPORTED: reported_digest(job.experiment),
                 **{name: tag[name] for name in ("privacy",) if name in tag},
             },
             job.workdir / "experiment.json",

@@ -25,7 +25,14 @@ _TRIES = 100  # to lock a file that other runs keep removing
 _LIMIT = 2**26  # bytes of experiment.json: enough for a million clients' names
 # Types of the required entries of experiment.json, and of the optional ones.
 _KINDS: dict[str, type] = {"experiment": dict, "data_dir": str, "data": str}
-_MORE: dict[str, type] = {"cache_dir": str, "test": str, "test_set": str, "privacy": dict}
+REPORTED = "reported"  # the entry of the digest of what no checkpoint has a checksum of
+_MORE: dict[str, type] = {
+    "cache_dir": str,
+    "test": str,
+    "test_set": str,
+    "privacy": dict,
+    REPORTED: str,
+}
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def test_every_run_is_evaluated_whoever_reads(tmp_path, monkeypatch, capsys):
         print(f"{workdir}: the model of round 1")
         return summarized()
 
-    monkeypatch.setattr(evaluate_command, "read_run", lambda workdir: saved_run(tmp_path))
+    monkeypatch.setattr(evaluate_command, "read_run", lambda *_: saved_run(tmp_path))
     monkeypatch.setattr(evaluate_command, "check_same_test_set", lambda *_: None)
     monkeypatch.setattr(evaluate_command, "evaluate_run", evaluated)
     with contextlib.redirect_stdout(Closed()):
@@ -99,7 +99,7 @@ def saved_run(workdir):
 def test_contributions_are_written_first(tmp_path, monkeypatch):
     plan = types.SimpleNamespace(names=(), train=types.SimpleNamespace(sizes=np.ones(2)))
     kept = types.SimpleNamespace(validation=types.SimpleNamespace(label=[0]), rounds=1)
-    monkeypatch.setattr(contribution, "read_run", lambda workdir: saved_run(workdir))
+    monkeypatch.setattr(contribution, "read_run", lambda *_: saved_run(tmp_path))
     monkeypatch.setattr(contribution.valuation, "check", lambda experiment: None)
     run = types.SimpleNamespace(data=plan)
     monkeypatch.setattr(contribution, "load_run", lambda *_, **__: run)

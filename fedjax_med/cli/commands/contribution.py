@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from fedjax_med.cli.flags import define_data, given_cache_dir
+from fedjax_med.cli.flags import define_components, define_data, given_cache_dir
 from fedjax_med.contribution import shapley, valuation
 from fedjax_med.contribution.load import load_kept
 from fedjax_med.errors import UserError, check_name, expand
@@ -25,6 +25,7 @@ from fedjax_med.run.workdir import check_writable
 def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     """Define the command's flags on `flags`."""
     define_data(flags)
+    define_components(flags)
     absl_flags.DEFINE_string("workdir", "", "the workdir of a trained run", flag_values=flags)
     absl_flags.DEFINE_string(
         "metric",
@@ -62,7 +63,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     check_name(flags.method, valuation.METHODS, "the methods to compute contributions")
     shapley.check(flags.permutations or shapley.PERMUTATIONS, flags.truncation)
     workdir = expand(flags.workdir)
-    saved = read_run(workdir)
+    saved = read_run(workdir, flags.allow_components)
     experiment = saved.resolved.asked
     valuation.check(experiment)
     check_writable(workdir)

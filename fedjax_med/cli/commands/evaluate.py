@@ -7,7 +7,7 @@ deviation. These must be of one data set, and an evaluation on other test images
 
 from absl import flags as absl_flags
 
-from fedjax_med.cli.flags import define_checkpoint, define_data, given_cache_dir
+from fedjax_med.cli.flags import define_checkpoint, define_components, define_data, given_cache_dir
 from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.evaluation import tables
 from fedjax_med.run.evaluate import CHECKPOINTS
@@ -25,6 +25,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "workdir", [], "the workdir of a trained run, or several with commas", flag_values=flags
     )
     define_checkpoint(flags)
+    define_components(flags)
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -33,7 +34,8 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError("expected --workdir=FOLDER, the workdir of a `fedjax-med train` run.")
     if flags.checkpoint:  # the experiment's own choice is checked when it is read
         check_name(flags.checkpoint, CHECKPOINTS, "the checkpoints to evaluate")
-    saved = [read_run(expand(workdir)) for workdir in flags.workdir]
+    allowed = flags.allow_components
+    saved = [read_run(expand(workdir), allowed) for workdir in flags.workdir]
     for one in saved:
         check_writable(one.workdir)
     if len(saved) > 1:
@@ -42,7 +44,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     lost: list[int] = []
     with lasting(lost, "every run is evaluated all the same"):
         evaluations = [
-            evaluate_run(workdir, checkpoint=flags.checkpoint, **places)
+            evaluate_run(workdir, checkpoint=flags.checkpoint, allow_components=allowed, **places)
             for workdir in flags.workdir
         ]
         if len(evaluations) > 1:
