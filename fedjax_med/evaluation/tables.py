@@ -6,6 +6,7 @@ reader never sees half a file and a failure leaves the old one unchanged.
 
 import json
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,20 @@ def table(evaluation: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table; bars and line ends in a cell do not end it."""
+    first, *others = (
+        "".join(f"| {_cell(text)} " if text else "| " for text in line) + "|"
+        for line in (header, *rows)
+    )
+    return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def _cell(text: str) -> str:
+    # Backslashes before a bar are doubled: the last would be taken for the bar's.
+    return re.sub(r"(\\*)\|", r"\1\1\\|", " ".join(text.splitlines()))
+
+
 def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
     """Format a Markdown table of the headlines over runs: mean ± standard deviation, extremes.
 
@@ -208,16 +223,28 @@ def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
     if not evaluations:
         raise UserError("expected at least one evaluation to make a table of, got none.")
     runs = len(evaluations)
-    lines = [f"| metric | mean ± sd ({runs} {what}) | lowest | highest |", "|---|---|---|---|"]
+    rows = []
     for key, name in HEADLINES.items():
         values = [e[key] for e in evaluations if e[key] is not None]
         if len(values) < runs:
-            lines.append(f"| {name} | undefined in {runs - len(values)} of {runs} | - | - |")
+            rows.append([name, f"undefined in {runs - len(values)} of {runs}", "-", "-"])
             continue
         spread = f" ± {statistics.stdev(values):.3f}" if runs > 1 else ""
         mean = statistics.fmean(values)
-        lines.append(f"| {name} | {mean:.3f}{spread} | {min(values):.3f} | {max(values):.3f} |")
-    return "\n".join(lines)
+        rows.append([name, f"{mean:.3f}{spread}", f"{min(values):.3f}", f"{max(values):.3f}"])
+    return markdown_table(["metric", f"mean ± sd ({runs} {what})", "lowest", "highest"], rows)
+
+
+def _json(value: Any) -> str:
+    """Format `value` as JSON whose characters all print: no control of a terminal is among them."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:  # the other ASCII controls are escaped
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else _escape(one) for one in text)
+
+
+def _escape(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character <= "\x7f" else json.dumps(character)[1:-1]
 
 
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:
@@ -227,10 +254,7 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
         UserError: The file cannot be written.
         ValueError, TypeError: `value` has a NaN or infinity, or something JSON cannot represent.
     """
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
-        # names of files that are no UTF-8
-        text = json.dumps(value, indent=2, allow_nan=False)
+    text = _json(value)
     with replacing(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -105,24 +105,29 @@ def _differences(
     return found
 
 
-def _escaped(text: str) -> str:
-    """Escape what ends a cell of a Markdown table."""
-    return text.replace("|", r"\|")
-
-
 def markdown(result: dict[str, Any]) -> str:
     """Format the tables of a comparison as Markdown."""
     on = f"{result['test_images']} images"
     on += f" of Train, each tested once in {result['folds']} folds" if result["folds"] else ""
-    seeds, steps = result["seeds"], result["steps"]
+    seeds = result["seeds"]
     lines = [
         f"Mean ± sd over {len(seeds)} seed{'s' * (len(seeds) > 1)}, tested on {on}; differences "
         "with paired 95 % intervals over the sampling of images.",
         "",
-        "| | local (mean of hospitals) | federated | centralized | federated - centralized | "
-        "federated - local |",
-        "|---|---|---|---|---|---|",
+        _settings_table(result),
+        "",
+        _hospitals_table(result),
     ]
+    for number, absent in enumerate(result["absent_classes"]):
+        if absent:
+            classes = ", ".join(map(tables.short, absent))
+            lines += ["", f"Hospital {number} has no validation image of: {classes}."]
+    return "\n".join(lines)
+
+
+def _settings_table(result: dict[str, Any]) -> str:
+    """Format a row for each score, and one for the gradient steps."""
+    rows = []
     for name in SHOWN:
         cells = [
             comparison.spread([one[name] for one in result["scores"][setting]])
@@ -132,25 +137,24 @@ def markdown(result: dict[str, Any]) -> str:
             comparison.in_words(comparison.Difference(**result["federated_minus"][name][other]))
             for other in ("centralized", "local")
         ]
-        lines.append(f"| {tables.HEADLINES[name]} | {' | '.join(cells)} |")
-    counts = " | ".join(
-        f"{steps[setting]:,.0f}" for setting in ("local", "federated", "centralized")
-    )
-    lines += [f"| gradient steps of a seed, in all | {counts} | | |", ""]
-    lines += [
-        "| hospital | balanced accuracy alone | federated - alone |",
-        "|---|---|---|",
+        rows.append([tables.HEADLINES[name], *cells])
+    steps = [
+        f"{result['steps'][setting]:,.0f}" for setting in ("local", "federated", "centralized")
     ]
+    rows.append(["gradient steps of a seed, in all", *steps, "", ""])
+    names = ("local (mean of hospitals)", "federated", "centralized")
+    minus = ("federated - centralized", "federated - local")
+    return tables.markdown_table(["", *names, *minus], rows)
+
+
+def _hospitals_table(result: dict[str, Any]) -> str:
+    """Format a row for each hospital: how it fares alone, and what the federation adds."""
+    rows = []
     for number, (name, scores) in enumerate(result["hospitals"].items()):
         hospital = str(number) + (
             f" ({tables.short(result['names'][number])})" if result["names"] else ""
         )
         alone = comparison.spread([one["balanced_accuracy"] for one in scores])
         found = result["federated_minus"]["balanced_accuracy"][name]
-        gain = comparison.in_words(comparison.Difference(**found))
-        lines.append(f"| {_escaped(hospital)} | {alone} | {gain} |")
-    for number, absent in enumerate(result["absent_classes"]):
-        if absent:
-            classes = ", ".join(map(tables.short, absent))
-            lines += ["", f"Hospital {number} has no validation image of: {classes}."]
-    return "\n".join(lines)
+        rows.append([hospital, alone, comparison.in_words(comparison.Difference(**found))])
+    return tables.markdown_table(["hospital", "balanced accuracy alone", "federated - alone"], rows)

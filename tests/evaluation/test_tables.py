@@ -136,6 +136,13 @@ def test_markdown_of_one_run_has_no_deviation_and_of_none_is_refused():
         tables.markdown([])
 
 
+def test_nothing_in_a_cell_of_a_markdown_table_ends_it():
+    text = tables.markdown([_evaluation()], "runs of a|b")
+    assert r"| mean ± sd (1 runs of a\|b) | lowest |" in text
+    rows = tables.markdown_table(["a", "b"], [["x|y", ""], ["\\|", "1\n2\u20283"]]).splitlines()
+    assert rows == ["| a | b |", "|---|---|", r"| x\|y | |", r"| \\\| | 1 2 3 |"]
+
+
 def test_confusion_matrix_is_an_image_that_shows_the_counts(tmp_path):
     evaluation = _evaluation()
     # The same examples of each class, predicted otherwise.
@@ -212,6 +219,19 @@ def test_json_is_written_as_given(tmp_path):
     assert json.loads(text) == value
     assert list(json.loads(text)) == ["b", "a"]
     assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\x9b2J", "\x85", "\x7f", "\u202egnp", "\u2066", "\u2069", "\u200b", "\U000e0041", "\udcff"],
+)
+def test_json_holds_no_character_that_acts_on_a_terminal(tmp_path, name):
+    value = {f"Zürich {name}": [name]}
+    tables.write_json(value, tmp_path / "value.json")
+    text = (tmp_path / "value.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.replace("\n", "").isprintable()
+    assert "Zürich" in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()])

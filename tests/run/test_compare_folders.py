@@ -1,5 +1,8 @@
 """The folders of a comparison's runs."""
 
+import re
+
+from fedjax_med.evaluation import comparison
 from fedjax_med.run import compare
 from fedjax_med.run.compare import Comparison
 
@@ -17,4 +20,21 @@ def test_a_comparison_of_an_earlier_version_resumes_in_its_folders(tmp_path):
 
 
 def test_name_of_a_hospital_adds_no_column_to_a_table():
-    assert compare._escaped("0 (St|Mary)") == r"0 (St\|Mary)"
+    difference = comparison.Difference(None, [None, None], [None])._asdict()
+    scores = dict.fromkeys(compare.SHOWN, 0.5)
+    settings = ("local", "federated", "centralized")
+    minus = {"centralized": difference, "local": difference, "local_0": difference}
+    result = {
+        "seeds": [0],
+        "names": ["St|Mary"],
+        "absent_classes": [],
+        "folds": 0,
+        "test_images": 1,
+        "steps": dict.fromkeys(settings, 1.0),
+        "scores": {name: [scores] for name in settings},
+        "hospitals": {"local_0": [scores]},
+        "federated_minus": dict.fromkeys(compare.SHOWN, minus),
+    }
+    row = compare.markdown(result).splitlines()[-1]
+    assert row.startswith(r"| 0 (St\|Mary) | ")
+    assert len(re.split(r"(?<!\\)\|", row)) == 5
