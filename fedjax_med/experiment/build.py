@@ -14,9 +14,8 @@ from fedjax_med.core.faults import Attack, Faults, Participation
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.core.types import Array, Examples, Key, Params
-from fedjax_med.errors import UserError
 from fedjax_med.execution.backend import Workload
-from fedjax_med.experiment import components, validation
+from fedjax_med.experiment import components, options, validation
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.privacy import dp_mean
 from fedjax_med.privacy.dp_sgd import private_grad_fn
@@ -161,13 +160,7 @@ def _faults(experiment: Experiment, num_classes: int) -> Faults:
     attacks = []
     for spec in experiment.attacks:
         attack: Attack = components.build("attacks", spec, num_classes)
-        everyone = range(experiment.num_clients)
-        strangers = [client for client in attack.clients if client not in everyone]
-        if strangers:
-            raise UserError(
-                f"attack {spec.name}: client {strangers[0]} is hostile, but there are "
-                f"{experiment.num_clients} clients, 0 to {experiment.num_clients - 1}."
-            )
+        options.check_hostile(spec.name, attack, experiment.num_clients)
         attacks.append(attack)
     asked = experiment.participation
     given = Participation(

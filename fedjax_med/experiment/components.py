@@ -183,15 +183,14 @@ def build(shelf: str, spec: Spec, *args: Any) -> Any:
     return built
 
 
-def _named(holder: Any) -> Iterator[tuple[str, str]]:
-    """Yield the shelf and the name of each component of an experiment, or of a part of it."""
+def specs(holder: Any) -> Iterator[tuple[str, Spec]]:
+    """Yield the components that an experiment, or a part of it, names, each with its shelf."""
     for field in dataclasses.fields(holder):
         value, shelf = getattr(holder, field.name), field.metadata.get("shelf")
         if shelf:
-            for spec in value if isinstance(value, list) else [value]:
-                yield shelf, spec.name
+            yield from ((shelf, spec) for spec in (value if isinstance(value, list) else [value]))
         elif dataclasses.is_dataclass(value):
-            yield from _named(value)
+            yield from specs(value)
 
 
 def from_elsewhere(experiment: Any) -> set[str]:
@@ -199,15 +198,19 @@ def from_elsewhere(experiment: Any) -> set[str]:
 
     Entry points are not among them: they are of packages that the user has installed.
     """
-    return {name for _, name in _named(experiment) if ":" in name}
+    return {spec.name for _, spec in specs(experiment) if ":" in spec.name}
 
 
-def foreign_sources(experiment: Any) -> dict[str, str]:
-    """Compute a short digest of the source file of each component from outside this package."""
+def foreign_sources(holder: Any) -> dict[str, str]:
+    """Compute a short digest of the source file of each component from outside this package.
+
+    Args:
+        holder: an experiment, or a part of it.
+    """
     return {
-        f"component {shelf} {name}": _source_digest(find(shelf, name))
-        for shelf, name in _named(experiment)
-        if name not in _ours(shelf)
+        f"component {shelf} {spec.name}": _source_digest(find(shelf, spec.name))
+        for shelf, spec in specs(holder)
+        if spec.name not in _ours(shelf)
     }
 
 

@@ -1,27 +1,23 @@
 """Plans a whole run before anything is computed, or refuses it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import optax
 from jax.typing import ArrayLike
 
-from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.algorithm import FederatedAlgorithm, FederatedState, Traits
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.core.types import Examples, Key, Params
 from fedjax_med.execution import backend
 from fedjax_med.execution.compilation import CompiledProcess, compile_process, initial_state
-from fedjax_med.experiment import build, validation
+from fedjax_med.experiment import build, options, validation
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.experiment.privacy_plan import plan_privacy
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.models.pretrained import weights
 from fedjax_med.privacy.plan import PrivacyPlan
-
-_ANY_CLASSES = 2**10  # more than any data set has
 
 
 class Plan(NamedTuple):
@@ -117,13 +113,8 @@ def check_before_data(resolved: Resolved) -> None:
     Raises:
         UserError: As in `make_plan`.
     """
-
-    def never(*arguments: Any) -> Any:
-        raise AssertionError(f"called with {arguments}")
-
     validation.check_protects(resolved.asked)
-    trainer = LocalTrainer(never, optax.identity(), features=never)
-    build.build_process(resolved.trained, trainer, _ANY_CLASSES)
+    build.build_process(resolved.trained, options.trainer(), options.ANY_CLASSES)
 
 
 def check_weights(resolved: Resolved) -> None:
@@ -132,7 +123,7 @@ def check_weights(resolved: Resolved) -> None:
     Raises:
         UserError: As in `make_plan`.
     """
-    model = build.build_model(resolved.trained, _ANY_CLASSES)
+    model = build.build_model(resolved.trained, options.ANY_CLASSES)
     weights.start(model, resolved.trained.pretrained)
 
 

@@ -59,6 +59,7 @@ def train(
     config.check_types(experiment, config.Experiment(), "the experiment")
     resolve.check_values(experiment)
     experiment = resolve.complete(experiment)
+    resolve.check_ranges(experiment)
     fix_settings()  # again: components were imported
     folder = expand(workdir or f"runs/{experiment.name or 'experiment'}")
     which = experiment.checkpoint.tested if evaluate else ""

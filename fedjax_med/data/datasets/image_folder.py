@@ -3,6 +3,7 @@
 from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import load
 from fedjax_med.data.images.folders import scan as scan
+from fedjax_med.data.images.load import check_options as check_options
 
 
 def build(

@@ -5,6 +5,7 @@ https://www.kaggle.com/datasets/nodoubttome/skin-cancer9-classesisic
 
 from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import folders, load
+from fedjax_med.data.images.load import check_options as check_options
 from fedjax_med.errors import UserError, expand
 
 CLASS_NAMES = (

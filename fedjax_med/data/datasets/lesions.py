@@ -96,9 +96,7 @@ def build(
             "--data_dir out, or set --config.dataset.name=image_folder."
         )
     _check("image_size", image_size, _MIN_IMAGE_SIZE)
-    _check("dataset.options.seed", seed, 0)
-    _check("dataset.options.train_size", train_size, len(CLASS_NAMES))
-    _check("dataset.options.test_size", test_size, 0)
+    check_options(seed=seed, train_size=train_size, test_size=test_size)
     weights = np.array([_TRAIN_WEIGHTS[name] for name in CLASS_NAMES])
     sizes = {
         "train": class_sizes(weights, train_size),
@@ -114,6 +112,13 @@ def build(
     disk = array_record.on_disk(images, train_size + test_size, image_size)
     train, test = _kept(expand(cache_dir), of, rows, image_size, disk)
     return Dataset("lesions", CLASS_NAMES, train, test)
+
+
+def check_options(*, seed: int = 0, train_size: int = 1800, test_size: int = 315) -> None:
+    """Refuse options that are out of their range."""
+    _check("dataset.options.seed", seed, 0)
+    _check("dataset.options.train_size", train_size, len(CLASS_NAMES))
+    _check("dataset.options.test_size", test_size, 0)
 
 
 def _check(field: str, value: int, least: int) -> None:

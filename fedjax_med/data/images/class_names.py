@@ -39,13 +39,25 @@ def _parsed(rename: str, names: list[str]) -> dict[str, str]:
     """Read ``OLD=NEW`` entries; an entry with a comma is put in double quotes, as in a CSV."""
     known = {ascii(name)[1:-1]: name for name in names} | {name: name for name in names}
     given: dict[str, str] = {}
+    for old, new in entries(rename):
+        check_name(old, known, f"the class folders ({FLAG})")
+        given[known[old]] = known.get(new, new)
+    return given
+
+
+def entries(rename: str) -> list[tuple[str, str]]:
+    """Split ``OLD=NEW,OLD=NEW`` into its pairs.
+
+    Raises:
+        UserError: `rename` is something else.
+    """
+    pairs = []
     for entry in next(csv.reader([rename]), []):
         old, equals, new = entry.partition("=")
         if not (equals and new.strip()):
             raise UserError(f"expected {FLAG}='OLD=NEW,OLD=NEW', got {entry!r} in it.")
-        check_name(old, known, f"the class folders ({FLAG})")
-        given[known[old]] = known.get(new, new)
-    return given
+        pairs.append((old, new))
+    return pairs
 
 
 def _refuse(places: list[str], faults: list[list[str]], count: Counter[str]) -> None:

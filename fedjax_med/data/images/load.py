@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.images import agreement, array_record, decode, holding, kept, manifest
+from fedjax_med.data.images import (
+    agreement,
+    array_record,
+    class_names,
+    decode,
+    holding,
+    kept,
+    manifest,
+)
 from fedjax_med.data.images.folders import File, Source
 from fedjax_med.data.images.levels import FULL, Scale
 from fedjax_med.errors import UserError, check_name, expand, printable
@@ -85,6 +93,16 @@ def load(
     )
     manifest.check(source.root, dataset)
     return dataset
+
+
+def check_options(*, rename: str = "", range: Sequence[float] = ()) -> None:
+    """Refuse options of class-folder data sets that no images could fit.
+
+    Raises:
+        UserError: `rename` has another form, or `range` is no black and white.
+    """
+    class_names.entries(rename)
+    agreement.check_range(range)
 
 
 class ClassFolders(array_record.Builder):

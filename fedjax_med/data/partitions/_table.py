@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fedjax_med.data.partitions._dealing import OPTIONS
 from fedjax_med.data.spelling import folded, shown, spellings
 from fedjax_med.errors import UserError, check_name, printable, some
-from fedjax_med.files import read_regular, unreadable
+from fedjax_med.files import open_regular, read_regular, unreadable
 
 _LIMIT = 2**30  # bytes of the table: ten million lines of 100 bytes
 _ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
@@ -38,8 +38,7 @@ def read(path: str, column: str, image: str) -> list[Entry]:
         UserError: It cannot be read, lacks a column, or a line lacks its image or its site; or two
             sites differ only in their spelling.
     """
-    if not path:
-        raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
+    check_path(path)
     try:
         text = _text(read_regular(Path(path), _LIMIT))
         text = text.replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
@@ -63,6 +62,21 @@ def read(path: str, column: str, image: str) -> list[Entry]:
             "each site in one way."
         )
     return entries
+
+
+def check_path(path: str) -> None:
+    """Refuse a table that is not given, or no file that can be opened.
+
+    Raises:
+        UserError: The message says how to give one.
+    """
+    if not path:
+        raise UserError(f"by_column needs a CSV of images and their sites: set {OPTIONS}.path.")
+    try:
+        with open_regular(Path(path), _LIMIT):
+            pass
+    except OSError as error:
+        raise unreadable(Path(path), error, _ADVICE) from error
 
 
 def _text(data: bytes) -> str:

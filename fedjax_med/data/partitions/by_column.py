@@ -20,6 +20,12 @@ def _sites(split: Split, path: str, column: str, image: str) -> tuple[list[str],
     return [listed[key].site for key in keys], keys
 
 
+def check_options(*, path: str = "", column: str = "site", image: str = "image") -> None:
+    """Refuse a table that is not there."""
+    del column, image  # its headings
+    _table.check_path(path)
+
+
 def count_clients(
     names: list[str], *, path: str = "", column: str = "site", image: str = "image"
 ) -> int:

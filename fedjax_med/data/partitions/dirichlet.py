@@ -15,6 +15,11 @@ from fedjax_med.data.partitions import (
 )
 
 
+def check_options(*, alpha: float = 0.3, min_examples: int = 8) -> None:
+    """Refuse options that are not positive."""
+    check_positive(alpha=alpha, min_examples=min_examples)
+
+
 def build(
     split: Split,
     groups: Groups,
@@ -31,7 +36,7 @@ def build(
     Visual Classification"; drawing per class (Yurochkin et al. 2019) deals out every example.
     A client with fewer than `min_examples` examples takes random ones from the largest client.
     """
-    check_positive(alpha=alpha, min_examples=min_examples)
+    check_options(alpha=alpha, min_examples=min_examples)
     rng = generator(seed, PARTITION)
     units = shuffled_units(groups, np.arange(groups.size), rng)
     client = cut(split, units, lambda: rng.dirichlet(np.full(num_clients, alpha)))

@@ -3,8 +3,21 @@
 import numpy as np
 
 from fedjax_med.data.dataset import Split
-from fedjax_med.data.partitions import OPTIONS, PARTITION, Groups, Index, deal, generator
+from fedjax_med.data.partitions import (
+    OPTIONS,
+    PARTITION,
+    Groups,
+    Index,
+    check_positive,
+    deal,
+    generator,
+)
 from fedjax_med.errors import UserError
+
+
+def check_options(*, k: int = 2) -> None:
+    """Refuse clients without a class."""
+    check_positive(k=k)
 
 
 def build(split: Split, groups: Groups, num_clients: int, seed: int, *, k: int = 2) -> list[Index]:

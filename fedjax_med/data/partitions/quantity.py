@@ -15,6 +15,11 @@ from fedjax_med.data.partitions import (
 )
 
 
+def check_options(*, alpha: float = 1.0, min_examples: int = 8) -> None:
+    """Refuse options that are not positive."""
+    check_positive(alpha=alpha, min_examples=min_examples)
+
+
 def build(
     split: Split,
     groups: Groups,
@@ -29,7 +34,7 @@ def build(
     The quantity skew of Li et al. 2022, "Federated Learning on Non-IID Data Silos"; small `alpha`
     makes sizes differ more. Clients that are too small are filled as in `dirichlet`.
     """
-    check_positive(alpha=alpha, min_examples=min_examples)
+    check_options(alpha=alpha, min_examples=min_examples)
     rng = generator(seed, PARTITION)
     units = shuffled_units(groups, np.arange(groups.size), rng)
     proportions = rng.dirichlet(np.full(num_clients, alpha))
