@@ -579,6 +579,43 @@ def test_what_is_no_hospital_is_not_taken_for_one(tmp_path, names, message):
     mistake(hospitals(tmp_path / "data", *names), message)
 
 
+def test_a_folder_of_hospitals_is_found_one_folder_down(tmp_path):
+    names = ["Berlin/a/1.png", "Rom/a/1.png", "Rom/b/1.png", "test/a/1.png"]
+    root = hospitals(tmp_path, *(f"wrap/{name}" for name in names))
+    (root / "wrap" / "notes").mkdir()
+    with pytest.raises(UserError, match="'notes' holds no such images"):
+        scan(str(root))
+    (root / "wrap" / "notes").rmdir()
+    source = scan(str(root))
+    assert source.clients == ("Berlin", "Rom")
+    assert source == scan(str(root / "wrap"))
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["2023/Rom/a/1.png", "2023/Bern/a/1.png", "2024/Rom/a/1.png"], ["2023", "2024"]),
+        (["Rom/train/a/1.png", "Bern/train/a/1.png"], ["Bern", "Rom"]),
+        (["wrap/nevus/patient/1.png"], ["wrap"]),  # a hospital, or a class
+        (["Training/Rom/a/1.png", "Training/Bern/a/1.png"], []),
+    ],
+)
+def test_of_what_may_be_a_set_one_folder_down_the_user_chooses(tmp_path, names, meant):
+    folders = " or ".join(f"--data_dir={tmp_path / name}" for name in meant)
+    hint = re.escape(f" Did you mean {folders}?") if meant else r"\."
+    with pytest.raises(UserError, match=f"has no train folder.*, found [A-Za-z0-9, ]*\\.?{hint}$"):
+        scan(str(hospitals(tmp_path, *names)))
+
+
+def test_hospitals_without_a_common_class_are_told_what_to_give(tmp_path):
+    hospitals(tmp_path, "Rom/a/1.png", "Bern/b/1.png")
+    with pytest.raises(UserError, match=r"in common: if they are hospitals, call them client_0"):
+        scan(str(tmp_path))
+    for number, name in enumerate(("Rom", "Bern")):
+        (tmp_path / name).rename(tmp_path / f"client_{number}")
+    assert scan(str(tmp_path)).class_names == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [

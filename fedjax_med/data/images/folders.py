@@ -155,14 +155,36 @@ def _check_test(folder: Path, name: str, sizes: dict[str, int]) -> None:
 
 
 def _unpacked(root: Path) -> Path:
-    """Return `root`, or the only folder in it with a train folder (as Kaggle packs its sets)."""
+    """Return `root`, or the only folder in it that holds a set (as Kaggle packs its sets)."""
     if not root.is_dir():
         raise UserError(f"--data_dir={root}: there is no such folder.")
     folders = _folders(root)
     if any(_is_train(folder) for folder in folders):
         return root
-    inner = [folder for folder in folders if any(map(_is_train, _folders(folder)))]
-    return inner[0] if len(inner) == 1 else root
+    inner = _packed(folders)
+    return inner[0] if len(inner) == 1 and _is_set(inner[0]) else root
+
+
+def _packed(folders: list[Path]) -> list[Path]:
+    """Return those of `folders` that hold train folders, else those that hold hospitals' folders.
+
+    If the `folders` themselves hold class folders, they are hospitals', and hold no others.
+    """
+    packed = [folder for folder in folders if any(map(_is_train, _folders(folder)))]
+    if packed or any(map(_classes, folders)):
+        return packed
+    inner = [folder for folder in folders if any(map(_classes, _folders(folder)))]
+    return [] if any(map(_is_part, folders)) else inner
+
+
+def _is_set(folder: Path) -> bool:
+    """Tell whether `folder` holds a train folder or several hospitals'.
+
+    A single folder of folders may also be a class, and these its patients.
+    """
+    inner = _folders(folder)
+    hospitals = [one for one in inner if _classes(one) and one.name.lower() != "test"]
+    return any(map(_is_train, inner)) or len(hospitals) > 1
 
 
 def _is_train(folder: Path) -> bool:
@@ -197,7 +219,8 @@ def _layout(root: Path) -> _Layout:
         return _Layout(list(enumerate(clients)), one_test, names)
     content = ", ".join(of_file(folder.name) for folder in folders[:10]) or "no folder"
     inside = root.name.lower() in ("train", "test") or _CLIENT.fullmatch(root.name)
-    hint = f" Did you mean --data_dir={root.parent}?" if inside else ""
+    meant = [root.parent] if inside else _packed(folders)[:3]
+    hint = f" Did you mean {' or '.join(f'--data_dir={one}' for one in meant)}?" if meant else ""
     raise UserError(
         f"{root} has no train folder: expected train/<class>/<image> or "
         f"<hospital>/<class>/<image>, found {content}.{hint}"
@@ -224,6 +247,10 @@ def _classes(folder: Path) -> set[str]:
     return {folded(of.name) for of in _folders(folder) if _image_files(of)}
 
 
+def _is_part(folder: Path) -> bool:
+    return folded(folder.name).replace(" ", "") in _PARTS
+
+
 def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
     """Return the `folders` if they are those of hospitals, [] if they are something else.
 
@@ -231,8 +258,7 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
         UserError: Some of them look like hospitals' folders.
     """
     classes = list(map(_classes, folders))
-    parts = any(folded(one.name).replace(" ", "") in _PARTS for one in folders)
-    if parts or not any(classes) or any(map(_image_files, folders)):
+    if any(map(_is_part, folders)) or not any(classes) or any(map(_image_files, folders)):
         return []
     for folder, held in zip(folders, classes, strict=True):
         if not held:
@@ -243,7 +269,8 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
     if len(folders) > 1 and len(set.union(*classes)) == sum(map(len, classes)):
         raise UserError(
             f"{root} has no train folder, and its folders ({some(one.name for one in folders)}) "
-            "have no class in common: expected train/<class>/<image> or <hospital>/<class>/<image>."
+            "have no class in common: if they are hospitals, call them client_0, client_1, ...; if "
+            "they are classes, put their images into train/<class>/<image>."
         )
     return folders
 
