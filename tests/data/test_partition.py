@@ -444,6 +444,12 @@ def test_by_column_counts_what_is_missing(tmp_path):
         GOOD.replace("\n", "\r"),
         GOOD + "002,Bern\n",  # twice the same
         GOOD.replace("a/000.jpg", "a / 000.jpg"),
+        "Sites of the study, 2024; draft\n\n" + GOOD,
+        '"Sites, of\nthe study"\n' + GOOD.replace(",", ";"),
+        "sep=;\nSites\n" + GOOD.replace(",", ";"),
+        "\ufeff\ufeff" + GOOD,
+        '\ufeff\ufeff"image","site"\n' + GOOD.partition("\n")[2],
+        "Sites\n\ufeff" + GOOD,
     ],
 )
 def test_by_column_reads_a_table_as_it_is_written(tmp_path, text):
@@ -456,6 +462,15 @@ def test_by_column_reads_unicode_text_of_spreadsheets(tmp_path, encoding):
     path = str(tmp_path / "sites.txt")
     parts = divide("by_column", make_split([0, 0, 1, 1]), num_clients=2, path=path)
     assert [part.tolist() for part in parts] == [[1, 2], [0, 3]]
+
+
+@pytest.mark.parametrize("name", ["Zürich", "Göttingen", "Århus"])
+def test_by_column_names_the_line_that_is_in_another_encoding(tmp_path, name):
+    path = tmp_path / "sites.csv"
+    path.write_bytes(f"Sites\r\nimage,site\r\n000,Bern\r\n001,{name}\r\n".encode("cp1252"))
+    message = f"encoding utf-8, and line 4 has another .*Windows-1252 it is '001,{name}'.*CSV UTF-8"
+    with pytest.raises(UserError, match=message):
+        divide("by_column", make_split([0, 1]), path=str(path))
 
 
 def test_letter_case_decides_where_it_is_all_that_differs(tmp_path):

@@ -1,8 +1,10 @@
 """A table of images and their sites, as people and spreadsheets write it."""
 
 import codecs
+import contextlib
 import csv
 import io
+import itertools
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,9 @@ from fedjax_med.files import open_regular, read_regular, unreadable
 _LIMIT = 2**30  # bytes of the table: ten million lines of 100 bytes
 _ADVICE = f"Give a CSV of images and their sites by {OPTIONS}.path."
 _DELIMITERS = ",;\t|"
+_TITLES = 20  # lines, at most, among which the headings are looked for
+
+Rows = Iterator[tuple[int, list[str]]]  # with the numbers of their lines
 
 
 class Entry(NamedTuple):
@@ -42,7 +47,8 @@ def read(path: str, column: str, image: str) -> list[Entry]:
     try:
         text = _text(read_regular(Path(path), _LIMIT))
         text = text.replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
-        rows = _rows(text, _delimiter(text, (column, image)))
+        headings = column, image
+        rows = _below_titles(_rows(text, _delimiter(text, headings)), headings)
         _, header = next(rows, (0, []))
         wanted = {"image": image, "column": column}
         places = [_column(header, name, option, path) for option, name in wanted.items()]
@@ -80,29 +86,57 @@ def check_path(path: str) -> None:
 
 
 def _text(data: bytes) -> str:
-    """Decode a table: UTF-8, or UTF-16 as spreadsheets write Unicode text."""
+    """Decode a table: UTF-8, or UTF-16 as spreadsheets write Unicode text.
+
+    Raises:
+        ValueError: A line is in another encoding.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    if 0 in data[:2]:  # without a byte order mark: one byte of a heading's first letter is 0
-        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be")
-    return data.decode("utf-8-sig")
+        text = data.decode("utf-16")
+    elif 0 in data[:2]:  # without a byte order mark: one byte of a heading's first letter is 0
+        text = data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be")
+    else:
+        text = _of_utf8(data)
+    return text.lstrip("\ufeff")  # some programs write two byte order marks
+
+
+def _of_utf8(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = len((data[: error.start] + b".").splitlines())
+        line = data.splitlines()[number - 1].decode("cp1252", "replace")
+        raise ValueError(
+            f"expected the encoding utf-8, and line {number} has another (in Windows-1252 it is "
+            f"{printable(repr(line))}): save the table as CSV UTF-8"
+        ) from error
 
 
 def _delimiter(text: str, headings: tuple[str, str]) -> str:
-    """Return the delimiter by which the first line has both headings, else the most frequent."""
+    """Return the delimiter by which a first line has both headings, else the most frequent."""
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     if first.lower().startswith("sep="):  # Excel's hint to itself
         return first[4:5].strip("\r\n") or ","
-    wanted = set(map(folded, headings))
     for delimiter in _DELIMITERS:
-        if wanted <= set(
-            map(folded, next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), []))
-        ):
-            return delimiter
+        with contextlib.suppress(csv.Error):
+            rows = itertools.islice(_rows(text, delimiter), _TITLES)
+            if any(_is_header(row, headings) for _, row in rows):
+                return delimiter
     return max(_DELIMITERS, key=first.count)
 
 
-def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _is_header(row: list[str], headings: tuple[str, str]) -> bool:
+    return set(map(folded, headings)) <= set(map(folded, row))
+
+
+def _below_titles(rows: Rows, headings: tuple[str, str]) -> Rows:
+    """Return `rows` from the headings on; all of them if no first line has both headings."""
+    first = list(itertools.islice(rows, _TITLES))
+    place = next((at for at, (_, row) in enumerate(first) if _is_header(row, headings)), 0)
+    return itertools.chain(first[place:], rows)
+
+
+def _rows(text: str, delimiter: str) -> Rows:
     """Yield the lines with their numbers; skip empty ones, as spreadsheets leave at the end."""
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
