@@ -2,6 +2,7 @@ import functools
 import io
 import logging
 import os
+import re
 import struct
 import time
 import warnings
@@ -193,21 +194,57 @@ def test_the_tags_and_the_transparent_colour_of_16_bit_colours_count():
 
 @pytest.mark.parametrize("packing", [1, 8])
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("kind", ["u2", "i2", "i4", "u4", "f4", "f8"])
+@pytest.mark.parametrize("kind", ["u2", "i2", "i4", "u4", "f2", "f4", "f8"])
 def test_every_kind_of_tiff_is_read_or_told(order, kind, packing):
-    """Those that are not read are told: none comes out in the other byte order."""
+    """None comes out in the other byte order."""
     for white_is_zero in (0, 1):
         stored = of_columns([0, 5, 10, 15], 1, 0, kind)
         data = deep_tiff(stored, order, packing, t262=1 - white_is_zero)
-        try:
-            found = decode.decode(data, Scale(range=(0, 15)))
-        except decode.ImageError:
-            assert order == ">" or packing == 8
-            assert np.dtype(kind).itemsize > 2
-            continue
+        found = decode.decode(data, Scale(range=(0, 15)))
         expected = np.array([0, 85, 170, 255], np.uint8)
         expected = 255 - expected if white_is_zero else expected
         np.testing.assert_array_equal(found[0, :4, 0], expected)
+
+
+@pytest.mark.parametrize("packing", [1, 8])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("extra", [0, 2])
+def test_grey_of_16_bits_with_alpha_is_read_from_a_tiff(order, packing, extra):
+    stored = of_columns([0, 1025, 2048, 4095], 2, 65_535 if extra else 0)
+    data = deep_tiff(stored, order, packing, t338=extra)
+    assert decode.greatest_level(data) == (0, 4095)
+    found = decode.read(data, Scale(white_of_colours=4095))
+    np.testing.assert_array_equal(found.image[0, :4], [[level] * 3 for level in (0, 64, 128, 255)])
+    assert shown(deep_tiff(stored * 16, order, packing, t338=extra)) == [0, 64, 128, 255]
+    clear = deep_tiff(of_columns([0, 1025, 2048, 4095], 2, 0), order, packing)
+    assert shown(clear) == [255] * 4
+
+
+def test_half_precision_has_no_range_of_its_own():
+    data = deep_tiff(of_columns([0, 5, 10, 15], 1, 0, "f2"))
+    with pytest.raises(decode.RangeError):
+        decode.decode(data)
+    assert shown(deep_tiff(of_columns([-1, 0, 0.5, 1], 1, 0, "f2")), Scale(range=(-1, 1))) == [
+        *(0, 128, 191, 255)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (deep_tiff(of_columns([0], 3, 0, "f4")), "32+32+32 bits a pixel (floating-point; RGB; lit"),
+        (deep_tiff(of_columns([0], 1, 0, "u8"), ">"), "64 bits a pixel (unsigned; grey; big-end"),
+        (deep_tiff(of_columns([0], 1, 0, "f2"), t262=9), "of rare colours; little-endian), which"),
+    ],
+)
+def test_a_kind_of_tiff_that_is_not_read_is_described(data, kind):
+    with pytest.raises(
+        decode.ImageError, match=re.escape(kind) + ".*: save it as a PNG of 8 or 16"
+    ):
+        decode.decode(data)
+    for length in range(8, len(data) - 1000, 7):
+        with pytest.raises(decode.ImageError):
+            decode.decode(data[:length])
 
 
 def test_the_tags_of_8_bits_count():

@@ -49,7 +49,7 @@ class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
     """Writes images to ArrayRecord; files that cannot be read become records as well."""
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     # None: nothing is downloaded, so there are no checksums beside this file; to look for them tfds
     # would need importlib_resources, which it does not declare.
     code_path = None

@@ -129,7 +129,7 @@ def _use(data: bytes, use: Callable[[Image.Image, Levels | None], T]) -> T:
     except Exception as error:  # the decoders raise anything on broken data, struct.error included
         mended = _without_broken_metadata(data)
         if mended is None:
-            raise ImageError(_reason(error)) from error
+            raise ImageError(_reason(error, data)) from error
     return _use(mended, use)
 
 
@@ -240,9 +240,10 @@ def _to_rgb(
     return np.asarray(image.convert("RGB")), how
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
+        is_tiff = data[:4] in TiffImagePlugin.PREFIXES
+        return (is_tiff and tiff.described(data)) or "not an image of a known format"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,} pixels; store it smaller"
     return " ".join(str(error).split()) or type(error).__name__

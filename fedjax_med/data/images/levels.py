@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fedjax_med.data.images import tiff
+
 RANGE_FLAG = "--config.dataset.options.range"
 
 _SIGNED, _FLOAT = 2, 3  # of TIFF's SampleFormat
@@ -44,6 +46,7 @@ class Levels(NamedTuple):
     tagged: tuple[float, float] | None  # its black and white
     inverted: bool = False  # whether black is above white
     mode: str = "L"  # Pillow's
+    carried: bool = False  # whether Pillow's image holds other numbers (`tiff.stored`)
 
     @property
     def unsigned(self) -> bool:
@@ -58,7 +61,11 @@ class Levels(NamedTuple):
     def usual(self, scale: Scale) -> bool:
         """Tell whether these are colours of all 16 bits, of which the high 8 are enough."""
         given = self.tagged or scale.range
-        return self.mode != "L" and not given and scale.white_of_colours == FULL.white
+        return (
+            self.mode != "L"
+            and not (given or self.carried)
+            and scale.white_of_colours == FULL.white
+        )
 
 
 def agreed_white(greatest: int) -> int:
@@ -74,8 +81,13 @@ def read(image: Image.Image) -> Levels | None:
     """
     tags: Any = getattr(image, "tag_v2", {})
     kind = _number(tags, _FORMAT)
-    if image.mode == "L" and kind == _SIGNED:
-        stored: npt.NDArray[Any] = np.asarray(image).view(np.int8)
+    carried = tiff.stored(image)
+    if carried is not None and carried.ndim == 3:
+        return of_colours(image, carried, "LA")._replace(carried=True)
+    if carried is not None:
+        stored: npt.NDArray[Any] = carried
+    elif image.mode == "L" and kind == _SIGNED:
+        stored = np.asarray(image).view(np.int8)
     elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         stored = np.asarray(image)
         if image.mode == "I" and kind != _SIGNED:
