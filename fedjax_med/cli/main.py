@@ -21,7 +21,7 @@ from fedjax_med.execution import multihost
 from fedjax_med.execution.backend import check_platforms, repeat_bits
 from fedjax_med.execution.program_cache import cache_programs
 from fedjax_med.execution.settings import fix_settings
-from fedjax_med.experiment import resolve
+from fedjax_med.experiment import options, resolve
 from fedjax_med.files import read_text
 from fedjax_med.run.output import discard
 
@@ -219,6 +219,8 @@ def _run(arguments: list[str]) -> int:
     if flags.help or flags.helpshort:
         print(command_help(arguments[0], module, flags))
         return 0
+    if "config" in flags:
+        options.check(flags.config)
     if "cache_dir" in flags:
         cache_programs(flags.cache_dir)
     if "coordinator" in flags and check_processes(

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from fedjax_med.errors import UserError, check_name, expand
-from fedjax_med.experiment import options, validation
+from fedjax_med.experiment import validation
 from fedjax_med.experiment.components import default_options
 from fedjax_med.experiment.config import Experiment, Spec, without_federation
 
@@ -135,10 +135,9 @@ def check_ranges(experiment: Experiment) -> None:
     """Check the values of a completed experiment, for commands that do not use all of them.
 
     Raises:
-        UserError: A value or an option is out of its range; the message names it.
+        UserError: A value is out of its range; the message names the field.
     """
     _resolved(experiment)
-    options.check(experiment)
 
 
 def settle(experiment: Experiment) -> Resolved:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fedjax_med.errors import expand
 from fedjax_med.execution.backend import repeat_bits
 from fedjax_med.execution.settings import fix_settings, fixed_settings
-from fedjax_med.experiment import config, resolve
+from fedjax_med.experiment import config, options, resolve
 from fedjax_med.files import clear_temporary, read_object
 from fedjax_med.run import train as run_train
 from fedjax_med.run.evaluate import evaluate_checkpoint
@@ -59,7 +59,7 @@ def train(
     config.check_types(experiment, config.Experiment(), "the experiment")
     resolve.check_values(experiment)
     experiment = resolve.complete(experiment)
-    resolve.check_ranges(experiment)
+    options.check(experiment)
     fix_settings()  # again: components were imported
     folder = expand(workdir or f"runs/{experiment.name or 'experiment'}")
     which = experiment.checkpoint.tested if evaluate else ""

@@ -4,7 +4,7 @@ import pytest
 
 from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
-from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment import components, options, resolve
 from fedjax_med.experiment.config import Experiment, Spec
 
 FIELDS = {
@@ -35,7 +35,7 @@ def test_every_number_has_a_range_that_is_checked_without_data(shelf, name, opti
     given = [spec] if shelf in ("attacks", "transforms") else spec
     experiment = resolve.complete(Experiment(**{FIELDS[shelf]: given}))
     with pytest.raises(UserError, match=option):
-        resolve.check_ranges(experiment)
+        options.check(experiment)
 
 
 WRONG = {
@@ -86,7 +86,7 @@ def test_what_a_builder_does_not_take_is_told_in_one_line(monkeypatch, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     experiment = resolve.complete(Experiment(server_optimizer=Spec("fussy:build")))
     with pytest.raises(UserError, match=r"fussy:build with the options .*0.1.*: bad rate"):
-        resolve.check_ranges(experiment)
+        options.check(experiment)
 
 
 def test_components_from_elsewhere_may_be_checked_too(monkeypatch, tmp_path):
@@ -102,6 +102,6 @@ def test_components_from_elsewhere_may_be_checked_too(monkeypatch, tmp_path):
         experiment = resolve.complete(Experiment(partition=spec))
         if share > 1:
             with pytest.raises(UserError, match=r"share <= 1, got 1\.5"):
-                resolve.check_ranges(experiment)
+                options.check(experiment)
         else:
-            resolve.check_ranges(experiment)
+            options.check(experiment)
