@@ -117,7 +117,8 @@ class Experiment:
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
     colour_constancy: float = 0.0  # norm of "shades of gray", 6 is usual; 0: colours unchanged
-    pretrained: str = ""  # initial weights: imagenet, hub or a file; empty: random
+    # Initial weights: imagenet, hub, hub:OWNER/NAME@COMMIT or a file; empty: random.
+    pretrained: str = ""
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)
     client: Client = dataclasses.field(default_factory=Client)

@@ -9,6 +9,7 @@ from fedjax_med.core.faults import Attack
 from fedjax_med.errors import UserError, calling
 from fedjax_med.experiment import components
 from fedjax_med.experiment.config import Experiment, Spec
+from fedjax_med.models.pretrained import hub
 
 ANY_CLASSES = 2**10  # more than any data set has
 _MANY = 10**9  # clients, where the data decides how many there are
@@ -23,6 +24,7 @@ def check(experiment: Experiment) -> None:
     Raises:
         UserError: An option is out of its range, as far as no data is needed to tell.
     """
+    hub.parse(experiment.pretrained)
     clients = experiment.num_clients or _MANY
     arguments: dict[str, tuple[Any, ...]] = {
         "aggregators": (),

@@ -11,7 +11,7 @@ import jax
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.audit import report as audit_report
 from fedjax_med.data.federation import Federation
-from fedjax_med.errors import expand
+from fedjax_med.errors import UserError, expand
 from fedjax_med.evaluation import tables
 from fedjax_med.execution import compilation, multihost
 from fedjax_med.experiment import config, load_data, resolve
@@ -25,6 +25,7 @@ from fedjax_med.experiment.plan import (
 )
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.files import writing
+from fedjax_med.models.pretrained import hub
 from fedjax_med.privacy.plan import to_json
 from fedjax_med.run import console, noise_key
 from fedjax_med.run.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ from fedjax_med.run.provenance import code_version, flat, identity, reported_dig
 from fedjax_med.run.resume import Start, find_start, rounds_done
 from fedjax_med.run.signals import stop_requests
 from fedjax_med.run.tested_on import check_test_set
-from fedjax_med.run.workdir import REPORTED, check_writable, exclusive, private
+from fedjax_med.run.workdir import REPORTED, check_writable, exclusive, private, read_workdir
 
 
 class TrainJob(NamedTuple):
@@ -208,10 +209,21 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "class_names": list(data.class_names),
                 REPORTED: reported_digest(job.experiment),
                 **{name: tag[name] for name in ("privacy",) if name in tag},
+                **_weights(job),
             },
             job.workdir / "experiment.json",
         )
         tables.write_json(audit_report.to_json(data.findings), job.workdir / "audit.json")
+
+
+def _weights(job: TrainJob) -> dict[str, Any]:
+    """Return what is recorded of weights from the hub, here or where the run began."""
+    if found := hub.recorded(job.experiment.pretrained):
+        return {"weights": found}
+    with contextlib.suppress(UserError):  # it is about to be written
+        saved = read_workdir(job.workdir)
+        return {name: saved[name] for name in ("weights",) if name in saved}
+    return {}
 
 
 def _same_everywhere(experiment: config.Experiment, data: Federation) -> dict[str, Any]:

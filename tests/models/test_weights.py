@@ -345,6 +345,12 @@ def test_file_that_is_not_there_is_named(tmp_path):
         weights.read(str(tmp_path / "none.pth"))
 
 
+@pytest.fixture(autouse=True)
+def _records(tmp_path, monkeypatch):
+    """What is recorded of the hub."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 def test_hub_gives_the_file_that_it_downloads(tmp_path, monkeypatch):
     asked, file = [], tmp_path / "model.safetensors"
     save_file({"a": np.ones(3, np.float32)}, file)

