@@ -7,7 +7,6 @@ prints the tables of ``make bench`` as both READMEs have them.
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 # How many times as fast as each peer a round should be.
@@ -106,4 +105,11 @@ def startup(found: dict[str, list[float]]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join(published(json.loads(Path(sys.argv[1]).read_text()))))
+    import paths
+
+    from fedjax_med.errors import UserError
+
+    try:
+        print("\n\n".join(published(json.loads(paths.read_text(sys.argv[1])))))
+    except UserError as error:
+        sys.exit(str(error))

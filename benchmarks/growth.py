@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE))
 
 import as_markdown
 import machine
+import paths
 
 from fedjax_med.execution import backend
 from fedjax_med.execution.compilation import round_loader
@@ -38,8 +39,8 @@ flags.DEFINE_integer("most_clients", 10_000, "the largest federation", lower_bou
 flags.DEFINE_integer(
     "rounds", 3, "timed rounds a point, after the first; ten times as many of small points", 1
 )
-flags.DEFINE_string("json", "", "where to write the figures")
-flags.DEFINE_string("plot", "", "where to draw them, as a picture")
+paths.define_file("json", "", "where to write the figures")
+paths.define_file("plot", "", "where to draw them, as a picture")
 flags.DEFINE_string("point", "", "measure one point, given as JSON, in this process")
 FLAGS = flags.FLAGS
 

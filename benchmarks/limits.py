@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import machine
 import numpy as np
 import optax
+import paths
 import run_ours
 import stream
 import workloads
@@ -40,6 +41,7 @@ from jax.interpreters import partial_eval
 from fedjax_med import ops
 from fedjax_med.client import augmentation
 from fedjax_med.data import client_data
+from fedjax_med.errors import UserError
 from fedjax_med.execution import backend
 from fedjax_med.execution.compilation import round_loader
 from fedjax_med.experiment.build import build_model
@@ -51,10 +53,8 @@ FLAGS = flags.FlagValues()  # its own: `stream` has flags of the same names
 flags.DEFINE_list("workload", list(workloads.WORKLOADS), "what to train", flag_values=FLAGS)
 flags.DEFINE_integer("images", 0, "images a client; 0: those of the tables", 0, flag_values=FLAGS)
 flags.DEFINE_integer("repeats", 9, "of each measurement; the median counts", 1, flag_values=FLAGS)
-flags.DEFINE_string(
-    "rounds", "", "what `rounds.py --json` wrote, on this machine", flag_values=FLAGS
-)
-flags.DEFINE_string("json", "", "where to write the figures", flag_values=FLAGS)
+paths.define_file("rounds", "", "what `rounds.py --json` wrote, on this machine", flag_values=FLAGS)
+paths.define_file("json", "", "where to write the figures", flag_values=FLAGS)
 
 
 class Product(NamedTuple):
@@ -249,7 +249,7 @@ def main() -> None:
     """Measure the workloads, print the tables."""
     backend.repeat_bits()  # as every command does
     results = [measure(name) for name in FLAGS.workload]
-    measured = json.loads(Path(FLAGS.rounds).read_text())["workloads"] if FLAGS.rounds else []
+    measured = json.loads(paths.read_text(FLAGS.rounds))["workloads"] if FLAGS.rounds else []
     ratios = {
         one["workload"]: {peer["peer"]: peer.get("ratio") for peer in one["peers"]}
         for one in measured
@@ -266,3 +266,5 @@ if __name__ == "__main__":
         main()
     except flags.Error as error:
         sys.exit(f"{error}\n{FLAGS.get_help()}")
+    except UserError as error:
+        sys.exit(str(error))

@@ -23,7 +23,10 @@ sys.path.insert(0, str(HERE))
 
 import as_markdown
 import machine
+import paths
 from contender import Contender, TooSlowError, environment, versions
+
+from fedjax_med.errors import UserError, expand
 
 PEERS = ("pytorch", "pfl", "flower", "fedjax")
 ON_ACCELERATORS = (("gpu", "pytorch"),)  # elsewhere than on CPUs nobody else is compared
@@ -45,7 +48,7 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "limit", 300.0, "seconds that a round may take, with its compilation", flag_values=FLAGS
 )
-flags.DEFINE_string("json", "", "where to write the figures", flag_values=FLAGS)
+paths.define_file("json", "", "where to write the figures", flag_values=FLAGS)
 flags.DEFINE_string(
     "environments",
     "~/.cache/fedjax_med_benchmarks",
@@ -115,7 +118,7 @@ def measure(name: str, environments: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure the workloads, print their tables."""
-    environments = Path(FLAGS.environments).expanduser()
+    environments = expand(FLAGS.environments)
     results = []
     for name in WORKLOADS if FLAGS.workload == "all" else (FLAGS.workload,):
         results.append(measure(name, environments))
@@ -131,3 +134,5 @@ if __name__ == "__main__":
         main()
     except flags.Error as error:
         sys.exit(f"{error}\n{FLAGS.get_help()}")
+    except UserError as error:
+        sys.exit(str(error))

@@ -23,6 +23,7 @@ sys.path.insert(0, str(HERE))
 
 import as_markdown
 import machine
+import paths
 
 MARKS = (
     r"clients train on",
@@ -37,7 +38,7 @@ flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-flags.DEFINE_string("json", "", "where to write the figures", flag_values=FLAGS)
+paths.define_file("json", "", "where to write the figures", flag_values=FLAGS)
 
 
 class Start(NamedTuple):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from fedjax_med.errors import UserError, expand
+
 _OUT = flags.DEFINE_string("out", "data/isic9", "the folder that Train/ and Test/ are copied to")
 
 _KAGGLE_SET = "nodoubttome/skin-cancer9-classesisic"
@@ -19,6 +21,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"fetch_isic9: expected only --out=FOLDER, got {argv[1]!r}.")
     try:
+        out = expand(_OUT.value)
+    except UserError as error:
+        sys.exit(f"fetch_isic9: {error}")
+    try:
         import kagglehub
     except ImportError:
         sys.exit('fetch_isic9: kagglehub is missing: pip install -e ".[kaggle]"')
@@ -26,7 +32,6 @@ def main(argv: list[str]) -> None:
         downloaded = Path(kagglehub.dataset_download(_KAGGLE_SET))
     except Exception as error:
         sys.exit(f"fetch_isic9: {_KAGGLE_SET} could not be downloaded: {error}")
-    out = Path(_OUT.value).expanduser()
     for split in ("Train", "Test"):
         # Kaggle packs both splits into one more folder.
         found = next((path for path in downloaded.rglob(split) if path.is_dir()), None)

@@ -13,8 +13,8 @@ it with --seeds=0.
 
 import argparse
 import sys
-from pathlib import Path
 
+from studies.paths import path
 from studies.runner import ROOT, Folders, train_missing
 from studies.tables import TABLES, runs
 from studies.text import document
@@ -28,9 +28,9 @@ OUT = ROOT / "docs" / "methods.md"
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; ends the program after a mistake in it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--cache_dir", default=CACHE_DIR)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--data_dir", type=path, required=True)
+    parser.add_argument("--cache_dir", type=path, default=CACHE_DIR)
+    parser.add_argument("--workdir", type=path, default="runs/methods")
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     """Train what is missing, then write the page; return the exit code."""
     given = parse(arguments)
     every = runs(given.tables, [int(seed) for seed in given.seeds.split(",")])
-    folders = Folders(given.data_dir, given.cache_dir, given.workdir.absolute())
+    folders = Folders(str(given.data_dir), str(given.cache_dir), given.workdir.absolute())
     wrong = 0 if given.write_only else train_missing(every, folders, given.jobs)
     with replacing(OUT) as temporary:
         temporary.write_text(document(every, folders.workdir))

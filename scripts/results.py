@@ -18,6 +18,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from studies.paths import path
 from studies.processes import Task, run_all
 from studies.results_page import PLOT, text
 from studies.results_steps import steps
@@ -44,14 +45,13 @@ def train_all(commands: list[list[str]], jobs: int, log: Path) -> int:
 def main(arguments: list[str]) -> int:
     """Run the steps, then write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--cache_dir", default="")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/results"))
+    parser.add_argument("--data_dir", type=path, required=True)
+    parser.add_argument("--cache_dir", type=path)
+    parser.add_argument("--workdir", type=path, default="runs/results")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args(arguments)
     if given.jobs < 1:
         parser.error(f"expected --jobs >= 1, got {given.jobs}.")
-    given.workdir = given.workdir.expanduser()
     data = [f"--data_dir={given.data_dir}"]
     data += [f"--cache_dir={given.cache_dir}"] if given.cache_dir else []
     wanted = steps(given.workdir)
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
             return code
     with replacing(OUT) as temporary:
         how = f"{given.jobs} runs at a time"
-        temporary.write_text(text(given.workdir, how, Path(given.data_dir).expanduser()))
+        temporary.write_text(text(given.workdir, how, given.data_dir))
     with replacing(OUT.with_name(PLOT)) as temporary:
         shutil.copyfile(given.workdir / "comparison/comparison.png", temporary)
     print(f"\nWritten: {OUT}, {OUT.with_name(PLOT)}")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from studies.markdown import table
+from studies.paths import path
 
 from fedjax_med.cli import main as cli
 from fedjax_med.evaluation import comparison
@@ -75,10 +76,10 @@ def main(arguments: list[str]) -> int:
     """Run every variant of the family, then print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("family", choices=FAMILIES)
-    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--workdir", type=path)
     given, passed = parser.parse_known_args(arguments)
     family = given.family
-    folder = (given.workdir or Path(f"runs/search/{family}")).expanduser()
+    folder = given.workdir or Path(f"runs/search/{family}")
     rows = []
     for name, flags in FAMILIES[family].items():
         workdir = folder / name.replace(" ", "_").replace(",", "")

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.paths import path
+
 from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.experiment import config_file
@@ -114,7 +116,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--config", default=str(ROOT / "configs" / "lesions.py"))
-    parser.add_argument("--workdir", type=Path, default=Path("runs/variants"))
+    parser.add_argument("--workdir", type=path, default="runs/variants")
     parser.add_argument("--tolerance", type=float, default=0.03)
     parser.add_argument("--write", action="store_true")
     given, passed = parser.parse_known_args(arguments)
@@ -130,7 +132,7 @@ def main(arguments: list[str]) -> int:
         parser.error(str(error))
     rows, good = [], True
     for name in given.names or variants:
-        workdir = given.workdir.expanduser() / name
+        workdir = given.workdir / name
         flags = [f"--config={given.config}:{name}", "--evaluate", f"--workdir={workdir}"]
         if code := cli.main(["train", *flags, *passed]):
             return code
