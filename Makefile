@@ -21,7 +21,9 @@ BIN = $(VENV)/bin
 train: $(VENV)/installed
 	$(BIN)/fedjax-med train --evaluate $(ARGS)
 
-test: format lint types pytest
+# mypy takes only one core.
+test: format lint
+	$(MAKE) -j2 types pytest
 
 # What is long by nature: whole runs, the other client maps, the wheel, the site.
 test-all: test test-slow client-maps test-wheel docs
