@@ -4,6 +4,7 @@ import inspect
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from fedjax_med.experiment.config import Experiment
 
 # Four virtual devices for the sharded client maps; must be set before JAX starts its backend.
 # Most of the time goes into compiling small programs, which takes a third less without XLA's and
-# LLVM's optimizations. `make test-wheel`, and processes that a test starts without these flags,
-# compile as users do.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 "
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-)
+# LLVM's optimizations, and half of the rest without the fusion emitters, which JAX 0.11 and later
+# do not let go. `make test-wheel`, and processes that a test starts without these flags, compile as
+# users do.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    _QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=4 {_QUICK}")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fedjax_med_test_xla")
 )
