@@ -7,12 +7,12 @@ added (as the shifts of DIANA, Mishchenko et al., 2019, or EF21, Richtarik et al
 import jax
 import jax.numpy as jnp
 
-from fedjax_med.core.algorithm import ClientState
-from fedjax_med.core.types import Array, Message
+from fedjax_med.core.algorithm import ClientState, ServerState
+from fedjax_med.core.trees import select
+from fedjax_med.core.types import Array, Message, Params
 
 # Above these nothing is scaled: what is sent is near enough, and keeps its 16 bits, say.
 _FOLLOWS, _BOUNDED = 0.75, 0.9
-_LEAST_SPARSE = 1.0  # FedDyn's least alpha that trains where only some values of a message arrive
 
 
 def _inner(first: Message, second: Message) -> Array:
@@ -67,12 +67,42 @@ def with_controls(
     return (delta, heard), client._replace(control=control)
 
 
-def no_sparse(alpha: float) -> str:
-    """Say why FedDyn with a small `alpha` refuses transforms that leave out values; or ""."""
-    if alpha >= _LEAST_SPARSE:
-        return ""
-    return (
-        f"expected algorithm fed_dyn to have alpha >= {_LEAST_SPARSE:g} with transforms that send "
-        f"only some values of a message (top_k, random_k), got alpha={alpha:g}, with which it does "
-        "not train: give a larger alpha, or another transform, such as quantize."
+def nearer(trained: Params, near: Params, own: Params, lossy: Array) -> Params:
+    """Select the model that FedDyn's message starts from, so that the message is the shorter.
+
+    Args:
+        trained: the client's, after its local training.
+        near: the global model, from which messages start if nothing is lost.
+        own: the client's last model as the server knows it, if `lossy`.
+        lossy: bool [], whether there is such a model.
+    """
+    apart = jax.tree.map(jnp.subtract, near, trained)
+    stale = jax.tree.map(jnp.subtract, own, trained)
+    return select(lossy & (_inner(stale, stale) < _inner(apart, apart)), own, near)
+
+
+def with_gradient(
+    alpha: float, client: ClientState, message: Message, sent: Message
+) -> tuple[Message, ClientState]:
+    """Do what FedDyn's clients do: keep the model and g_i that follow from what the server hears.
+
+    Args:
+        alpha: FedDyn's.
+        client: after the local training, with the fields `gradient`, g_i, `model` and `lossy`.
+        message: the model that it starts from (`nearer`) - the trained one.
+        sent: the same after the transforms.
+    """
+    heard = scaled(sent, following(message, sent))
+    excess = jax.tree.map(jnp.subtract, heard, message)
+    some = [jnp.any(leaf != 0) for leaf in jax.tree.leaves(excess)]
+    return heard, client._replace(
+        gradient=jax.tree.map(lambda g, more: g + alpha * more, client.gradient, excess),
+        model=jax.tree.map(jnp.subtract, client.model, excess),
+        lossy=jnp.any(jnp.stack([client.lossy, *some])),
     )
+
+
+def from_model(server: ServerState, client: ClientState, sent: Message) -> Message:
+    """Do what FedDyn's server does: compute the global model - the client's as it arrived."""
+    delta = jax.tree.map(jnp.subtract, server.params, client.model)
+    return select(client.lossy, delta, sent)

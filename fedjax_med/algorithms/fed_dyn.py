@@ -42,15 +42,16 @@ class ClientState(NamedTuple):
 
     gradient: Params  # g_i
     rounds: Array  # int32 [], the number in which it has participated
+    model: Params  # its last model, as the server knows it
+    lossy: Array  # bool [], whether a transform has lost a part of any of its messages
 
 
-def _after_sending(
-    alpha: float, client: ClientState, message: Message, sent: Message
-) -> tuple[Message, ClientState]:
-    """Change g_i by what the server hears of the message, so that h stays the clients' mean."""
-    heard = _sending.scaled(sent, _sending.following(message, sent))
-    gradient = jax.tree.map(lambda g, h, m: g + alpha * (h - m), client.gradient, heard, message)
-    return heard, client._replace(gradient=gradient)
+def _process_updates(server: ServerState, results: ClientOutput) -> tuple[ServerState, ClientState]:
+    participation = _participation.update(server.heard, results.num_examples, results.state.rounds)
+    # New clients join the mean, with g_i = 0 until now.
+    old = server.heard.examples / jnp.maximum(participation.examples, 1)
+    gradient = jax.tree.map(lambda h: old.astype(h.dtype) * h, server.gradient)
+    return server._replace(gradient=gradient, heard=participation), results.state
 
 
 def build(
@@ -58,31 +59,33 @@ def build(
 ) -> FederatedAlgorithm:
     """Build FedDyn: the messages are FedAvg's; the server steps against their mean + h / alpha.
 
-    Under transforms, g_i changes by what is really sent, scaled to be nearest to the message. What
-    is not sent shows again in the next message, so `error_feedback` of transforms is not used.
+    Under transforms that lose something, a message starts from the nearer of two models that the
+    server knows as well: the global one, or the client's own as the server last knew it (compare
+    "EF21", Richtarik et al., NeurIPS 2021); one bit says which. Both sides go on with what arrived:
+    the server's step, h and g_i use the client's model as the server knows it. What is not sent
+    shows again in the next message, so `error_feedback` of transforms is not used. Without such
+    transforms, all messages start from the global model.
 
-    Transforms that send only some values of a message (``top_k``, ``random_k``) need an alpha of at
-    least 1; smaller ones are refused. The server's step has the sum of all earlier messages,
-    h / alpha, and with it the error of each; the g_i, with which that error goes away, change by
-    alpha times what arrives. So with a small alpha the errors add up for long before they fall. For
-    the same reason a tight ``clip`` and ``quantize`` to few bits need more rounds with a small one.
+    One of the two alone does not train. From the global model, messages and so their errors stay
+    large until each g_i is the client's gradient, which takes long with a small alpha, and the
+    server's step has the sum of all errors, h / alpha. From the client's own model, messages vanish
+    as training settles, but with a large alpha g_i adds up what is long out of date.
 
     Args:
         training: settings of local training; long enough to approach the objective's minimum.
         server_optimizer: ``sgd`` with learning rate 1 in the paper.
-        alpha: positive. The paper tries 0.001 to 0.1, with whole messages.
+        alpha: positive. The paper tries 0.001 to 0.1.
 
     Raises:
         UserError: `alpha` is not positive.
     """
     if not alpha > 0:
         raise UserError(f"expected algorithm fed_dyn to have alpha > 0, got alpha={alpha}.")
-    traits = Traits(steps_only=True, resends=True, no_sparse=_sending.no_sparse(alpha))
 
     def init(params: Params) -> tuple[ServerState, ClientState]:
         zero = jax.tree.map(jnp.zeros_like, params)
         server = ServerState(params, server_optimizer.init(params), zero, _participation.init())
-        return server, ClientState(zero, jnp.int32(0))
+        return server, ClientState(zero, jnp.int32(0), zero, jnp.bool_(False))
 
     def client_update(
         server: ServerState, client: ClientState, examples: Examples, round: Array, key: Key
@@ -92,21 +95,13 @@ def build(
         params, metrics = train(
             regularised, server.params, examples, key, round, gradient_offset=offset
         )
-        delta = jax.tree.map(jnp.subtract, server.params, params)
-        gradient = jax.tree.map(lambda g, d: g + alpha * d, client.gradient, delta)
-        state = ClientState(gradient, client.rounds + (metrics["steps"] > 0))
-        return client_output(server.params, params, state, examples, metrics)
-
-    def process_updates(
-        server: ServerState, results: ClientOutput
-    ) -> tuple[ServerState, ClientState]:
-        participation = _participation.update(
-            server.heard, results.num_examples, results.state.rounds
+        gradient = jax.tree.map(
+            lambda g, x, w: g + alpha * (x - w), client.gradient, server.params, params
         )
-        # New clients join the mean, with g_i = 0 until now.
-        old = server.heard.examples / jnp.maximum(participation.examples, 1)
-        gradient = jax.tree.map(lambda h: old.astype(h.dtype) * h, server.gradient)
-        return server._replace(gradient=gradient, heard=participation), results.state
+        origin = _sending.nearer(params, server.params, client.model, client.lossy)
+        rounds = client.rounds + (metrics["steps"] > 0)
+        state = ClientState(gradient, rounds, params, client.lossy)
+        return client_output(origin, params, state, examples, metrics)
 
     def server_update(server: ServerState, message: Message) -> ServerState:
         share = server.heard.share
@@ -115,6 +110,12 @@ def build(
         moved = optimizer_step(server_optimizer, step, server.optimizer, server.params)
         return ServerState(*moved, gradient, server.heard)
 
-    base = FederatedAlgorithm(init, client_update, server_update, traits=traits)
-    follow = functools.partial(_after_sending, alpha)
-    return base._replace(process_updates=process_updates, after_sending=follow)
+    return FederatedAlgorithm(
+        init,
+        client_update,
+        server_update,
+        process_updates=_process_updates,
+        traits=Traits(steps_only=True, resends=True, header_bits=1),
+        after_sending=functools.partial(_sending.with_gradient, alpha),
+        received=_sending.from_model,
+    )

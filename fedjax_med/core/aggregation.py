@@ -97,7 +97,6 @@ class MessageTransform(NamedTuple):
             False where it does not.
         remembers: whether the state is what each client has not sent yet, to be added to its next
             message (error feedback).
-        sparse: whether it sends some of a message's values and leaves out the others.
     """
 
     init: TransformInitFn
@@ -105,7 +104,6 @@ class MessageTransform(NamedTuple):
     payload: PayloadFn | None = None
     across: bool = True
     remembers: bool = False
-    sparse: bool = False
 
 
 # The identity, for a transform whose options request no change.

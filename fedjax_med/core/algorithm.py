@@ -42,15 +42,15 @@ class Traits(NamedTuple):
         supports_ema: whether the server's model can be averaged over rounds.
         resends: whether a client itself sends again what did not arrive (by `AfterSendingFn`), so
             that no transform may keep it for later: it would arrive twice.
-        no_sparse: why transforms that leave out values of a message are refused, and what to do;
-            empty: they are not.
+        header_bits: bits that a client adds to a message that went through transforms, such as what
+            it starts from.
     """
 
     steps_only: bool = False
     stateless_clients: bool = False
     supports_ema: bool = True
     resends: bool = False
-    no_sparse: str = ""
+    header_bits: int = 0
 
 
 class InitFn(Protocol):
@@ -137,6 +137,23 @@ class AfterSendingFn(Protocol):
         """
 
 
+class ReceivedFn(Protocol):
+    """Gives the message that the server makes of what a client sent, before the aggregator.
+
+    For clients that send less than the message, such as its difference to something known.
+    """
+
+    def __call__(self, server: ServerState, client: ClientState, sent: Message, /) -> Message:
+        """Return ONE client's message for the aggregator.
+
+        Args:
+            server: the state before the round.
+            client: the state that `AfterSendingFn` returned. Only what the server can follow by the
+                client's messages may be used of it.
+            sent: what `AfterSendingFn` returned.
+        """
+
+
 class DownloadFn(Protocol):
     """Selects what the server sends to a client each round."""
 
@@ -157,6 +174,7 @@ class FederatedAlgorithm(NamedTuple):
         process_updates: processes individual updates; None: the server sees only their aggregate.
         download: what a client receives each round; None: the server's parameters.
         after_sending: what a client does after its transforms; None: nothing.
+        received: what the server makes of a message after `after_sending`; None: it stays as sent.
         traits: properties that other modules rely on.
     """
 
@@ -169,6 +187,7 @@ class FederatedAlgorithm(NamedTuple):
     download: DownloadFn | None = None
     traits: Traits = Traits()
     after_sending: AfterSendingFn | None = None
+    received: ReceivedFn | None = None
 
 
 class FederatedState(NamedTuple):

@@ -41,6 +41,8 @@ def traffic(
     before = after = uncompressed(message)
     for transform in transforms:
         after = after if transform.payload is None else transform.payload(message, after)
+    if transforms:
+        after = after._replace(extra=after.extra + algorithm.traits.header_bits)
     sent = server.params
     if algorithm.download is not None:
         sent = jax.eval_shape(algorithm.download, server, client)

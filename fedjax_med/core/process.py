@@ -186,7 +186,7 @@ def check_parts(process: Process) -> None:
     """Refuse parts of another kind, such as swapped ones or a ``build`` that was not called.
 
     Raises:
-        UserError: The message names the part; or two of the parts do not train together.
+        UserError: The message names the part.
     """
     check_kind("Process's algorithm", process.algorithm, FederatedAlgorithm)
     check_kind("Process's aggregator", process.aggregator, Aggregator)
@@ -199,15 +199,3 @@ def check_parts(process: Process) -> None:
         check_signature("a transform's update", part.update, _UPDATE)
     check_signature("the aggregator's init", last.init, "message, num_clients, num_senders")
     check_signature("the aggregator's update", last.update, _UPDATE)
-    check_sparse(process)
-
-
-def check_sparse(process: Process) -> None:
-    """Refuse transforms that leave out values, where the algorithm does not train with them.
-
-    Raises:
-        UserError: The algorithm's reason.
-    """
-    reason = process.algorithm.traits.no_sparse
-    if reason and any(transform.sparse for transform in process.transforms):
-        raise UserError(reason)

@@ -159,6 +159,7 @@ def server_step(
 def _follow(
     algorithm: FederatedAlgorithm,
     aggregator: Aggregator,
+    server: ServerState,
     clients: ClientState,
     messages: Message,
     info: ClientInfo,
@@ -190,6 +191,8 @@ def _follow(
     clients = jax.tree.map(
         lambda new, old: jnp.where(broadcast_rows(counts, new), new, old), after, clients
     )
+    if algorithm.received is not None:
+        sent = jax.vmap(algorithm.received, in_axes=(None, 0, 0))(server, clients, sent)
     message, new = last.update(sent, info, state[-1], keys[-1])
     return clients, (message, (*forgotten(states), new))
 
@@ -224,7 +227,7 @@ def serve(
         reduced = by_cluster.update(results.update, info, state.aggregator, key)
     else:
         given = (results.update, info, state.aggregator, key)
-        clients, reduced = _follow(algorithm, by_cluster, clients, *given)
+        clients, reduced = _follow(algorithm, by_cluster, server, clients, *given)
     message, aggregator_state = reduced
     server = server_step(algorithm, aggregator, server, message, jnp.any(weight > 0))
     if there is not None:

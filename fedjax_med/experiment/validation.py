@@ -7,7 +7,7 @@ from typing import Any
 
 from fedjax_med.client import augmentation
 from fedjax_med.client.optimizers import schedule
-from fedjax_med.core.process import Process, check_sparse
+from fedjax_med.core.process import Process
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.execution import backend
@@ -199,7 +199,6 @@ def check_parts(experiment: Experiment, process: Process) -> None:
     Raises:
         UserError: The message names the refused parts and the reason.
     """
-    check_sparse(process)
     algorithm, aggregator = process.algorithm, process.aggregator
     name, aggregator_name = experiment.algorithm.name, experiment.aggregator.name
     if aggregator.needs_loss and algorithm.num_clusters:

@@ -112,6 +112,4 @@ def build(
         values = min(before.values, sent)
         return Payload(values, before.bits, before.extra + places(values, total))
 
-    return MessageTransform(
-        init, update, payload, across=False, remembers=error_feedback, sparse=True
-    )
+    return MessageTransform(init, update, payload, across=False, remembers=error_feedback)

@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy
 
-from fedjax_med.algorithms import _ema, fed_avg
+from fedjax_med.algorithms import _ema, fed_avg, fed_dyn
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.client.optimizers import sgd_step_weight
 from fedjax_med.core import aggregation, communication
@@ -130,6 +130,15 @@ def test_what_is_sent_has_no_more_values_than_its_bits_can_tell(transforms):
         assert len(values) <= wire.values
         assert len(np.unique(values)) <= 2**wire.bits
         assert wire.bits != 16 or (values == values.astype(jnp.bfloat16)).all()
+
+
+def test_bits_that_an_algorithm_adds_to_transformed_messages_count():
+    training = LocalTrainer(toy.grad_fn(), optax.sgd(0.1))
+    algorithm = fed_dyn.build(training, optax.sgd(1.0))
+    assert traffic(algorithm=algorithm) == Traffic(PLAIN, PLAIN, PLAIN)
+    bits = 15 * (32 + 8) + 1
+    sent = traffic(top_k.build(), algorithm=algorithm)
+    assert sent == Traffic(-(-bits // 8), PLAIN, PLAIN)
 
 
 def test_types_of_a_message_count():

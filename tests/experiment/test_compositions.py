@@ -22,7 +22,6 @@ TRAINING = LocalTrainer(
 )
 OPTIONS = {
     "bulyan": {"hostile": 0},  # five clients
-    "fed_dyn": {"alpha": 1.0},  # with a smaller one it refuses sparse messages
     "fed_bn": {"local": ("b",)},
     "fed_per": {"local": ("b",)},  # what is shared needs more than a few values
     "fed_rep": {"local": ("b",), "head_epochs": 1},
