@@ -84,7 +84,7 @@ def define_components(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_list(
         "allow_components",
         [],
-        "MODULE:FUNCTION, or several with commas: components of the run whose code may be run",
+        "MODULE:FUNCTION,... of the run whose code may be run",
         flag_values=flags,
     )
 

@@ -34,7 +34,10 @@ def planted():
 
 MOMENTUM = optax.sgd(0.5, momentum=0.9)
 # Two programs give the same bits only if both are optimized, as the tests' own flags do not.
-AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+AS_USERS = toy.SAME_BITS | {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
 ONE = {"clusters": 1}
 
 

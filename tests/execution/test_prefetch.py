@@ -115,7 +115,8 @@ def train(held, choose, strategy, rounds=2, filled=None):
     state = process.init(toy.params(), held.shapes())
     state = jax.device_put(state, sharding.of(client_map.CLIENT_MAPS[strategy], len(SIZES)).state)
     ids = jnp.arange(len(SIZES), dtype=jnp.int32)
-    run = jax.jit(functools.partial(process.round, client_map=client_map.CLIENT_MAPS[strategy]))
+    step = functools.partial(process.round, client_map=client_map.CLIENT_MAPS[strategy])
+    run = jax.jit(step, compiler_options=toy.SAME_BITS)
     for turn in turns(held, choose, rounds, strategy=strategy):
         data = filled(turn.data) if filled else turn.data
         state, metrics = run(state, RoundBatch(data, turn.places, ids), jax.random.key(3))

@@ -55,7 +55,8 @@ def rounds(algorithm, data, number=3, start=None, faults=None, ids=None):
     """The state and the metrics after each of `number` rounds, the state before them first."""
     process = Process(algorithm, mean.build(), faults=faults or Faults())
     state = process.init(toy.params() if start is None else start, data)
-    step, history = jax.jit(process.round), [(state, {})]
+    step = jax.jit(process.round, compiler_options=toy.SAME_BITS)
+    history = [(state, {})]
     for _ in range(number):
         history.append(step(history[-1][0], RoundBatch(data, ids=ids), KEY))
     return history
