@@ -1,6 +1,6 @@
 """Divides the training examples among clients, into folds, and into training and validation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -92,7 +92,9 @@ def partition(
     return parts
 
 
-def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
+def folds(
+    split: Split, groups: Groups, number: int, seed: int, class_names: Sequence[str] = ()
+) -> list[Index]:
     """Divide `split` into folds that each have the same share of every class.
 
     Args:
@@ -100,6 +102,7 @@ def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
         groups: ``[N]``, duplicates share a number and go to one fold.
         number: the number of folds.
         seed: seeds the division.
+        class_names: of the labels, for a message; by default the folders of the images.
 
     Returns:
         `number` index arrays, ascending; each example is in exactly one.
@@ -111,7 +114,8 @@ def folds(split: Split, groups: Groups, number: int, seed: int) -> list[Index]:
     labels, counts = np.unique(split.label[first], return_counts=True)
     if counts.min(initial=number) < number:
         rarest = labels[counts.argmin()]
-        name = str(split.name[split.label == rarest][0]).partition("/")[0]
+        folder = str(split.name[split.label == rarest][0]).partition("/")[0]
+        name = class_names[rarest] if class_names else folder
         raise UserError(
             f"expected at most {counts.min()} folds, since {name!r} has no more different training "
             f"images, got {number}: give fewer --config.folds "

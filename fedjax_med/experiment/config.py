@@ -105,7 +105,9 @@ class Experiment:
     image_size: int = 64  # pixels, square
     # How images become square: by their centre, by black bars, or without their aspect ratio.
     crop: str = _choice("centre", "pad", "stretch")
-    policy: str = _choice("rarest", "keep", "drop")  # treatment of the audit's findings
+    # Treatment of the audit's findings; corrected: by `corrections`, then as rarest.
+    policy: str = _choice("rarest", "keep", "drop", "corrected")
+    corrections: str = ""  # for policy corrected: a CSV, or the name of a table of this package
     num_clients: int = 0  # 0: the hospitals' folders, or the sites of the table; else 5
     partition: Spec = _spec("partitions", "equal")
     # federated; or, for comparison: centralized (one client has the data of all) or local (one

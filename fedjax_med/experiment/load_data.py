@@ -9,15 +9,17 @@ import numpy.typing as npt
 
 from fedjax_med.core.model import Model
 from fedjax_med.data import feature_cache, splits
-from fedjax_med.data.audit import duplicates, serious
-from fedjax_med.data.audit.findings import Audit, clean, find
+from fedjax_med.data.audit import duplicates, labels, serious
+from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.client_data import ClientData
+from fedjax_med.data.corrections import report as corrections
 from fedjax_med.data.dataset import Dataset, Split
 from fedjax_med.data.federation import Federation
 from fedjax_med.data.images.folders import Source
 from fedjax_med.data.partitions import Groups, Index
 from fedjax_med.errors import UserError, printable
 from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment.audited import audited
 from fedjax_med.experiment.config import Experiment, Spec
 
 _NAMED = 20  # at most so many clients are named in the summary
@@ -32,24 +34,6 @@ class Division(NamedTuple):
     findings: Audit
     summary: str  # results of the audit and its policy, in one line
     names: tuple[str, ...]  # C names of the sites; () if the clients have none
-
-
-def read(experiment: Experiment, data_dir: str, cache_dir: str) -> Dataset:
-    """Read the data set that `experiment` names, prepared as it says.
-
-    Args:
-        experiment: names the data set, and says how its images are prepared and kept.
-        data_dir: the folder of the images, or "" for a data set that needs none.
-        cache_dir: where prepared data is kept.
-
-    Raises:
-        UserError: The data is not usable, or the data set is from elsewhere and takes no crop.
-    """
-    storage, crop = experiment.image_storage, experiment.crop
-    usual = crop == "centre"  # data sets from elsewhere need not know of crops
-    places = data_dir, cache_dir, experiment.image_size, storage, *([] if usual else [crop])
-    dataset: Dataset = components.build("datasets", experiment.dataset, *places)
-    return dataset
 
 
 def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
@@ -109,9 +93,8 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     """
     if not experiment.num_clients:
         experiment = count_clients(experiment, data_dir)
-    dataset = read(experiment, data_dir, cache_dir)
-    findings = find(dataset)
-    dataset, summary = clean(dataset, findings, experiment.policy)
+    dataset, findings = audited(experiment, data_dir, cache_dir)
+    dataset, findings, summary = labels.cleaned(dataset, findings, experiment.policy)
     split, spec = dataset.train, experiment.partition
     groups = duplicates.duplicate_groups(split)
     divide = partitioner(spec, experiment.num_clients, experiment.seed)
@@ -159,7 +142,7 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     dataset, below = _through_frozen(experiment, dataset, cache_dir)
     split, seed, test = dataset.train, experiment.seed, dataset.test
     if experiment.folds:
-        test, clients = _leave_out_fold(experiment, split, groups, clients)
+        test, clients = _leave_out_fold(experiment, split, dataset.class_names, groups, clients)
         summary += f" Fold {experiment.fold} of {experiment.folds} is the test set."
     parts = [
         splits.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
@@ -169,7 +152,11 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     train, validation = (ClientData(split, each) for each in zip(*parts, strict=True))
     wanted = validation if experiment.validation_fraction else None
     summary += serious.sentence(findings, train, wanted, training)
+    if warned := corrections.warning(findings.corrections):
+        summary += f"\n{warned}"
     of = f"{experiment.image_size} {dataset.class_names}{below}{_preparation(experiment, dataset)}"
+    if findings.corrections is not None and findings.corrections.applied:
+        of += f" corrections {findings.corrections.sha256}"
     return Federation(
         dataset.class_names,
         train,
@@ -215,7 +202,11 @@ def _through_frozen(
 
 
 def _leave_out_fold(
-    experiment: Experiment, split: Split, groups: Groups, clients: list[Index]
+    experiment: Experiment,
+    split: Split,
+    class_names: tuple[str, ...],
+    groups: Groups,
+    clients: list[Index],
 ) -> tuple[Split, list[Index]]:
     """Return the fold's examples, each with its client, and the positions that clients keep.
 
@@ -224,7 +215,7 @@ def _leave_out_fold(
     """
     folds, fold = experiment.folds, experiment.fold
     out = np.zeros(split.num_examples, bool)
-    out[splits.folds(split, groups, folds, experiment.seed)[fold]] = True
+    out[splits.folds(split, groups, folds, experiment.seed, class_names)[fold]] = True
     owner = np.empty(split.num_examples, np.int32)
     for client, part in enumerate(clients):
         owner[part] = client

@@ -5,6 +5,7 @@ import inspect
 import math
 from typing import Any, NamedTuple
 
+from fedjax_med.data.corrections.table import is_shipped
 from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.experiment import validation
 from fedjax_med.experiment.components import default_options
@@ -110,8 +111,9 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = complete(value, path + ".")
-        elif path == "pretrained" and value and expand(value).is_file():
-            changes[path] = str(expand(value).absolute())
+        elif path in ("pretrained", "corrections") and value and not is_shipped(value):
+            whole = str(expand(value).absolute())
+            changes[field.name] = whole if expand(value).is_file() else value
     return dataclasses.replace(experiment, **changes)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fedjax_med.client import augmentation
 from fedjax_med.client.optimizers import schedule
 from fedjax_med.core.process import Process
+from fedjax_med.data.corrections.table import FLAG, needed
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.execution import backend
@@ -81,6 +82,7 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     invalid = experiment.participation.on_invalid
     check_name(invalid, ("stop", "skip"), "what invalid updates do to a run")
     check_name(experiment.checkpoint.tested, ("best", "last"), "the checkpoints to test")
+    _check_corrections(experiment)
     check_name(experiment.crop, CROPS, "the values of --config.crop")
     check_name(experiment.setting, ("federated", "centralized", "local"), "the settings")
     folds, fold = experiment.folds, experiment.fold
@@ -94,6 +96,18 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
     _check_choices(experiment)
     augmentation.check(experiment.augment)
+
+
+def _check_corrections(experiment: Experiment) -> None:
+    """Refuse the policy ``corrected`` without a table, and a table without this policy."""
+    table, policy = experiment.corrections, experiment.policy
+    if policy == "corrected" and not table:
+        raise UserError(f"--config.policy=corrected needs a table of corrections: give {needed()}.")
+    if table and policy != "corrected":
+        raise UserError(
+            f"{FLAG}={table} is for --config.policy=corrected, and the policy is {policy!r}: give "
+            "both or neither."
+        )
 
 
 def _check_choices(holder: Any, path: str = "") -> None:

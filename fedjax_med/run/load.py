@@ -123,7 +123,7 @@ def run_data(run: SavedRun, data_dir: str = "", cache_dir: str = "") -> Federati
             cache_dir or saved.get("cache_dir") or CACHE_DIR,
         )
     except UserError as error:
-        if not experiment.partition.options.get("path"):
+        if not (experiment.partition.options.get("path") or experiment.corrections):
             raise
         raise UserError(
             f"{error} (If the table has moved: give the `train` command once more, with its new "

@@ -22,6 +22,7 @@ _FREE = (
     "name",
     "map_clients",
     "image_storage",
+    "corrections",  # the content of the table is in the data's digest
     "validate_every",
     "tta_views",
     "calibrate",

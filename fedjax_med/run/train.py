@@ -208,6 +208,7 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "test_set": data.test_set,
                 "class_names": list(data.class_names),
                 REPORTED: reported_digest(job.experiment),
+                **_table_of(data),
                 **{name: tag[name] for name in ("privacy",) if name in tag},
                 **_weights(job),
             },
@@ -226,9 +227,18 @@ def _weights(job: TrainJob) -> dict[str, Any]:
     return {}
 
 
+def _table_of(data: Federation) -> dict[str, Any]:
+    """Describe the table that has corrected the labels, if one has."""
+    changes = data.findings.corrections
+    if changes is None or not changes.applied:
+        return {}
+    return {"corrections": {"table": changes.table, "sha256": changes.sha256}}
+
+
 def _same_everywhere(experiment: config.Experiment, data: Federation) -> dict[str, Any]:
     """List the values that must be the same in every process; paths of files may differ."""
     fields = flat({"config": config.to_dict(experiment)})
-    here = {name: value for name, value in fields.items() if not name.endswith(".options.path")}
+    files = (".options.path", "config.corrections")  # their content is in the data's digest
+    here = {name: value for name, value in fields.items() if not name.endswith(files)}
     images = {"data": data.digest, "test images": data.test_digest}
     return {**here, **images, "code": code_version(), "jax": jax.__version__}

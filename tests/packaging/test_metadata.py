@@ -12,7 +12,8 @@ import fedjax_med
 from fedjax_med import __main__ as program
 
 ROOT = Path(__file__).parent.parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 LICENCE = (ROOT / "LICENSE").read_text()
 
@@ -21,6 +22,14 @@ def test_the_version_stands_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", fedjax_med.__version__)
     assert CITATION["version"] == fedjax_med.__version__
+
+
+def test_every_file_of_the_package_is_installed():
+    patterns = SETUPTOOLS["package-data"]["fedjax_med"]
+    package = ROOT / "fedjax_med"
+    data = {path for pattern in patterns for path in package.glob(pattern)}
+    beside = {path for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert beside == data
 
 
 def test_the_citation_has_what_its_format_requires():

@@ -3,11 +3,12 @@
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_config, define_data
-from fedjax_med.data.audit import findings
+from fedjax_med.data.audit import findings, labels
 from fedjax_med.data.audit import report as audit_report
+from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import UserError, expand
 from fedjax_med.evaluation import tables
-from fedjax_med.experiment import load_data
+from fedjax_med.experiment.audited import audited
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.run.workdir import check_file_writable
 
@@ -26,13 +27,15 @@ def run(flags: absl_flags.FlagValues) -> int:
     experiment: Experiment = flags.config
     out = expand(flags.out)
     check_file_writable(out)
-    dataset = load_data.read(experiment, flags.data_dir, flags.cache_dir)
-    found = findings.find(dataset)
+    dataset, found = audited(experiment, flags.data_dir, flags.cache_dir)
     tables.write_json(audit_report.to_json(found), out)
     print(audit_report.table(found, more=str(out)), end="\n\n")
-    for policy in findings.POLICIES:
+    if warned := corrections.warning(found.corrections):
+        print(warned, end="\n\n")
+    corrected = experiment.policy == "corrected"
+    for policy in (experiment.policy,) if corrected else findings.AS_PUBLISHED:
         try:
-            print(findings.clean(dataset, found, policy)[1])
+            print(labels.cleaned(dataset, found, policy)[2])
         except UserError as error:
             print(f"Policy {policy}: not possible: {error}")
     print(f"\nWritten: {out}")

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_config, define_data
+from fedjax_med.data.corrections import report as corrections
 from fedjax_med.data.images import folders, manifest
 from fedjax_med.data.images.export import check_folders, table, write
 from fedjax_med.errors import UserError
@@ -50,10 +51,24 @@ def run(flags: absl_flags.FlagValues) -> None:
         "client_names": list(division.names),
         "seed": experiment.seed,
         "class_names": list(dataset.class_names),
-        "files": manifest.entries(dataset, parts),
+        **_corrected(division),
     }
     rename = experiment.dataset.options.get("rename", "")
     write(out, listing, folders.scan(flags.data_dir, rename))
     print(division.summary)
+    if warned := corrections.warning(division.findings.corrections):
+        print(warned)
     print("\n".join(table(dataset, parts)))
     print(f"Wrote {len(listing['files']):,} images and {manifest.NAME} to {out}.")
+
+
+def _corrected(division: load_data.Division) -> dict[str, Any]:
+    """List the files, each in the folder of its right class, and the table that says it."""
+    changes = division.findings.corrections
+    if changes is None or not changes.applied:
+        return {"files": manifest.entries(division.dataset, division.parts)}
+    filed = {(one.split, one.name): one.filed for one in changes.changed}
+    return {
+        "corrections": {"table": changes.table, "sha256": changes.sha256},
+        "files": manifest.entries(division.dataset, division.parts, filed),
+    }

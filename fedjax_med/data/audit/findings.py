@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.data.audit.duplicates import Int32, members, number
+from fedjax_med.data.corrections.correct import Changes
 from fedjax_med.data.dataset import Dataset, Split, Unreadable
 from fedjax_med.data.images.lazy import DiskImages
 from fedjax_med.errors import UserError, check_name
 
-POLICIES = ("keep", "drop", "rarest")
+AS_PUBLISHED = ("keep", "drop", "rarest")  # the policies that leave every label as it is
+POLICIES = (*AS_PUBLISHED, "corrected")
 
 # 12-bit levels shown by a white of 16 bits do not exceed it (4095 of 65535 is 16 of 255).
 DARK = 16
@@ -65,6 +67,8 @@ class Audit(NamedTuple):
     test_copy: Int32  # [M]
     train_near: Int32  # [N]
     test_near: Int32  # [M]
+    # What a table changed in these labels, or would change in them; None without a table.
+    corrections: Changes | None = None
 
 
 def find(dataset: Dataset) -> Audit:
@@ -102,6 +106,7 @@ def find(dataset: Dataset) -> Audit:
         test_copy=copy[num_train:],
         train_near=near[:num_train],
         test_near=near[num_train:],
+        corrections=None,
     )
 
 
@@ -160,17 +165,18 @@ def _findings(rows: _Rows, copy: Int32) -> dict[str, tuple[SameImage, ...]]:
 
 
 def clean(dataset: Dataset, audit: Audit, policy: str) -> tuple[Dataset, str]:
-    """Apply a policy to Train; Test is never altered.
+    """Apply a policy to Train; Test is not altered.
 
     ``keep`` changes nothing. ``drop`` and ``rarest`` remove from Train images of Test (copies and
     near-duplicates), unreadable files, and all but the first copy of an image. Of an image under
     several labels ``drop`` keeps no copy in Train, and ``rarest`` keeps one, with the label whose
-    class has the fewest images in Train as published.
+    class has the fewest images in Train as published. ``corrected`` is ``rarest`` for a data set
+    whose labels a table has corrected (`fedjax_med.data.corrections.correct`).
 
     Args:
         dataset: the data set.
         audit: the result of `find` for it.
-        policy: ``keep``, ``drop`` or ``rarest``.
+        policy: ``keep``, ``drop``, ``rarest`` or ``corrected``.
 
     Returns:
         The cleaned data set, and one line that reports the changes.
@@ -198,11 +204,12 @@ def clean(dataset: Dataset, audit: Audit, policy: str) -> tuple[Dataset, str]:
             why = f" ({len(broken):,} unreadable: {broken[0].reason})" if broken else ""
             raise UserError(
                 f"policy {policy!r} leaves no train image in class {name!r}{why}: "
-                "choose another policy (keep, drop, rarest) or add images."
+                f"choose another policy ({', '.join(AS_PUBLISHED)}) or add images."
             )
     line = (
         f"Policy {policy}: {train.num_examples:,} of {size:,} train images stay; "
-        f"left out: {', '.join(left_out) or 'none'}. Test: {test_size:,}, as found."
+        f"left out: {', '.join(left_out) or 'none'}. Test: {test_size:,}"
+        f"{', as found' if policy != 'corrected' else ''}."
     )
     return dataset._replace(train=train, unreadable=()), line
 
@@ -232,7 +239,7 @@ def _leavers(
         if np.ptp(label[copies]) > 0:
             # Among classes of equal size, the alphabetically first.
             rarest = min(label[copies], key=lambda k: (sizes[k], k))
-            winners = copies[label[copies] == rarest] if policy == "rarest" else copies[:0]
+            winners = copies[label[copies] == rarest] if policy != "drop" else copies[:0]
         keep[copies] = False
         keep[winners[:1]] = True
         contradicted += len(copies) - len(winners)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedjax_med.data.audit.findings import Audit, SameImage
+from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import printable
 
 FEW_TRAIN, FEW_TEST = 20, 10  # class sizes below these get a remark
@@ -46,6 +47,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "ignored": dict(audit.ignored),
         "dark": list(audit.dark),
         "levels": dict(audit.levels),
+        "corrections": corrections.to_json(audit.corrections),
     }
 
 
@@ -58,6 +60,9 @@ def table(audit: Audit, more: str = "audit.json") -> str:
         remark = _remark(train, test)
         lines.append(f"  {name:<{width}}{train:>7,}{test:>7,}{'  ' + remark if remark else ''}")
     lines.append(f"  {'all':<{width}}{sum(audit.train_sizes):>7,}{sum(audit.test_sizes):>7,}")
+    if audit.corrections is not None:
+        lines += ["", *corrections.lines(audit.corrections)]
+        lines += _examples(corrections.examples(audit.corrections), more)
     for key, title in TITLES.items():
         images = getattr(audit, key)
         lines += ["", f"{len(images):>5,}  {title}"]

@@ -4,7 +4,7 @@ https://www.kaggle.com/datasets/nodoubttome/skin-cancer9-classesisic
 """
 
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.images import folders, load
+from fedjax_med.data.images import folders, load, manifest
 from fedjax_med.data.images.load import check_options as check_options
 from fedjax_med.errors import UserError, expand
 
@@ -64,6 +64,9 @@ def scan(data_dir: str, rename: str = "") -> folders.Source:
         )
     source = folders.scan(data_dir, rename)
     other = sorted(set(source.class_names) ^ set(CLASS_NAMES))
+    if source.clients and (source.root / manifest.NAME).exists():
+        # A correction may have emptied a class before `fedjax-med partition` wrote the folders.
+        other = sorted(set(source.class_names) - set(CLASS_NAMES))
     if other:
         state = "has the further class" if other[0] in source.class_names else "lacks the class"
         raise UserError(

@@ -77,8 +77,13 @@ def _write_whole(folder: Path, listing: dict[str, Any], source: folders.Source) 
     folder.mkdir()
     paths = {(file.split, file.name): file.path for file in source.files}
     for entry in listing["files"]:
-        path = paths.get((entry["split"], entry.pop("name")))
-        _copy(path, folder / entry["path"], entry["sha256"])
+        path, target = paths.get((entry["split"], entry.pop("name"))), folder / entry["path"]
+        if target.exists():
+            raise UserError(
+                f"{entry['path']} would be two images, since corrections put them in one class: "
+                f"rename {path}."
+            )
+        _copy(path, target, entry["sha256"])
         entry["source"] = path.relative_to(source.root).as_posix() if path else None
     (folder / manifest.NAME).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 

@@ -1,7 +1,7 @@
 """``manifest.json``: the content of client folders, written with them and checked on reading."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,19 @@ _ADVICE = "Restore it, or remove it to train on the folders as they are."
 
 
 def entries(
-    dataset: Dataset, parts: Sequence[npt.NDArray[np.int64]]
+    dataset: Dataset,
+    parts: Sequence[npt.NDArray[np.int64]],
+    filed: Mapping[tuple[str, str], str] | None = None,
 ) -> list[dict[str, str | int | None]]:
     """List one entry for each file of the client folders and of the test folder.
 
     Args:
         dataset: the whole data set.
         parts: ``C`` arrays of positions in its train split, one per client.
+        filed: of images that do not lie in the folder of their class, ``<class>/<file>`` by their
+            split and name.
     """
+    filed = filed or {}
     names = dataset.client_names()
     folders: list[tuple[str, int | None, Split]] = [
         (names[client] if names else f"client_{client}", client, dataset.train.take(part))
@@ -34,14 +39,15 @@ def entries(
     folders.append(("test", None, dataset.test))
     return [
         {
-            "path": f"{folder}/{name}",
-            "split": "test" if client is None else "train",
+            "path": f"{folder}/{filed.get((which, str(name)), name)}",
+            "split": which,
             "client": client,
             "label": dataset.class_names[label],
             "sha256": str(sha256),
             "name": str(name),
         }
         for folder, client, split in folders
+        for which in ["test" if client is None else "train"]
         for name, label, sha256 in zip(split.name, split.label, split.sha256, strict=True)
     ]
 

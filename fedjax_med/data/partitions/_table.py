@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,6 +21,13 @@ _DELIMITERS = ",;\t|"
 _TITLES = 20  # lines, at most, among which the headings are looked for
 
 Rows = Iterator[tuple[int, list[str]]]  # with the numbers of their lines
+
+
+class Row(NamedTuple):
+    """One line of any table."""
+
+    line: int
+    cells: tuple[str, ...]
 
 
 class Entry(NamedTuple):
@@ -44,20 +51,9 @@ def read(path: str, column: str, image: str) -> list[Entry]:
             sites differ only in their spelling.
     """
     check_path(path)
-    try:
-        text = _text(read_regular(Path(path), _LIMIT))
-        text = text.replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
-        headings = column, image
-        rows = _below_titles(_rows(text, _delimiter(text, headings)), headings)
-        _, header = next(rows, (0, []))
-        wanted = {"image": image, "column": column}
-        places = [_column(header, name, option, path) for option, name in wanted.items()]
-        entries = [
-            Entry(line, *(row[at].strip() if at < len(row) else "" for at in places))
-            for line, row in rows
-        ]
-    except (OSError, ValueError, csv.Error) as error:
-        raise unreadable(Path(path), error, _ADVICE) from error
+    wanted = [(image, f"{OPTIONS}.image"), (column, f"{OPTIONS}.column")]
+    rows = columns(content(path, _ADVICE), path, wanted, _ADVICE)
+    entries = [Entry(row.line, *row.cells) for row in rows]
     for entry in entries:
         if not (entry.image and entry.site):
             fault = f"the image {printable(repr(entry.image))} lacks its name or its site"
@@ -83,6 +79,52 @@ def check_path(path: str) -> None:
             pass
     except OSError as error:
         raise unreadable(Path(path), error, _ADVICE) from error
+
+
+def content(path: str, advice: str) -> bytes:
+    """Read the file of a table.
+
+    Args:
+        path: of the file.
+        advice: a sentence, what to do if it cannot be read.
+
+    Raises:
+        UserError: It cannot be read, or is larger than a table may be.
+    """
+    try:
+        return read_regular(Path(path), _LIMIT)
+    except (OSError, ValueError) as error:
+        raise unreadable(Path(path), error, advice) from error
+
+
+def columns(data: bytes, path: str, headings: Sequence[tuple[str, str]], advice: str) -> list[Row]:
+    """Read some columns of a CSV, with any usual delimiter, in UTF-8 or UTF-16.
+
+    Args:
+        data: of the file.
+        path: of the file, for the messages.
+        headings: of the columns, each with the flag that names another, or ""; letter case and
+            spaces do not matter.
+        advice: a sentence, what to do if it is no table.
+
+    Returns:
+        The lines but the headings, with a cell for each of `headings`.
+
+    Raises:
+        UserError: It is no CSV, or lacks a column.
+    """
+    try:
+        text = _text(data).replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
+        names = [name for name, _ in headings]
+        rows = _below_titles(_rows(text, _delimiter(text, names)), names)
+        _, header = next(rows, (0, []))
+        places = [_column(header, name, flag, path) for name, flag in headings]
+        return [
+            Row(line, tuple(row[at].strip() if at < len(row) else "" for at in places))
+            for line, row in rows
+        ]
+    except (ValueError, csv.Error) as error:
+        raise unreadable(Path(path), error, advice) from error
 
 
 def _text(data: bytes) -> str:
@@ -112,8 +154,8 @@ def _of_utf8(data: bytes) -> str:
         ) from error
 
 
-def _delimiter(text: str, headings: tuple[str, str]) -> str:
-    """Return the delimiter by which a first line has both headings, else the most frequent."""
+def _delimiter(text: str, headings: Sequence[str]) -> str:
+    """Return the delimiter by which a first line has all headings, else the most frequent."""
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     if first.lower().startswith("sep="):  # Excel's hint to itself
         return first[4:5].strip("\r\n") or ","
@@ -125,12 +167,12 @@ def _delimiter(text: str, headings: tuple[str, str]) -> str:
     return max(_DELIMITERS, key=first.count)
 
 
-def _is_header(row: list[str], headings: tuple[str, str]) -> bool:
+def _is_header(row: list[str], headings: Sequence[str]) -> bool:
     return set(map(folded, headings)) <= set(map(folded, row))
 
 
-def _below_titles(rows: Rows, headings: tuple[str, str]) -> Rows:
-    """Return `rows` from the headings on; all of them if no first line has both headings."""
+def _below_titles(rows: Rows, headings: Sequence[str]) -> Rows:
+    """Return `rows` from the headings on; all of them if no first line has all headings."""
     first = list(itertools.islice(rows, _TITLES))
     place = next((at for at, (_, row) in enumerate(first) if _is_header(row, headings)), 0)
     return itertools.chain(first[place:], rows)
@@ -146,14 +188,15 @@ def _rows(text: str, delimiter: str) -> Rows:
             yield reader.line_num, row
 
 
-def _column(header: list[str], name: str, option: str, path: str) -> int:
+def _column(header: list[str], name: str, flag: str, path: str) -> int:
     names = [cell.strip() for cell in header]
     found = [at for at, one in enumerate(names) if one == name]
     found = found or [at for at, one in enumerate(names) if folded(one) == folded(name)]
     if len(found) > 1:
         raise UserError(f"{path} has the column {name!r} {len(found)} times: leave one of them.")
     if not found:
-        where = f"the columns of {path} (set {OPTIONS}.{option} to the right one)"
+        hint = f" (set {flag} to the right one)" if flag else ""
+        where = f"the columns of {path}{hint}"
         check_name(name, filter(None, names), where)
     return found[0]
 

@@ -1,0 +1,45 @@
+"""Reads an experiment's data set, corrects its labels, and audits it."""
+
+from fedjax_med.data.audit import labels
+from fedjax_med.data.audit.findings import Audit
+from fedjax_med.data.corrections import table
+from fedjax_med.data.dataset import Dataset
+from fedjax_med.experiment import components
+from fedjax_med.experiment.config import Experiment
+
+
+def read(experiment: Experiment, data_dir: str, cache_dir: str) -> Dataset:
+    """Read the data set that `experiment` names, prepared as it says.
+
+    Args:
+        experiment: names the data set, and says how its images are prepared and kept.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Raises:
+        UserError: The data is not usable, or the data set is from elsewhere and takes no crop.
+    """
+    storage, crop = experiment.image_storage, experiment.crop
+    usual = crop == "centre"  # data sets from elsewhere need not know of crops
+    places = data_dir, cache_dir, experiment.image_size, storage, *([] if usual else [crop])
+    dataset: Dataset = components.build("datasets", experiment.dataset, *places)
+    return dataset
+
+
+def audited(experiment: Experiment, data_dir: str, cache_dir: str) -> tuple[Dataset, Audit]:
+    """Read the data set, correct its labels if the policy says so, and audit it.
+
+    Args:
+        experiment: names the data set, the policy, and the table of corrections.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Returns:
+        The data set, and the audit of its labels as they are now.
+
+    Raises:
+        UserError: The data or the table is not usable.
+    """
+    corrected = experiment.policy == "corrected"
+    corrections = table.read(experiment.corrections) if corrected else None
+    return labels.audited(read(experiment, data_dir, cache_dir), corrections)
