@@ -1,6 +1,9 @@
 """Reads an experiment's data set, corrects its labels, and audits it."""
 
-from fedjax_med.data.audit import labels
+import dataclasses
+
+from fedjax_med.data import metadata
+from fedjax_med.data.audit import diagnoses, labels
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.corrections import table
 from fedjax_med.data.dataset import Dataset
@@ -30,7 +33,7 @@ def audited(experiment: Experiment, data_dir: str, cache_dir: str) -> tuple[Data
     """Read the data set, correct its labels if the policy says so, and audit it.
 
     Args:
-        experiment: names the data set, the policy, and the table of corrections.
+        experiment: names the data set, the policy, and the tables of corrections and metadata.
         data_dir: the folder of the images, or "" for a data set that needs none.
         cache_dir: where prepared data is kept.
 
@@ -42,4 +45,16 @@ def audited(experiment: Experiment, data_dir: str, cache_dir: str) -> tuple[Data
     """
     corrected = experiment.policy == "corrected"
     corrections = table.read(experiment.corrections) if corrected else None
-    return labels.audited(read(experiment, data_dir, cache_dir), corrections)
+    dataset, audit = labels.audited(read(experiment, data_dir, cache_dir), corrections)
+    if experiment.metadata.path:
+        audit = audit._replace(diagnoses=_diagnoses(experiment, dataset))
+    return dataset, audit
+
+
+def _diagnoses(experiment: Experiment, dataset: Dataset) -> diagnoses.Diagnoses | None:
+    """Read the table of metadata, and compare its diagnoses with the classes if it has any."""
+    columns = dataclasses.asdict(experiment.metadata)
+    path, image = columns.pop("path"), columns.pop("image")
+    given = {role: name for role, name in columns.items() if name}
+    found = metadata.read(path, image, given, dataset)
+    return diagnoses.compare(dataset, found) if "diagnosis" in given else None

@@ -95,6 +95,17 @@ class Checkpoint:
 
 
 @dataclasses.dataclass
+class Metadata:
+    """A CSV that says more of the images, and the headings of its columns; an empty one is none."""
+
+    path: str = ""
+    image: str = "image"  # file names, with or without folders and suffix
+    lesion: str = ""
+    source: str = ""  # the archive or device
+    diagnosis: str = ""  # compared with the classes in the audit
+
+
+@dataclasses.dataclass
 class Experiment:
     """One experiment; together with the data it determines every bit of the result."""
 
@@ -108,6 +119,7 @@ class Experiment:
     # Treatment of the audit's findings; corrected: by `corrections`, then as rarest.
     policy: str = _choice("rarest", "keep", "drop", "corrected")
     corrections: str = ""  # for policy corrected: a CSV, or the name of a table of this package
+    metadata: Metadata = dataclasses.field(default_factory=Metadata)
     num_clients: int = 0  # 0: the hospitals' folders, or the sites of the table; else 5
     partition: Spec = _spec("partitions", "equal")
     # federated; or, for comparison: centralized (one client has the data of all) or local (one

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fedjax_med.core.model import Model
 from fedjax_med.data import feature_cache, splits
-from fedjax_med.data.audit import duplicates, labels, serious
+from fedjax_med.data.audit import diagnoses, duplicates, labels, serious
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.client_data import ClientData
 from fedjax_med.data.corrections import report as corrections
@@ -152,6 +152,7 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     train, validation = (ClientData(split, each) for each in zip(*parts, strict=True))
     wanted = validation if experiment.validation_fraction else None
     summary += serious.sentence(findings, train, wanted, training)
+    summary += diagnoses.sentence(findings.diagnoses)
     if warned := corrections.warning(findings.corrections):
         summary += f"\n{warned}"
     of = f"{experiment.image_size} {dataset.class_names}{below}{_preparation(experiment, dataset)}"

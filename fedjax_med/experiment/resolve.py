@@ -111,7 +111,11 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = complete(value, path + ".")
-        elif path in ("pretrained", "corrections") and value and not is_shipped(value):
+        elif (
+            path in ("pretrained", "corrections", "metadata.path")
+            and value
+            and not is_shipped(value)
+        ):
             whole = str(expand(value).absolute())
             changes[field.name] = whole if expand(value).is_file() else value
     return dataclasses.replace(experiment, **changes)

@@ -83,6 +83,7 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     check_name(invalid, ("stop", "skip"), "what invalid updates do to a run")
     check_name(experiment.checkpoint.tested, ("best", "last"), "the checkpoints to test")
     _check_corrections(experiment)
+    _check_metadata(experiment)
     check_name(experiment.crop, CROPS, "the values of --config.crop")
     check_name(experiment.setting, ("federated", "centralized", "local"), "the settings")
     folds, fold = experiment.folds, experiment.fold
@@ -107,6 +108,23 @@ def _check_corrections(experiment: Experiment) -> None:
         raise UserError(
             f"{FLAG}={table} is for --config.policy=corrected, and the policy is {policy!r}: give "
             "both or neither."
+        )
+
+
+def _check_metadata(experiment: Experiment) -> None:
+    """Refuse columns without a table, and a table without columns."""
+    given = dataclasses.asdict(experiment.metadata)
+    path, image = given.pop("path"), given.pop("image")
+    columns = [name for name in given if given[name]]
+    if columns and not path:
+        raise UserError(
+            f"--config.metadata.{columns[0]} names a column of a table: give the table, "
+            "--config.metadata.path=FILE, too."
+        )
+    if path and not (columns and image):
+        raise UserError(
+            f"--config.metadata.path={path} needs --config.metadata.image and a column: set "
+            f"{' or '.join(f'--config.metadata.{name}' for name in given)} to its heading."
         )
 
 

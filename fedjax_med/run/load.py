@@ -123,7 +123,8 @@ def run_data(run: SavedRun, data_dir: str = "", cache_dir: str = "") -> Federati
             cache_dir or saved.get("cache_dir") or CACHE_DIR,
         )
     except UserError as error:
-        if not (experiment.partition.options.get("path") or experiment.corrections):
+        tables = experiment.partition.options.get("path"), experiment.metadata.path
+        if not any((*tables, experiment.corrections)):
             raise
         raise UserError(
             f"{error} (If the table has moved: give the `train` command once more, with its new "

@@ -23,6 +23,7 @@ _FREE = (
     "map_clients",
     "image_storage",
     "corrections",  # the content of the table is in the data's digest
+    "metadata",  # for the audit
     "validate_every",
     "tta_views",
     "calibrate",

@@ -238,7 +238,7 @@ def _table_of(data: Federation) -> dict[str, Any]:
 def _same_everywhere(experiment: config.Experiment, data: Federation) -> dict[str, Any]:
     """List the values that must be the same in every process; paths of files may differ."""
     fields = flat({"config": config.to_dict(experiment)})
-    files = (".options.path", "config.corrections")  # their content is in the data's digest
+    files = (".options.path", "config.corrections", "config.metadata.path")
     here = {name: value for name, value in fields.items() if not name.endswith(files)}
     images = {"data": data.digest, "test images": data.test_digest}
     return {**here, **images, "code": code_version(), "jax": jax.__version__}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.data.audit.diagnoses import Diagnoses
 from fedjax_med.data.audit.duplicates import Int32, members, number
 from fedjax_med.data.corrections.correct import Changes
 from fedjax_med.data.dataset import Dataset, Split, Unreadable
@@ -69,6 +70,8 @@ class Audit(NamedTuple):
     test_near: Int32  # [M]
     # What a table changed in these labels, or would change in them; None without a table.
     corrections: Changes | None = None
+    # The classes beside the diagnoses of a table; None without one.
+    diagnoses: Diagnoses | None = None
 
 
 def find(dataset: Dataset) -> Audit:
@@ -107,6 +110,7 @@ def find(dataset: Dataset) -> Audit:
         train_near=near[:num_train],
         test_near=near[num_train:],
         corrections=None,
+        diagnoses=None,
     )
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from fedjax_med.data.audit import diagnoses
 from fedjax_med.data.audit.findings import Audit, SameImage
 from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import printable
@@ -48,6 +49,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "dark": list(audit.dark),
         "levels": dict(audit.levels),
         "corrections": corrections.to_json(audit.corrections),
+        "diagnoses": diagnoses.to_json(audit.diagnoses),
     }
 
 
@@ -63,6 +65,9 @@ def table(audit: Audit, more: str = "audit.json") -> str:
     if audit.corrections is not None:
         lines += ["", *corrections.lines(audit.corrections)]
         lines += _examples(corrections.examples(audit.corrections), more)
+    if audit.diagnoses is not None:
+        lines += ["", *diagnoses.lines(audit.diagnoses)]
+        lines += _examples(diagnoses.examples(audit.diagnoses), more)
     for key, title in TITLES.items():
         images = getattr(audit, key)
         lines += ["", f"{len(images):>5,}  {title}"]
