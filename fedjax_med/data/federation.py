@@ -21,7 +21,9 @@ class Federation(NamedTuple):
     test_digest: str  # of the test images, how they are prepared, and their labels
     test_set: str  # of the files tested on, by all folds if there are any; "" without test images
     findings: Audit
-    summary: str  # one line: what the audit's policy changed, and serious findings
+    # One line: what the audit's policy changed, and serious findings. A second one warns of labels
+    # that are known to be wrong.
+    summary: str
     names: tuple[str, ...]  # C names of the clients; () if they have none
     sites: tuple[str, ...]  # site names, indexed by the test images' `client`
 

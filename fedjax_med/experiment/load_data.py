@@ -1,5 +1,6 @@
 """Loads an experiment's data: reads, audits, partitions and holds out validation parts."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -34,6 +35,24 @@ class Division(NamedTuple):
     findings: Audit
     summary: str  # results of the audit and its policy, in one line
     names: tuple[str, ...]  # C names of the sites; () if the clients have none
+
+
+def read(experiment: Experiment, data_dir: str, cache_dir: str) -> Dataset:
+    """Read the data set that `experiment` names, prepared as it says.
+
+    Args:
+        experiment: names the data set, and says how its images are prepared and kept.
+        data_dir: the folder of the images, or "" for a data set that needs none.
+        cache_dir: where prepared data is kept.
+
+    Raises:
+        UserError: The data is not usable, or the data set is from elsewhere and takes no crop.
+    """
+    storage, crop = experiment.image_storage, experiment.crop
+    usual = crop == "centre"  # data sets from elsewhere need not know of crops
+    places = data_dir, cache_dir, experiment.image_size, storage, *([] if usual else [crop])
+    dataset: Dataset = components.build("datasets", experiment.dataset, *places)
+    return dataset
 
 
 def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
@@ -93,7 +112,8 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     """
     if not experiment.num_clients:
         experiment = count_clients(experiment, data_dir)
-    dataset, findings = audited(experiment, data_dir, cache_dir)
+    reading = functools.partial(read, experiment, data_dir, cache_dir)
+    dataset, findings = audited(experiment, reading)
     dataset, findings, summary = labels.cleaned(dataset, findings, experiment.policy)
     split, spec = dataset.train, experiment.partition
     groups = duplicates.duplicate_groups(split)

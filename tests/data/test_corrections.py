@@ -129,7 +129,9 @@ def test_images_stay_with_their_pixels_and_files(published):
 def test_a_correction_reaches_copies_under_any_name(published):
     picture(published / "Train/wart/w1 (1).png", 1)
     picture(published / "Train/spot/s9.png", 3)
+    picture(published / "Test/spot/t9.png", 3)
     dataset, changes = corrected(published)
+    assert labels_of(dataset.test, dataset.class_names)["spot/t9.png"] == "mole"
     found = labels_of(dataset.train, dataset.class_names)
     assert found["wart/w1 (1).png"] == found["spot/s9.png"] == "mole"
     assert changes.emptied == ("wart",)
@@ -262,6 +264,7 @@ def test_the_audit_lists_what_changes(published, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"    5  labels changed by the corrections {path}\n" in printed
     assert "        2  wart -> mole (official)\n" in printed
+    assert "no image is left of wart: without this class\n" in printed
     assert "test: wart/w3.png -> mole (official: the archive)" in printed
     assert "Policy corrected: 7 of 10 train images stay" in printed
     assert "Policy rarest" not in printed
@@ -313,6 +316,7 @@ def test_a_known_data_set_is_told_and_no_other(published, tmp_path, monkeypatch)
     assert found.table == "toy"
     assert not found.applied
     assert len(found.changed) == 5
+    assert "no image is left" not in "".join(report.lines(found))
     assert report.warning(found) == (
         "Warning: 5 labels of these images are known to be wrong: 3 wart -> mole (2 official, "
         "1 inferred), 2 mole -> spot (1 official, 1 inferred). --config.policy=corrected "
@@ -330,6 +334,18 @@ def test_a_known_data_set_is_told_and_no_other(published, tmp_path, monkeypatch)
     assert known.wrong_labels(build(other)) is not None  # one of six: a hospital's part
     (other / "Train/mole").rename(other / "Train/else")
     assert known.wrong_labels(build(other)) is None  # other classes
+
+
+def test_folders_that_a_correction_has_left_may_lack_a_class(tmp_path):
+    classes = [name for name in isic9.CLASS_NAMES if name != "seborrheic keratosis"]
+    root = drawn(tmp_path / "data", {f"client_0/{name}": {"a": 1} for name in classes})
+    with pytest.raises(UserError, match="lacks the class 'seborrheic keratosis'"):
+        isic9.scan(str(root))
+    written(root, "{}", "manifest.json")
+    assert isic9.scan(str(root)).class_names == tuple(classes)
+    picture(root / "client_0/wart/a.png", 1)
+    with pytest.raises(UserError, match="has the further class 'wart'"):
+        isic9.scan(str(root))
 
 
 @pytest.mark.slow

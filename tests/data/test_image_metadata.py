@@ -133,9 +133,9 @@ def test_the_audit_and_the_run_tell_of_labels_that_contradict(folder, tmp_path, 
     ).summary
     assert "1 labels contradict the diagnoses of" in told
     lesions = experiment(columns["path"], lesion="lesion_id")
-    assert audited(lesions, str(folder), str(tmp_path / "cache"))[1].diagnoses is None
+    assert audited(lesions, lambda: build(folder))[1].diagnoses is None
     with pytest.raises(UserError, match="There is no 'lesoin' in the columns of"):
-        audited(experiment(columns["path"], lesion="lesoin"), str(folder), str(tmp_path / "cache"))
+        audited(experiment(columns["path"], lesion="lesoin"), lambda: build(folder))
 
 
 @pytest.mark.real_data
@@ -146,7 +146,8 @@ def test_the_real_set_contradicts_its_diagnoses(isic9_dir, tmp_path):
         pytest.skip(f"there is no {table}")
     columns = Metadata(str(table), diagnosis="official_diagnosis", lesion="lesion")
     made = Experiment(dataset=Spec("isic9"), num_clients=5, image_size=64, metadata=columns)
-    _, audit = audited(resolve.complete(made), str(isic9_dir), str(tmp_path))
+    made = resolve.complete(made)
+    _, audit = audited(made, lambda: load_data.read(made, str(isic9_dir), str(tmp_path)))
     found = audit.diagnoses
     assert dict(found.meaning)["AK"] == "actinic keratosis"
     assert dict(found.meaning)["MEL"] == "melanoma"

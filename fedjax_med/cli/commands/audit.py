@@ -1,5 +1,7 @@
 """reports the problems of a data set, before training on it."""
 
+import functools
+
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_config, define_data
@@ -8,6 +10,7 @@ from fedjax_med.data.audit import report as audit_report
 from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import UserError, expand
 from fedjax_med.evaluation import tables
+from fedjax_med.experiment import load_data
 from fedjax_med.experiment.audited import audited
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.run.workdir import check_file_writable
@@ -27,7 +30,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     experiment: Experiment = flags.config
     out = expand(flags.out)
     check_file_writable(out)
-    dataset, found = audited(experiment, flags.data_dir, flags.cache_dir)
+    read = functools.partial(load_data.read, experiment, flags.data_dir, flags.cache_dir)
+    dataset, found = audited(experiment, read)
     tables.write_json(audit_report.to_json(found), out)
     print(audit_report.table(found, more=str(out)), end="\n\n")
     if warned := corrections.warning(found.corrections):

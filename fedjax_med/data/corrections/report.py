@@ -71,7 +71,7 @@ def lines(changes: Changes) -> list[str]:
         found.append(f"{count:>9,}  {printable(before)} -> {printable(after)} ({printable(basis)})")
     if changes.without_image:
         found.append(f"{changes.without_image:>9,}  rows of the table name no image here")
-    for name in changes.emptied:
+    for name in changes.emptied if changes.applied else ():
         found.append(f"           no image is left of {printable(name)}: without this class")
     return found
 
