@@ -1,4 +1,7 @@
-"""Five hospitals, the real skin-cancer images, a small network from scratch.
+"""Five hospitals, the real skin-cancer images as published, a small network from scratch.
+
+These are the nine classes of the published set. Its class seborrheic keratosis holds melanomas, and
+every command warns of it: configs/isic9_corrected.py has the corrected task.
 
 Run:     fedjax-med train --config=configs/isic9.py --data_dir=DATA --workdir=runs/isic9
          fedjax-med evaluate --workdir=runs/isic9
