@@ -77,6 +77,18 @@ def isic9_dir() -> Path:
     return ISIC9
 
 
+@pytest.fixture(scope="session")
+def isic9_metadata(isic9_dir: Path) -> Path:
+    """The table of the real images' lesions, with the same rule."""
+    file = isic9_dir.parent / "isic9_metadata.csv"
+    if not file.is_file():
+        reason = f"the table of the lesions is not at {file}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return file
+
+
 @pytest.fixture
 def file_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What is asked of the file system, in its order: ("sync" or "rename", of which path)."""

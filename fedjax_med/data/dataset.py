@@ -37,10 +37,12 @@ class Split(NamedTuple):
     sha256: npt.NDArray[np.str_]  # [N], hex digest of the source file's bytes
     image_hash: npt.NDArray[np.uint8]  # [N, 32], a 256-bit perceptual hash
     client: npt.NDArray[np.int32]  # [N], the client whose folder it came from, or -1
+    group: npt.NDArray[np.str_] | None = None  # [N], such as its lesion; "": alone; None: no groups
 
     def take(self, index: npt.NDArray[Any]) -> "Split":
         """Select the examples at `index` (positions or a boolean mask), in that order."""
-        return Split(*(field[index] for field in self))
+        fields: Any = (None if field is None else field[index] for field in self)
+        return Split(*fields)
 
     @property
     def num_examples(self) -> int:
@@ -56,6 +58,14 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class GroupTable(NamedTuple):
+    """The table that says which images belong together."""
+
+    path: str
+    column: str  # the heading of the groups
+    sha256: str  # of the file
+
+
 class Dataset(NamedTuple):
     """A data set on the host, as every ``datasets/*.build`` returns it."""
 
@@ -67,6 +77,7 @@ class Dataset(NamedTuple):
     ignored: tuple[tuple[str, int], ...] = ()  # kinds of ignored files and their counts
     levels: tuple[tuple[str, int], ...] = ()  # scales of grey levels above 8 bits, and their counts
     clients: tuple[str, ...] = ()  # the names of the hospitals' folders; () without any
+    groups: GroupTable | None = None  # where the groups of the splits are from
 
     def client_names(self) -> tuple[str, ...]:
         """Return the names of the hospitals' folders; () if these only number them from 0."""

@@ -26,6 +26,8 @@ class Federation(NamedTuple):
     summary: str
     names: tuple[str, ...]  # C names of the clients; () if they have none
     sites: tuple[str, ...]  # site names, indexed by the test images' `client`
+    # [M], the test images whose group Train has images of; None: the images have no groups
+    mates: npt.NDArray[np.bool_] | None = None
 
     @property
     def class_counts(self) -> npt.NDArray[np.int64]:

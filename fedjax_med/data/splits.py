@@ -15,7 +15,7 @@ from fedjax_med.data.partitions import (
     generator,
     shuffled_units,
 )
-from fedjax_med.errors import UserError
+from fedjax_med.errors import UserError, printable
 
 
 def check_clients(found: int, num_clients: int) -> None:
@@ -38,7 +38,7 @@ def _divided(split: Split, num_clients: int) -> list[Index]:
     return by_owner(split.client, found)
 
 
-def _check(split: Split, groups: Groups, parts: list[Index]) -> None:
+def _check(split: Split, groups: Groups, parts: list[Index], same: Groups) -> None:
     if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(split.num_examples)):
         raise UserError("a partition must give every image to exactly one client.")
     owner = np.empty(split.num_examples, np.int64)
@@ -48,23 +48,37 @@ def _check(split: Split, groups: Groups, parts: list[Index]) -> None:
     separated = (np.diff(groups[order]) == 0) & (np.diff(owner[order]) != 0)
     for position in np.flatnonzero(separated):
         one, other = order[position : position + 2]
+        where = f"but go to clients {owner[one]} and {owner[other]}"
+        if split.group is None or same[one] == same[other]:
+            raise UserError(
+                f"{split.name[one]} and {split.name[other]} are the same image, {where}: clean the "
+                "data with --config.policy=rarest or drop."
+            )
         raise UserError(
-            f"{split.name[one]} and {split.name[other]} are the same image, but go to clients "
-            f"{owner[one]} and {owner[other]}: clean the data with --config.policy=rarest or drop."
+            f"{split.name[one]} and {split.name[other]} are of the same group, "
+            f"{printable(repr(str(split.group[one])))} of --config.groups, {where}: give both the "
+            "same site; or, if two hospitals do have images of it, divide the images into client "
+            "folders, which are kept as they are."
         )
 
 
 def partition(
-    split: Split, groups: Groups, divide: Callable[[Split, Groups], list[Index]], num_clients: int
+    split: Split,
+    groups: Groups,
+    divide: Callable[[Split, Groups], list[Index]],
+    num_clients: int,
+    same: Groups | None = None,
 ) -> list[Index]:
     """Divide `split` among the clients, by `divide` or as its client folders already do.
 
     Args:
         split: ``N`` training examples.
-        groups: ``[N]``, duplicates share a number and must go to one client. (Client folders are
-            kept as they are: they may share an image, which the audit reports.)
+        groups: ``[N]``, duplicates and images of a group share a number and must go to one client.
+            (Client folders are kept as they are: they may share images and groups, which the audit
+            reports.)
         divide: returns each client's positions, ascending; not used with client folders.
         num_clients: ``C``.
+        same: ``[N]``, duplicates alone share a number; None: as `groups`.
 
     Returns:
         ``C`` index arrays, ascending; each example is in exactly one.
@@ -82,7 +96,7 @@ def partition(
         parts = _divided(split, num_clients)
     else:
         parts = divide(split, groups)
-        _check(split, groups, parts)
+        _check(split, groups, parts, groups if same is None else same)
     for client, part in enumerate(parts):
         if not part.size:
             raise UserError(
@@ -99,7 +113,7 @@ def folds(
 
     Args:
         split: ``N`` examples.
-        groups: ``[N]``, duplicates share a number and go to one fold.
+        groups: ``[N]``, duplicates and images of a group share a number and go to one fold.
         number: the number of folds.
         seed: seeds the division.
         class_names: of the labels, for a message; by default the folders of the images.
@@ -108,17 +122,19 @@ def folds(
         `number` index arrays, ascending; each example is in exactly one.
 
     Raises:
-        UserError: A class has fewer different images than there are folds.
+        UserError: A class has fewer different images, or groups of them, than there are folds.
     """
-    _, first = np.unique(groups, return_index=True)
-    labels, counts = np.unique(split.label[first], return_counts=True)
+    held = np.unique(np.stack([groups, split.label]), axis=1)[1]  # a group may have two labels
+    labels, counts = np.unique(held, return_counts=True)
     if counts.min(initial=number) < number:
         rarest = labels[counts.argmin()]
         folder = str(split.name[split.label == rarest][0]).partition("/")[0]
         name = class_names[rarest] if class_names else folder
+        grouped = split.group is not None
+        what = f"{'groups of' if grouped else 'different'} training images"
         raise UserError(
-            f"expected at most {counts.min()} folds, since {name!r} has no more different training "
-            f"images, got {number}: give fewer --config.folds "
+            f"expected at most {counts.min()} folds, since {name!r} has no more {what}, got "
+            f"{number}: give fewer --config.folds "
             "(crossvalidate and compare: --folds), or add images."
         )
     allowed = np.ones((number, int(split.label.max()) + 1), bool)
@@ -135,7 +151,7 @@ def hold_out(
 
     Args:
         split: the whole split.
-        groups: ``[N]``, duplicates share a number; they stay together.
+        groups: ``[N]``, duplicates and images of a group share a number; they stay together.
         index: this client's examples, ascending.
         fraction: the share to hold out, in ``[0, 1)``; of each class as close to
             ``round(fraction * n)`` as the groups allow, never more, and never the whole class.

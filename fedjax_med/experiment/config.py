@@ -83,6 +83,18 @@ class Privacy:
 
 
 @dataclasses.dataclass
+class Groups:
+    """Images that belong together, such as those of a lesion or a patient (docs/own_data.md)."""
+
+    path: str = ""  # a table with a line for each image; empty: no groups
+    column: str = ""  # the heading of the groups; an empty cell is a group of one
+    image: str = "image"  # the heading of the images
+    # Training images whose group is also in Test: report them and test without them, too; or drop
+    # them from Train.
+    in_test: str = _choice("report", "drop")
+
+
+@dataclasses.dataclass
 class Checkpoint:
     """The checkpoints: how often, and how many are kept; may be changed on resume."""
 
@@ -121,6 +133,7 @@ class Experiment:
     corrections: str = ""  # for policy corrected: a CSV, or the name of a table of this package
     metadata: Metadata = dataclasses.field(default_factory=Metadata)
     num_clients: int = 0  # 0: the hospitals' folders, or the sites of the table; else 5
+    groups: Groups = dataclasses.field(default_factory=Groups)
     partition: Spec = _spec("partitions", "equal")
     # federated; or, for comparison: centralized (one client has the data of all) or local (one
     # client, `local_client`, alone)

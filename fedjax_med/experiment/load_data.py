@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.core.model import Model
-from fedjax_med.data import feature_cache, splits
+from fedjax_med.data import feature_cache, groups, splits
 from fedjax_med.data.audit import diagnoses, duplicates, labels, serious
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.client_data import ClientData
@@ -30,7 +30,7 @@ class Division(NamedTuple):
     """A cleaned data set and the division of its train split among the clients."""
 
     dataset: Dataset
-    groups: npt.NDArray[np.int32]  # [N], duplicates share a number
+    groups: npt.NDArray[np.int32]  # [N], duplicates and images of a group share a number
     parts: list[npt.NDArray[np.int64]]  # C arrays of positions in the split
     findings: Audit
     summary: str  # results of the audit and its policy, in one line
@@ -46,13 +46,16 @@ def read(experiment: Experiment, data_dir: str, cache_dir: str) -> Dataset:
         cache_dir: where prepared data is kept.
 
     Raises:
-        UserError: The data is not usable, or the data set is from elsewhere and takes no crop.
+        UserError: The data is not usable, or the data set is from elsewhere and takes no crop; or
+            the table of groups is not.
     """
+    of = experiment.groups
+    table = groups.Table(of.path, of.column, of.image) if of.path else None  # before the images
     storage, crop = experiment.image_storage, experiment.crop
     usual = crop == "centre"  # data sets from elsewhere need not know of crops
     places = data_dir, cache_dir, experiment.image_size, storage, *([] if usual else [crop])
     dataset: Dataset = components.build("datasets", experiment.dataset, *places)
-    return dataset
+    return table.label(dataset) if table else dataset
 
 
 def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
@@ -114,11 +117,16 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
         experiment = count_clients(experiment, data_dir)
     reading = functools.partial(read, experiment, data_dir, cache_dir)
     dataset, findings = audited(experiment, reading)
+    dataset = groups.unite(dataset, findings.train_near, findings.test_near)
     dataset, findings, summary = labels.cleaned(dataset, findings, experiment.policy)
+    if experiment.groups.path and experiment.groups.in_test == "drop":
+        dataset, left = groups.drop_in_test(dataset)
+        summary += left
     split, spec = dataset.train, experiment.partition
-    groups = duplicates.duplicate_groups(split)
+    same = duplicates.duplicate_groups(split)
+    together = groups.numbers(split, same)
     divide = partitioner(spec, experiment.num_clients, experiment.seed)
-    parts = splits.partition(split, groups, divide, experiment.num_clients)
+    parts = splits.partition(split, together, divide, experiment.num_clients, same)
     names: tuple[str, ...] = ()
     if (split.client >= 0).any():
         summary += " Divided by their client folders, not by --config.partition."
@@ -131,7 +139,7 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
         )
         named += f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         summary += f" Clients: {named}."
-    return Division(dataset, groups, parts, findings, summary, names)
+    return Division(dataset, together, parts, findings, summary, names)
 
 
 def partitioner(spec: Spec, num_clients: int, seed: int) -> Callable[[Split, Groups], list[Index]]:
@@ -158,20 +166,21 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     Raises:
         UserError: The data or the division is not usable.
     """
-    dataset, groups, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
+    dataset, together, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
     dataset, below = _through_frozen(experiment, dataset, cache_dir)
     split, seed, test = dataset.train, experiment.seed, dataset.test
     if experiment.folds:
-        test, clients = _leave_out_fold(experiment, split, dataset.class_names, groups, clients)
+        test, clients = _leave_out_fold(experiment, split, dataset.class_names, together, clients)
         summary += f" Fold {experiment.fold} of {experiment.folds} is the test set."
     parts = [
-        splits.hold_out(split, groups, index, experiment.validation_fraction, seed, client)
+        splits.hold_out(split, together, index, experiment.validation_fraction, seed, client)
         for client, index in enumerate(clients)
     ]
+    mates, in_test = _mates(split, clients, test)
     parts, training = _in_setting(experiment, parts, names)
     train, validation = (ClientData(split, each) for each in zip(*parts, strict=True))
     wanted = validation if experiment.validation_fraction else None
-    summary += serious.sentence(findings, train, wanted, training)
+    summary += serious.sentence(findings, train, wanted, training, in_test)
     summary += diagnoses.sentence(findings.diagnoses)
     if warned := corrections.warning(findings.corrections):
         summary += f"\n{warned}"
@@ -190,7 +199,19 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         summary,
         training,
         names,
+        mates,
     )
+
+
+def _mates(
+    split: Split, clients: list[Index], test: Split
+) -> tuple[npt.NDArray[np.bool_] | None, list[str]]:
+    """Return which test images are of a group in Train, and the training images of one in Test."""
+    if split.group is None or test.group is None:
+        return None, []
+    train = np.sort(np.concatenate(clients))
+    known, names = split.group[train], split.name[train]
+    return groups.also_in(test.group, known), names[groups.also_in(known, test.group)].tolist()
 
 
 def _preparation(experiment: Experiment, dataset: Dataset) -> str:

@@ -111,6 +111,8 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             changes[field.name] = _complete_spec(shelf, value, path)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = complete(value, path + ".")
+        elif path == "groups.path" and value:  # later commands may run in another folder
+            changes[field.name] = str(expand(value).absolute())
         elif (
             path in ("pretrained", "corrections", "metadata.path")
             and value

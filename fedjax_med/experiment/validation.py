@@ -92,6 +92,7 @@ def check(experiment: Experiment, trained: Experiment) -> None:
             "expected --config.folds >= 2 (or 0: no cross-validation) and --config.fold from 0 to "
             f"folds - 1, got folds={folds} and fold={fold}."
         )
+    _check_groups(experiment)
     _check_privacy(experiment, trained)
     check_name(experiment.map_clients, backend.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
@@ -152,6 +153,18 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
         if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
             range_ = "in [0, 1)" if decay else ">= 0"
             raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
+
+
+def _check_groups(experiment: Experiment) -> None:
+    """Refuse a table of groups without the heading of the groups, and a heading without a table."""
+    groups = experiment.groups
+    if bool(groups.path) != bool(groups.column):
+        given, missing = ("path", "column") if groups.path else ("column", "path")
+        what = "the heading of the groups in it" if groups.path else "the table that has it"
+        raise UserError(
+            f"--config.groups.{given}={getattr(groups, given)} needs --config.groups.{missing}: "
+            f"{what}, such as {'lesion' if groups.path else 'images.csv'}."
+        )
 
 
 def _refuse(what: str, why: str) -> None:

@@ -124,7 +124,7 @@ def run_data(run: SavedRun, data_dir: str = "", cache_dir: str = "") -> Federati
         )
     except UserError as error:
         tables = experiment.partition.options.get("path"), experiment.metadata.path
-        if not any((*tables, experiment.corrections)):
+        if not any((*tables, experiment.corrections, experiment.groups.path)):
             raise
         raise UserError(
             f"{error} (If the table has moved: give the `train` command once more, with its new "

@@ -28,6 +28,7 @@ _FREE = (
     "tta_views",
     "calibrate",
     "checkpoint",
+    "groups",  # which images are together is in the data's digest
 )
 # Two runs are compared by these only if both have them.
 _ROUNDS, _NOISE = "rounds", "the noise multiplier"

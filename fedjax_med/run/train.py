@@ -209,6 +209,7 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "class_names": list(data.class_names),
                 REPORTED: reported_digest(job.experiment),
                 **_table_of(data),
+                **({"groups": data.findings.groups.sha256} if data.findings.groups else {}),
                 **{name: tag[name] for name in ("privacy",) if name in tag},
                 **_weights(job),
             },
@@ -238,7 +239,8 @@ def _table_of(data: Federation) -> dict[str, Any]:
 def _same_everywhere(experiment: config.Experiment, data: Federation) -> dict[str, Any]:
     """List the values that must be the same in every process; paths of files may differ."""
     fields = flat({"config": config.to_dict(experiment)})
-    files = (".options.path", "config.corrections", "config.metadata.path")
+    # The content of these files is in the data's digest.
+    files = (".options.path", ".groups.path", "config.corrections", "config.metadata.path")
     here = {name: value for name, value in fields.items() if not name.endswith(files)}
     images = {"data": data.digest, "test images": data.test_digest}
     return {**here, **images, "code": code_version(), "jax": jax.__version__}

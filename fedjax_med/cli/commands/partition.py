@@ -53,6 +53,8 @@ def run(flags: absl_flags.FlagValues) -> None:
         "class_names": list(dataset.class_names),
         **_corrected(division),
     }
+    if dataset.groups is not None:
+        listing["groups"] = {name: getattr(dataset.groups, name) for name in ("column", "sha256")}
     rename = experiment.dataset.options.get("rename", "")
     write(out, listing, folders.scan(flags.data_dir, rename))
     print(division.summary)

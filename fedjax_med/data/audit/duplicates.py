@@ -36,6 +36,21 @@ def duplicate_groups(split: Split) -> Int32:
     return number(split.sha256, split.image_hash, (split.image,))[1]
 
 
+def joined(*numberings: Int32) -> Int32:
+    """Number the images so that those that share a number in any of `numberings` share one.
+
+    Args:
+        numberings: each int32 ``[N]``.
+    """
+    count = len(numberings[0])
+    left, right = [], []
+    for numbering in numberings:
+        _, first, inverse = np.unique(numbering, return_index=True, return_inverse=True)
+        left.append(np.arange(count))
+        right.append(first[inverse])
+    return _numbered(_components(count, np.concatenate(left), np.concatenate(right)))
+
+
 def members(group: Int32) -> Iterator[Int32]:
     """Yield the positions of every group of two or more, in the order of first appearance."""
     order = np.argsort(group, kind="stable").astype(np.int32)

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.data import groups
+from fedjax_med.data.audit import group_findings
 from fedjax_med.data.audit.diagnoses import Diagnoses
 from fedjax_med.data.audit.duplicates import Int32, members, number
+from fedjax_med.data.audit.group_findings import GroupFindings
 from fedjax_med.data.corrections.correct import Changes
 from fedjax_med.data.dataset import Dataset, Split, Unreadable
 from fedjax_med.data.images.lazy import DiskImages
@@ -72,6 +75,7 @@ class Audit(NamedTuple):
     corrections: Changes | None = None
     # The classes beside the diagnoses of a table; None without one.
     diagnoses: Diagnoses | None = None
+    groups: GroupFindings | None = None  # None: the images have no groups
 
 
 def find(dataset: Dataset) -> Audit:
@@ -111,7 +115,17 @@ def find(dataset: Dataset) -> Audit:
         test_near=near[num_train:],
         corrections=None,
         diagnoses=None,
+        groups=_groups(dataset, near, rows.name),
     )
+
+
+def _groups(dataset: Dataset, near: Int32, names: list[str]) -> GroupFindings | None:
+    """Look at the groups of the images, where copies and near-duplicates belong to one group."""
+    united = groups.unite(
+        dataset, near[: dataset.train.num_examples], near[dataset.train.num_examples :]
+    )
+    of = [split.group for split in (united.train, united.test) if split.group is not None]
+    return group_findings.find(dataset, np.concatenate(of), names) if of else None
 
 
 def _brightest(*splits: Split) -> Iterator[int]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from fedjax_med.data.audit import diagnoses
+from fedjax_med.data.audit import diagnoses, group_findings
 from fedjax_med.data.audit.findings import Audit, SameImage
 from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import printable
@@ -50,6 +50,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "levels": dict(audit.levels),
         "corrections": corrections.to_json(audit.corrections),
         "diagnoses": diagnoses.to_json(audit.diagnoses),
+        **({"groups": group_findings.to_json(audit.groups)} if audit.groups else {}),
     }
 
 
@@ -73,6 +74,7 @@ def table(audit: Audit, more: str = "audit.json") -> str:
         lines += ["", f"{len(images):>5,}  {title}"]
         lines += [f"{n:>9,}  {' / '.join(map(printable, pair))}" for pair, n in _pairs(images)]
         lines += _examples([" = ".join(_marked(image)) for image in images], more)
+    lines += group_findings.lines(audit.groups, more)
     lines += ["", f"{len(audit.unreadable):>5,}  unreadable files"]
     lines += _examples([f"{f.split}: {f.name}: {f.reason}" for f in audit.unreadable], more)
     lines += ["", f"{len(audit.dark):>5,}  nearly black images: is their white too high?"]

@@ -1,5 +1,7 @@
 """The findings that nobody should train over without having read them, in one sentence."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedjax_med.data import client_data
@@ -11,15 +13,20 @@ _NAMED = 3  # kinds of files, classes and clients that are named; the rest is co
 
 
 def sentence(
-    audit: Audit, train: ClientData, validation: ClientData | None, names: tuple[str, ...]
+    audit: Audit,
+    train: ClientData,
+    validation: ClientData | None,
+    names: tuple[str, ...],
+    in_test: Sequence[str] = (),
 ) -> str:
-    """Name dark images, files left aside, and clients without a class or validation images.
+    """Name dark images, files left aside, clients without a class or validation images, and groups.
 
     Args:
         audit: of the data set.
         train: the clients' training examples.
         validation: their validation examples; None if none are wanted.
         names: of the clients; () if they have none.
+        in_test: the training images whose group is also tested on.
 
     Returns:
         The sentence, with a space before it; "" if nothing was found.
@@ -34,7 +41,23 @@ def sentence(
     if validation is not None and (empty := np.flatnonzero(validation.sizes == 0)).size:
         clients = _some([_client(int(client), names) for client in empty])
         found.append(f"no validation images: {clients}")
+    found += _groups(audit, in_test)
     return f" Attention: {'; '.join(found)} (`fedjax-med audit` tells more)." if found else ""
+
+
+def _groups(audit: Audit, in_test: Sequence[str]) -> list[str]:
+    """Say which groups of images are in Train and Test, or in two hospitals."""
+    if audit.groups is None:
+        return []
+    column, found = printable(audit.groups.column), []
+    if in_test:
+        found.append(
+            f"{len(in_test):,} training images of a {column} that is also in Test, such as "
+            f"{printable(in_test[0])}"
+        )
+    if count := len(audit.groups.hospitals):
+        found.append(f"{count:,} groups by {column} with images in more than one hospital")
+    return found
 
 
 def _lacking(counts: np.ndarray, audit: Audit, names: tuple[str, ...]) -> list[str]:

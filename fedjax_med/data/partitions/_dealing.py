@@ -73,10 +73,12 @@ def _holders(split: Split, unit: Index, allowed: npt.NDArray[np.bool_]) -> Index
     """Return the clients that may hold `unit`."""
     holders = np.flatnonzero(allowed[:, split.label[unit]].all(axis=1))
     if not holders.size:
+        what, remedy = "image that is", "leave such images out with --config.policy=drop, or "
+        if split.group is not None:
+            what, remedy = "group (--config.groups) of", ""
         raise UserError(
-            f"no client may hold all labels of the image that is {split.name[unit[0]]} and "
-            f"{split.name[unit[-1]]}: leave such images out with --config.policy=drop, or raise "
-            f"{OPTIONS}.k."
+            f"no client may hold all labels of the {what} {split.name[unit[0]]} and "
+            f"{split.name[unit[-1]]}: {remedy}raise {OPTIONS}.k."
         )
     return holders
 

@@ -38,22 +38,30 @@ class Entry(NamedTuple):
     site: str
 
 
-def read(path: str, column: str, image: str) -> list[Entry]:
+def read(
+    path: str, column: str, image: str, options: str = OPTIONS, *, every: bool = True
+) -> list[Entry]:
     """Read the CSV at `path`, with any usual delimiter, in UTF-8 or UTF-16.
 
     Args:
         path: of the file.
         column: the heading of the sites; letter case and spaces do not matter.
         image: the heading of the images.
+        options: the flags that name the file and the headings, for the messages.
+        every: whether each line must have its image and its site, and a site one spelling.
 
     Raises:
         UserError: It cannot be read, lacks a column, or a line lacks its image or its site; or two
             sites differ only in their spelling.
     """
-    check_path(path)
-    wanted = [(image, f"{OPTIONS}.image"), (column, f"{OPTIONS}.column")]
-    rows = columns(content(path, _ADVICE), path, wanted, _ADVICE)
+    advice = _ADVICE if every else f"Give a CSV of images and their {column} by {options}.path."
+    if every:
+        check_path(path)
+    wanted = [(image, f"{options}.image"), (column, f"{options}.column")]
+    rows = columns(content(path, advice), path, wanted, advice)
     entries = [Entry(row.line, *row.cells) for row in rows]
+    if not every:
+        return entries
     for entry in entries:
         if not (entry.image and entry.site):
             fault = f"the image {printable(repr(entry.image))} lacks its name or its site"
