@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import estimates, intervals, metrics, predictions
+from fedjax_med.evaluation import clusters, estimates, intervals, metrics, predictions
 from fedjax_med.evaluation.intervals import Interval
 from fedjax_med.evaluation.metrics import Floats, Integers
-from fedjax_med.evaluation.predictions import Predictions
+from fedjax_med.evaluation.predictions import GroupedPredictions, Predictions
 
 # The predictions of one seed that count as one result: those of one run, or of all hospitals that
 # trained alone, whose scores are averaged.
@@ -40,15 +41,25 @@ def read(folders: Sequence[Path]) -> tuple[Predictions, tuple[str, ...]]:
     Raises:
         UserError: A run was not evaluated, or the runs' classes differ.
     """
-    parts, names = zip(
-        *(predictions.read(folder / predictions.NAME) for folder in folders), strict=True
+    return read_grouped(folders)[:2]
+
+
+def read_grouped(folders: Sequence[Path]) -> GroupedPredictions:
+    """Read what `read` does, and the groups of the images; None if a run has none.
+
+    Raises:
+        UserError: As in `read`.
+    """
+    parts, names, groups = zip(
+        *(predictions.read_grouped(folder / predictions.NAME) for folder in folders), strict=True
     )
     if len(set(names)) > 1:
         raise UserError(f"{folders[0]} and the runs beside it are of different classes.")
     image, client, label, probabilities = map(np.concatenate, zip(*parts, strict=True))
     order = np.lexsort((client, image))
     in_order = Predictions(image[order], client[order], label[order], probabilities[order])
-    return in_order, names[0]
+    group = None if any(one is None for one in groups) else np.concatenate(groups)[order]
+    return GroupedPredictions(in_order, names[0], group)
 
 
 def scores(together: Together) -> dict[str, float | None]:
@@ -63,7 +74,12 @@ def _probabilities(predictions: Predictions) -> Floats:
     return predictions.probabilities.astype(np.float64)
 
 
-def difference(ones: Sequence[Together], others: Sequence[Together], metric: str) -> Difference:
+def difference(
+    ones: Sequence[Together],
+    others: Sequence[Together],
+    metric: str,
+    group: npt.NDArray[np.str_] | None = None,
+) -> Difference:
     """Compute a metric of `ones` minus `others` by seed, with a paired interval.
 
     Images that are hard for both sides do not widen the interval. It covers the sampling of images
@@ -73,6 +89,8 @@ def difference(ones: Sequence[Together], others: Sequence[Together], metric: str
         ones: for each seed, the predictions that count as one result.
         others: likewise, with the same seeds.
         metric: one of `fedjax_med.evaluation.metrics.HEADLINES`.
+        group: ``[N]``, the names of the images' groups, whose images are drawn together; "" for an
+            image that is alone; None: the images are independent.
 
     Raises:
         UserError: The predictions are not all of the same images.
@@ -88,8 +106,9 @@ def difference(ones: Sequence[Together], others: Sequence[Together], metric: str
         _score(metric, one) - _score(metric, other) for one, other in zip(ones, others, strict=True)
     ]
     limits: list[float | None] = [None, None]
+    groups = None if group is None else clusters.numbered(group)
     if np.isfinite(by_seed).all():
-        limits = [metrics.number(limit) for limit in _interval(ones, others, metric, label)]
+        limits = [metrics.number(limit) for limit in _interval(ones, others, metric, label, groups)]
     each = [metrics.number(value) for value in by_seed]
     return Difference(metrics.number(np.mean(by_seed)), limits, each)
 
@@ -102,18 +121,28 @@ def _score(metric: str, together: Together) -> float:
 
 
 def _interval(
-    ones: Sequence[Together], others: Sequence[Together], metric: str, label: Integers
+    ones: Sequence[Together],
+    others: Sequence[Together],
+    metric: str,
+    label: Integers,
+    groups: Integers | None,
 ) -> Interval:
     """Compute the interval of the mean difference over the seeds and what they average."""
     if metric in ("accuracy", "balanced_accuracy"):
         more = _share_right(ones) - _share_right(others)
-        classes = [more] if metric == "accuracy" else [more[label == k] for k in np.unique(label)]
-        return intervals.difference_of_rates(classes)
+        together = np.zeros_like(label) if metric == "accuracy" else label
+        of = [together == k for k in np.unique(together)]
+        by_class = None if groups is None else [groups[one] for one in of]
+        return intervals.difference_of_rates([more[one] for one in of], by_class)
     left, right = (
-        [metrics.estimate(metric, _probabilities(one), label) for run in side for one in run]
+        [
+            metrics.estimate(metric, _probabilities(one), label, groups=groups)
+            for run in side
+            for one in run
+        ]
         for side in (ones, others)
     )
-    return estimates.difference(left, right, label)
+    return estimates.difference(left, right, label, groups)
 
 
 def _share_right(of: Sequence[Together]) -> Floats:

@@ -5,7 +5,8 @@ one of Clopper and Pearson (Biometrika 1934). Values in between vary less and co
 examples: n is replaced by the number of 0s and 1s whose mean would have the same variance (Korn and
 Graubard, Survey Methodology 1998). Sums of several figures have the interval of Zou and Donner
 (Statistics in Medicine 2008): the distances of each figure to its limits are added as standard
-deviations are.
+deviations are. Images of one group count as fewer: their number is divided by the design effect
+(`clusters`).
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from fedjax_med.evaluation import clusters
+
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 _TAIL = 0.025  # on each side
 # Between the interval of Clopper and Pearson and Jeffreys', for what is less discrete than a count.
@@ -29,6 +33,11 @@ class Interval(NamedTuple):
     high: Floats
 
 
+def limits(interval: Interval) -> list[float | None]:
+    """Return the limits of one interval as JSON numbers; None where they are undefined."""
+    return [float(limit) if np.isfinite(limit) else None for limit in interval]
+
+
 class Rates(NamedTuple):
     """Means of values in [0, 1], and the numbers of 0s and 1s that would vary as much."""
 
@@ -39,6 +48,11 @@ class Rates(NamedTuple):
     def variance(self) -> Floats:
         """Return the variance of the means: ``[...]``."""
         return np.asarray(self.mean * (1 - self.mean) / self.size)
+
+
+def grouped(of: Rates, effect: Floats) -> Rates:
+    """Return the rates of examples whose groups have this design effect."""
+    return of._replace(size=np.asarray(of.size / effect))
 
 
 def rates(values: npt.NDArray[Any], axis: int = -1) -> Rates:
@@ -130,8 +144,8 @@ def composed(
     return Interval(total - length(lower), total + length(upper))
 
 
-def difference_of_rates(values: list[Floats]) -> Interval:
-    """Compute the interval of the mean over K groups of the means of values in [-1, 1]: ``[...]``.
+def difference_of_rates(values: list[Floats], groups: list[Integers] | None = None) -> Interval:
+    """Compute the interval of the mean over K classes of the means of values in [-1, 1]: ``[...]``.
 
     The values are paired differences: how much more one side has right of an image. Their positive
     parts are one rate and their negative parts another, so that an interval is not of length 0
@@ -139,18 +153,26 @@ def difference_of_rates(values: list[Floats]) -> Interval:
     by two).
 
     Args:
-        values: for each group ``[..., n]``.
+        values: for each class ``[..., n]``.
+        groups: for each class numbers of the images' groups, ``[n]``; None: they are independent.
     """
-    sides = []
+    sides, effects = [], []
     for sign in (1, -1):
-        each = [rates(np.maximum(sign * one, 0)) for one in values]
+        parts = [np.maximum(sign * one, 0) for one in values]
+        each = [rates(one) for one in parts]
         stacked = Rates(*(np.stack(field, axis=-1) for field in zip(*each, strict=True)))
+        if groups is not None:
+            effects.append(_effects(parts, groups))
+            stacked = grouped(stacked, effects[-1])
         variance = stacked.variance.sum(axis=-1) / len(values) ** 2
         sides.append((stacked.mean, variance, mean_rate(stacked, variance, BETWEEN)))
     (won, won_variance, gain), (lost, lost_variance, loss) = sides
     sizes = np.array([one.shape[-1] for one in values])
     # A value is positive or negative, never both.
-    covariance = -(won * lost / sizes).sum(axis=-1) / len(values) ** 2
+    each_covariance = -(won * lost / sizes)
+    if effects:  # the correlation is that of independent examples
+        each_covariance = each_covariance * np.sqrt(effects[0] * effects[1])
+    covariance = each_covariance.sum(axis=-1) / len(values) ** 2
     scale = np.sqrt(won_variance * lost_variance)
     together = np.zeros_like(scale)
     np.divide(covariance, scale, out=together, where=scale > 0)
@@ -162,3 +184,10 @@ def difference_of_rates(values: list[Floats]) -> Interval:
 
     down, up = distance(w - gain.low, loss.high - q), distance(gain.high - w, q - loss.low)
     return Interval(np.maximum(w - q - down, -1.0), np.minimum(w - q + up, 1.0))
+
+
+def _effects(values: list[Floats], groups: list[Integers]) -> Floats:
+    """Compute the design effects of the means of K classes: ``[..., K]``."""
+    centred = [one - one.mean(axis=-1, keepdims=True) for one in values]
+    labels = np.repeat(np.arange(len(values)), [len(one) for one in groups])
+    return clusters.of_classes(np.concatenate(centred, axis=-1), labels, np.concatenate(groups))

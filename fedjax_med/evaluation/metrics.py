@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import estimates, intervals, placements
-from fedjax_med.evaluation.estimates import LEAST, Estimate
-from fedjax_med.evaluation.intervals import Interval
+from fedjax_med.evaluation import class_intervals, clusters, estimates, intervals, placements
+from fedjax_med.evaluation.estimates import Estimate
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -191,50 +190,38 @@ HEADLINES: dict[str, Callable[..., float]] = {
 
 
 def estimate(
-    name: str, probabilities: Floats, labels: Integers, num_bins: int = NUM_BINS
+    name: str,
+    probabilities: Floats,
+    labels: Integers,
+    num_bins: int = NUM_BINS,
+    groups: Integers | None = None,
 ) -> Estimate:
     """Estimate the headline `name` of `HEADLINES` with its interval."""
     if name == "ece":
-        return estimates.calibration_gaps(probabilities, labels, num_bins)
+        return estimates.calibration_gaps(probabilities, labels, num_bins, groups)
     if name == "brier":
-        return estimates.mean(_brier_scores(probabilities, labels), 2.0)
+        return estimates.mean(_brier_scores(probabilities, labels), 2.0, groups)
     if name == "log_loss":
         losses = _losses(probabilities, labels)
-        return estimates.mean(losses, max(float(losses.max()), _loss_if_wrong(probabilities)))
-    found: Estimate = getattr(estimates, name)(probabilities, labels)
+        most = max(float(losses.max()), _loss_if_wrong(probabilities))
+        return estimates.mean(losses, most, groups)
+    found: Estimate = getattr(estimates, name)(probabilities, labels, groups=groups)
     return found
 
 
-def _limits(interval: Interval) -> list[float | None]:
-    return [number(limit) for limit in interval]
-
-
-def _class_intervals(areas: placements.Areas, rates: dict[str, Floats], support: Floats) -> Any:
-    """List for each class the intervals of its rates that have enough examples."""
-    others = support.sum() - support
-    found = {
-        "sensitivity": (intervals.proportion(rates["sensitivity"], support), support),
-        "specificity": (intervals.proportion(rates["specificity"], others), others),
-        "auroc": (estimates.of_areas(areas), np.minimum(support, others)),
-    }
-    return [
-        {
-            key: _limits(Interval(each.low[k], each.high[k])) if size[k] >= LEAST else None
-            for key, (each, size) in found.items()
-        }
-        for k in range(len(support))
-    ]
-
-
 def _per_class(
-    probabilities: Floats, labels: Integers, class_names: Sequence[str], areas: placements.Areas
+    probabilities: Floats,
+    labels: Integers,
+    class_names: Sequence[str],
+    areas: placements.Areas,
+    groups: Integers | None,
 ) -> dict[str, dict[str, Any]]:
     support = np.bincount(labels, minlength=len(class_names)).astype(np.float64)
     rates = class_rates(probabilities, labels) | {
         "auroc": areas.area,
         "sensitivity_at_90_specificity": sensitivity_at(0.9, probabilities, labels),
     }
-    within = _class_intervals(areas, rates, support)
+    within = class_intervals.of_each(probabilities, labels, areas, rates, groups)
     return {
         name: {"support": int(support[k])}
         | {key: number(v[k]) for key, v in rates.items()}
@@ -249,6 +236,7 @@ def summarize(
     class_names: Sequence[str],
     *,
     num_bins: int = NUM_BINS,
+    groups: npt.NDArray[Any] | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics of predictions for ``evaluation.json``; undefined values are None.
 
@@ -257,6 +245,8 @@ def summarize(
         labels: int ``[N]``.
         class_names: ``K`` names.
         num_bins: bins of the expected calibration error.
+        groups: ``[N]``, the names of what images of one lesion or patient share, "" for an image
+            that is alone; None: the images are independent. Only intervals heed them.
 
     Returns:
         ``n``, the headlines (``accuracy`` to ``log_loss``), ``intervals`` (headline to
@@ -272,14 +262,16 @@ def summarize(
     p, y = check(probabilities, labels)
     if len(class_names) != p.shape[1]:
         raise UserError(f"expected {p.shape[1]} class names, got {len(class_names)}.")
-    areas = placements.areas(p, y)
-    found = {name: estimate(name, p, y, num_bins) for name in HEADLINES if name != "macro_auroc"}
-    found["macro_auroc"] = estimates.macro_auroc(p, y, areas)
-    per_class = _per_class(p, y, class_names, areas)
+    of = None if groups is None else clusters.numbered(np.asarray(groups))
+    areas = placements.areas(p, y, of)
+    others = [name for name in HEADLINES if name != "macro_auroc"]
+    found = {name: estimate(name, p, y, num_bins, of) for name in others}
+    found["macro_auroc"] = estimates.macro_auroc(p, y, areas, of)
+    per_class = _per_class(p, y, class_names, areas, of)
     return {
         "n": len(y),
         **{name: number(found[name].value) for name in HEADLINES},
-        "intervals": {name: _limits(found[name].interval) for name in HEADLINES},
+        "intervals": {name: intervals.limits(found[name].interval) for name in HEADLINES},
         "confusion_matrix": confusion_matrix(p, y).tolist(),
         "per_class": per_class,
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],

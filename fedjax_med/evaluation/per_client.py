@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.evaluation import metrics
+from fedjax_med.evaluation import clusters, intervals, metrics
 from fedjax_med.evaluation.metrics import Floats, Integers
 from fedjax_med.evaluation.predictions import Predictions
+
+MAIN = ("accuracy", "balanced_accuracy", "macro_auroc")
 
 
 def _validation_row(probabilities: Floats, labels: Integers, of: str) -> dict[str, Any]:
@@ -66,7 +68,10 @@ def absent_classes(
 
 
 def summarize_predictions(
-    predictions: Predictions, class_names: Sequence[str], sites: Sequence[str]
+    predictions: Predictions,
+    class_names: Sequence[str],
+    sites: Sequence[str],
+    group: npt.NDArray[np.str_] | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics of the test images, and of each client's own if all have an owner.
 
@@ -74,12 +79,15 @@ def summarize_predictions(
         predictions: of the test images.
         class_names: ``K`` names.
         sites: site names of the clients; () if they have none.
+        group: the names of the images' groups, which intervals heed, as in `metrics.summarize`.
 
     Raises:
         UserError: There are no images, or the probabilities are invalid.
     """
     _, client, label, probabilities = predictions
-    evaluation = metrics.summarize(probabilities, label, class_names)
+    evaluation = metrics.summarize(probabilities, label, class_names, groups=group)
+    if group is not None:
+        evaluation["groups"] = _groups(group)
     if (client >= 0).all():
         order = np.argsort(client, kind="stable")
         sizes = np.bincount(client, minlength=len(sites))
@@ -88,3 +96,34 @@ def summarize_predictions(
         evaluation["sites"] = found | {"absent_classes": absent}
         evaluation["site_names"] = list(sites)
     return evaluation
+
+
+def _groups(group: npt.NDArray[np.str_]) -> dict[str, Any]:
+    """Count the groups of two or more images, and the images in them."""
+    sizes = np.unique(group[group != ""], return_counts=True)[1]
+    return {"groups": int((sizes > 1).sum()), "images": int(sizes[sizes > 1].sum())}
+
+
+def without_mates(
+    predictions: Predictions, group: npt.NDArray[np.str_], mates: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Compute the main figures of the test images that have no group mate in Train.
+
+    Args:
+        predictions: of the test images.
+        group: the names of their groups.
+        mates: ``[N]``, whether Train has an image of the group.
+
+    Returns:
+        ``mates_in_train``, the names of the images that have one; and ``without_mates``, the
+        others' number ``n``, their `MAIN` figures and the ``intervals`` of these.
+    """
+    rest = ~mates
+    found: dict[str, Any] = {"n": int(rest.sum())}
+    if found["n"]:
+        p, y = metrics.check(predictions.probabilities[rest], predictions.label[rest])
+        groups = clusters.numbered(group[rest])
+        each = {name: metrics.estimate(name, p, y, groups=groups) for name in MAIN}
+        found |= {name: metrics.number(one.value) for name, one in each.items()}
+        found["intervals"] = {name: intervals.limits(one.interval) for name, one in each.items()}
+    return {"mates_in_train": predictions.image[mates].tolist(), "without_mates": found}

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.evaluation import clusters
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -45,12 +47,13 @@ def _placements(scores: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats
     return shares[0], shares[1]
 
 
-def areas(probabilities: Floats, labels: Integers) -> Areas:
+def areas(probabilities: Floats, labels: Integers, groups: Integers | None = None) -> Areas:
     """Compute the one-vs-rest area under the ROC curve of each class.
 
     Args:
         probabilities: ``[N, K]``.
         labels: ``[N]``.
+        groups: numbers of the images' groups, ``[N]``; None: the images are independent.
     """
     examples, classes = probabilities.shape
     area, size = np.full(classes, np.nan), np.full(classes, np.nan)
@@ -63,7 +66,10 @@ def areas(probabilities: Floats, labels: Integers) -> Areas:
         area[k] = won.mean()
         influence[k, positive] = (won - won.mean()) / len(won)
         influence[k, ~positive] = (lost.mean() - lost) / len(lost)
-        size[k] = _size(float(area[k]), won, lost)
+        if groups is None:
+            size[k] = _size(float(area[k]), won, lost)
+        else:
+            size[k] = _grouped_size(float(area[k]), won, lost, groups, positive)
     return Areas(area, influence, size)
 
 
@@ -73,12 +79,44 @@ def _size(area: float, won: Floats, lost: Floats) -> float:
     By the placements' own variance, which tells nothing where all are equal; and by that of
     exponential scores with this area (Hanley and McNeil, Radiology 1982), or with its complement.
     """
-    m, n = len(won), len(lost)
-    sizes = [
-        m * n / (1 + (m - 1) * (1 - one) / (2 - one) + (n - 1) * one / (1 + one))
-        for one in (area, 1 - area)
-    ]
+    sizes = _exponential_sizes(area, len(won), len(lost))
     variance = sum(part.var(ddof=1) / len(part) for part in (won, lost) if len(part) > 1)
     if variance > 0:
         sizes.append(area * (1 - area) / variance)
     return float(min(sizes))
+
+
+def _exponential_sizes(area: float, m: float, n: float) -> list[float]:
+    """Return `_size` by exponential scores of `m` positives and `n` negatives."""
+    return [
+        m * n / (1 + (m - 1) * (1 - one) / (2 - one) + (n - 1) * one / (1 + one))
+        for one in (area, 1 - area)
+    ]
+
+
+def _grouped_size(
+    area: float, won: Floats, lost: Floats, groups: Integers, positive: npt.NDArray[np.bool_]
+) -> float:
+    """Return `_size` of images in groups, by sums over them (Obuchowski, Biometrics 1997).
+
+    Positives and negatives count as fewer by the design effects of their placements. That one group
+    has both mostly makes the area vary less, and is left out where it does.
+    """
+    sides = [(won - won.mean(), groups[positive]), (lost.mean() - lost, groups[~positive])]
+    effects = [float(clusters.design_effect(*side)) for side in sides]
+    sizes = _exponential_sizes(
+        area, *(len(one) / d for (one, _), d in zip(sides, effects, strict=True))
+    )
+    variance = sum(
+        one.var(ddof=1) / len(one) * d
+        for (one, _), d in zip(sides, effects, strict=True)
+        if len(one) > 1
+    )
+    influence = [np.zeros(len(groups)) for _ in sides]
+    for one, (values, _), where in zip(influence, sides, (positive, ~positive), strict=True):
+        one[where] = values / len(values)
+    each = [clusters.sums(one, groups) for one in influence]
+    variance += max(2 * float(each[0] @ each[1]), 0.0)
+    if variance > 0:
+        sizes.append(area * (1 - area) / variance)
+    return float(max(min(sizes), 0.0))

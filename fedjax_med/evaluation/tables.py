@@ -161,6 +161,27 @@ def _calibration_lines(evaluation: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _group_lines(groups: dict[str, Any]) -> list[str]:
+    """Say how many images are in groups, and format the figures without group mates in Train."""
+    if not groups:
+        return []
+    count, mates = groups["images"], groups.get("mates_in_train", [])
+    lines = [
+        "",
+        f"{count} of the images are in groups of two or more; intervals take them together.",
+    ]
+    if not mates:
+        return lines
+    rest = groups["without_mates"]
+    lines += [f"{len(mates)} have a group mate in Train; {rest['n']} have none, and of these:"]
+    rows = [
+        [HEADLINES[key], _number(rest[key]), _interval(limits)]
+        for key, limits in rest.get("intervals", {}).items()
+    ]
+    header = ["without group mates in Train", "value", "95 % interval"]
+    return lines + (["", *_columns(header, rows)] if rows else [])
+
+
 def table(evaluation: dict[str, Any]) -> str:
     """Format the evaluation as plain text of at most 100 columns.
 
@@ -176,6 +197,7 @@ def table(evaluation: dict[str, Any]) -> str:
     lines += [*_headline_lines(evaluation), "", *_class_lines(evaluation)]
     lines += ["", *_class_interval_lines(evaluation)]
     lines += _calibration_lines(evaluation)
+    lines += _group_lines(evaluation.get("groups", {}))
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
     if "own_models" in evaluation:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from fedjax_med.evaluation import comparison, tables
 from fedjax_med.evaluation.comparison import Together
 from fedjax_med.files import writing
@@ -60,6 +63,7 @@ def report(plan: Comparison) -> None:
     evaluation = tables.read_evaluation(
         plan.folders("federated", plan.seeds[0])[0] / "evaluation.json"
     )
+    group = comparison.read_grouped(plan.folders("federated", plan.seeds[0])).group
     result: dict[str, Any] = {
         "seeds": plan.seeds,
         "names": evaluation.get("client_names", []),  # of the hospitals, if they have names
@@ -76,7 +80,8 @@ def report(plan: Comparison) -> None:
         "hospitals": {
             name: [comparison.scores(run) for run in one_by_one[name]] for name in hospitals
         },
-        "federated_minus": _differences(settings, one_by_one, hospitals),
+        "federated_minus": _differences(settings, one_by_one, hospitals, group),
+        **({"groups": evaluation["groups"]} if "groups" in evaluation and not plan.folds else {}),
     }
     with writing(plan.workdir):
         tables.write_json(result, plan.workdir / "comparison.json")
@@ -90,6 +95,7 @@ def _differences(
     settings: dict[str, list[Together]],
     one_by_one: dict[str, list[Together]],
     hospitals: list[str],
+    group: npt.NDArray[np.str_] | None,
 ) -> dict[str, dict[str, Any]]:
     """Compute federated minus other settings; for balanced accuracy, minus each hospital too."""
     federated = settings["federated"]
@@ -99,7 +105,7 @@ def _differences(
         if name == "balanced_accuracy":
             others |= {hospital: one_by_one[hospital] for hospital in hospitals}
         found[name] = {
-            key: comparison.difference(federated, runs, name)._asdict()
+            key: comparison.difference(federated, runs, name, group)._asdict()
             for key, runs in others.items()
         }
     return found

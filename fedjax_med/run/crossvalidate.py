@@ -10,13 +10,13 @@ from fedjax_med.files import writing
 def report(workdir: Path, folders: list[Path]) -> None:
     """Print and write the combined results of the folds."""
     folds = [tables.read_evaluation(folder / "evaluation.json") for folder in folders]
-    together, names = comparison.read(folders)
+    together, names, group = comparison.read_grouped(folders)
     result: dict[str, Any] = per_client.summarize_predictions(
-        together, names, folds[0]["site_names"]
+        together, names, folds[0]["site_names"], group
     )
     with writing(workdir):
         tables.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
-        predictions.write(together, names, workdir / predictions.NAME)
+        predictions.write(together, names, workdir / predictions.NAME, group)
     number = "1 fold" if len(folds) == 1 else f"{len(folds)} folds"
     print(f"\nIn {number}, each image tested once:\n\n{tables.table(result)}")
     if len(folds) > 1:

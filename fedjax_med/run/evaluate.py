@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.model import Model
@@ -82,7 +83,8 @@ def evaluate_checkpoint(workdir: Path, plan: Plan, data: Federation, which: str)
         **to_json(plan.privacy, done),
     }
     # Written first: what is printed into a closed pipe, or on a full disk, ends the command.
-    written = _write(workdir, evaluation, predictions, data.class_names)
+    group = data.test.group if "groups" in evaluation else None
+    written = _write(workdir, evaluation, predictions, data.class_names, group)
     _say_which(workdir, evaluation, done, plan.last_round)
     print(f"Written: {', '.join(map(str, written))}")
     return evaluation
@@ -102,12 +104,13 @@ def _write(
     evaluation: dict[str, Any],
     given: Predictions,
     class_names: Sequence[str],
+    group: npt.NDArray[np.str_] | None,
 ) -> list[Path]:
     from fedjax_med.evaluation import plots  # here: it loads matplotlib
 
     with writing(workdir):
         tables.write_json(evaluation, workdir / "evaluation.json")
-        predictions.write(given, class_names, workdir / predictions.NAME)
+        predictions.write(given, class_names, workdir / predictions.NAME, group)
         plots.confusion_matrix_png(evaluation, workdir / "confusion_matrix.png")
     names = ("evaluation.json", predictions.NAME, "confusion_matrix.png")
     return [workdir / name for name in names]
@@ -130,7 +133,9 @@ def _evaluate(
         before = metrics.summarize(probabilities, test.label, names)
         probabilities, calibrated = _calibrate(probabilities, before, *fitted)
     found = Predictions(test.name, test.client, test.label, probabilities)
-    evaluation = summarize_predictions(found, names, data.sites) | calibrated | own
+    evaluation = summarize_predictions(found, names, data.sites, test.group) | calibrated | own
+    if test.group is not None and data.mates is not None:
+        evaluation["groups"] |= per_client.without_mates(found, test.group, data.mates)
     if backdoors := _backdoors(plan, models, data):
         evaluation["backdoors"] = backdoors
     if len(held.label):

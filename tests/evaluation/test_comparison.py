@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import comparison, metrics
+from fedjax_med.evaluation import comparison, metrics, per_client
 from fedjax_med.evaluation import predictions as predicted
 from fedjax_med.evaluation.predictions import Predictions
 
@@ -180,3 +180,70 @@ def test_an_undefined_metric_is_a_dash_and_no_number():
     found = comparison.difference([[alone]], [[alone]], "macro_auroc")
     assert found.mean is None
     assert (comparison.in_words(found), comparison.spread([None, 0.5])) == ("-", "-")
+
+
+def test_groups_are_the_last_column_and_are_read_again(tmp_path):
+    one, group = predictions([1, 0, 1, 1]), np.array(["=L 1", "", "0.5", "=L 1"])
+    file = tmp_path / "predictions.csv"
+    predicted.write(one, CLASSES, file, group)
+    header, *rows = csv.reader(file.read_text().splitlines())
+    assert header == ["image", "client", "label", "predicted", *CLASSES, "group"]
+    assert [row[-1] for row in rows] == ["'=L 1", "", "0.5", "'=L 1"]
+    again = predicted.read_grouped(file)
+    assert again.group.tolist() == group.tolist()
+    assert again.class_names == CLASSES
+    np.testing.assert_array_equal(again.predictions.probabilities, one.probabilities)
+    assert predicted.read(file)[1] == CLASSES
+
+
+@pytest.mark.parametrize("group", [None, np.array(["a", "", "a", "b"])])
+def test_a_class_may_be_called_group(tmp_path, group):
+    file = tmp_path / "predictions.csv"
+    predicted.write(predictions([1, 0, 1, 1]), ("b", "group"), file, group)
+    again = predicted.read_grouped(file)
+    assert again.class_names == ("b", "group")
+    assert again.predictions.label.tolist() == [0, 0, 1, 1]
+    assert (again.group is None) == (group is None)
+
+
+def test_images_of_a_group_widen_the_interval_of_a_difference():
+    rng, many = np.random.default_rng(0), 12
+    ones, others = [[predictions(rng.integers(0, 2, 4)) for _ in range(many)] for _ in range(2)]
+    together = [
+        Predictions(*(np.concatenate(column) for column in zip(*side, strict=True)))
+        for side in (ones, others)
+    ]
+    together = [one._replace(image=np.arange(4 * many).astype(str)) for one in together]
+    group = np.repeat([f"lesion {number}" for number in range(many)], 4)
+    for name in metrics.HEADLINES:
+        apart = comparison.difference([[together[0]]], [[together[1]]], name)
+        grouped = comparison.difference([[together[0]]], [[together[1]]], name, group)
+        assert grouped.mean == apart.mean
+        assert np.diff(grouped.interval) > np.diff(apart.interval)
+
+
+def test_folds_are_put_together_with_their_groups(tmp_path):
+    whole, group = predictions([1, 0, 1, 1]), np.array(["x", "", "y", "x"])
+    for fold, rows in enumerate(([3, 1], [2, 0])):
+        part = Predictions(*(column[rows] for column in whole))
+        predicted.write(part, CLASSES, tmp_path / f"{fold}" / predicted.NAME, group[rows])
+    assert (
+        comparison.read_grouped([tmp_path / "0", tmp_path / "1"]).group.tolist() == group.tolist()
+    )
+
+
+def test_figures_without_group_mates_are_those_of_the_other_images():
+    one = predictions([1, 0, 1, 1])
+    found = per_client.without_mates(
+        one, np.array(["x", "", "y", "x"]), np.array([True, False, False, False])
+    )
+    assert found["mates_in_train"] == ["x/0.png"]
+    rest = found["without_mates"]
+    assert (rest["n"], rest["accuracy"], rest["balanced_accuracy"]) == (
+        3,
+        pytest.approx(2 / 3),
+        0.5,
+    )
+    assert rest["macro_auroc"] == 0.5
+    none = per_client.without_mates(one, np.array(["x"] * 4), np.ones(4, bool))
+    assert none["without_mates"] == {"n": 0}

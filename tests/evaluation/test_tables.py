@@ -289,3 +289,24 @@ def test_many_clients_are_drawn_as_a_band(tmp_path):
         del record["validation"]["clients"]
     plots.learning_curves_png(records, few)
     assert (_pixels(few) != _pixels(many)).any()
+
+
+def test_table_has_the_figures_without_group_mates_in_train():
+    rest = {"n": 12, "accuracy": 0.5, "balanced_accuracy": 0.25, "macro_auroc": None}
+    limits = {
+        "accuracy": [0.25, 0.75],
+        "balanced_accuracy": [0.125, 0.5],
+        "macro_auroc": [None] * 2,
+    }
+    groups = {"groups": 3, "images": 7, "mates_in_train": ["a/1.png", "a/2.png"]}
+    evaluation = _evaluation() | {
+        "groups": groups | {"without_mates": rest | {"intervals": limits}}
+    }
+    text = tables.table(evaluation)
+    assert "7 of the images are in groups of two or more" in text
+    assert "2 have a group mate in Train; 12 have none" in text
+    after = text[text.index("without group mates in Train") :]
+    assert _line(after, "balanced accuracy ") == ["0.250", "0.125", "to", "0.500"]
+    assert _line(after, "macro AUROC ") == ["-", "-"]
+    everyone = groups | {"without_mates": {"n": 0}}
+    assert "0 have none" in tables.table(evaluation | {"groups": everyone})
