@@ -223,7 +223,7 @@ def test_images_of_a_group_widen_the_interval_of_a_difference():
 
 
 def test_folds_are_put_together_with_their_groups(tmp_path):
-    whole, group = predictions([1, 0, 1, 1]), np.array(["x", "", "y", "x"])
+    whole, group = predictions([1, 0, 1, 1]), np.array(["x", "", "y", "z"])
     for fold, rows in enumerate(([3, 1], [2, 0])):
         part = Predictions(*(column[rows] for column in whole))
         predicted.write(part, CLASSES, tmp_path / f"{fold}" / predicted.NAME, group[rows])
