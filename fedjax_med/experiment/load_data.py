@@ -2,14 +2,14 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.core.model import Model
-from fedjax_med.data import feature_cache, groups, splits
+from fedjax_med.data import digests, feature_cache, groups, splits
 from fedjax_med.data.audit import diagnoses, duplicates, labels, serious
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.client_data import ClientData
@@ -192,9 +192,9 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         train,
         validation,
         test,
-        _digest(split, (index for pair in parts for index in pair), of),
-        _digest(test, [np.arange(test.num_examples)], of),
-        _test_set(split if experiment.folds else test, dataset.class_names),
+        digests.digest(split, (index for pair in parts for index in pair), of),
+        digests.digest(test, [np.arange(test.num_examples)], of),
+        digests.files_and_labels(split if experiment.folds else test, dataset.class_names),
         findings,
         summary,
         training,
@@ -287,19 +287,3 @@ def _in_setting(
         check_local_client(experiment, len(parts))
         return [parts[client]], names[client : client + 1]
     return parts, names
-
-
-def _test_set(split: Split, class_names: tuple[str, ...]) -> str:
-    """Compute SHA-256 over the files and labels of a split, however prepared; "" if it is empty."""
-    everything = [np.arange(split.num_examples)]
-    return _digest(split, everything, f"{class_names}") if split.num_examples else ""
-
-
-def _digest(split: Split, parts: Iterable[npt.NDArray[np.int64]], of: str) -> str:
-    """Compute SHA-256 over the images and labels of `parts`, and over the description `of`."""
-    total = hashlib.sha256(of.encode())
-    for part in parts:
-        total.update(f"{len(part)};".encode())
-        total.update(split.label[part].tobytes())
-        total.update("".join(split.sha256[part].tolist()).encode())
-    return total.hexdigest()

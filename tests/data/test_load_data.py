@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_med.data import digests
 from fedjax_med.data.feature_cache import Part
 from fedjax_med.errors import UserError
 from fedjax_med.experiment import load_data, resolve
@@ -58,7 +59,7 @@ def test_labels_alone_change_the_digest(folder):
     split = load(folder).test
     wrong = split._replace(label=1 - split.label)
     part = [np.arange(split.num_examples)]
-    assert load_data._digest(split, part, "") != load_data._digest(wrong, part, "")
+    assert digests.digest(split, part, "") != digests.digest(wrong, part, "")
 
 
 def test_digests_follow_what_makes_pixels_of_the_files(folder):

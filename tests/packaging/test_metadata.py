@@ -84,6 +84,6 @@ def test_the_page_on_installation_lists_every_extra():
 def test_other_systems_are_not_refused(platform, monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(sys, "argv", ["fedjax-med", "--version"])
-    monkeypatch.setattr(program.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(program, "end_on_signals", lambda: None)
     assert program.main() == 0
     assert capsys.readouterr().out.strip() == fedjax_med.__version__
