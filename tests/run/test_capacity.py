@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 import tiny
+import toy
 
+from fedjax_med import ops
 from fedjax_med.data import client_data
 from fedjax_med.experiment.config import Checkpoint, Spec
 from fedjax_med.experiment.resolve import complete
@@ -49,6 +51,8 @@ def test_a_larger_capacity_is_used_and_changes_no_bit_of_the_model(tmp_path, mon
         return given
 
     monkeypatch.setattr(client_data, "stack", stack)
+    options = ops.compiler_options() | toy.SAME_BITS
+    monkeypatch.setattr(ops, "compiler_options", lambda: options)
     experiment = complete(dataclasses.replace(tiny.get_config(), rounds=2, **changes))
     seen = {}
     for capacity in (0, CAPACITY):
