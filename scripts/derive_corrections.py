@@ -1,6 +1,6 @@
 """Derives a table of corrections for a folder of images from a table of official diagnoses.
 
-Run: python scripts/derive_corrections.py --data_dir=DATA --metadata=METADATA.csv --out=isic9.csv
+Run: python scripts/derive_corrections.py --data_dir=DATA --metadata=METADATA.csv --table=isic9.csv
 
 The metadata are a CSV with the columns image, official_diagnosis and source_of_diagnosis, such as
 the public tables of ISIC 2019 give them. A row of the result is an image, its label and the basis:
@@ -21,7 +21,7 @@ from fedjax_med.data.images import folders
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "the images, Train/CLASS/FILE and Test/CLASS/FILE")
 _METADATA = flags.DEFINE_string("metadata", "", "the CSV of official diagnoses")
-_OUT = flags.DEFINE_string("out", "corrections.csv", "the table that is written")
+_TABLE = flags.DEFINE_string("table", "corrections.csv", "the table that is written")
 _CLASSES = flags.DEFINE_list(
     "classes",
     "AK=actinic keratosis,BCC=basal cell carcinoma,BKL=pigmented benign keratosis,"
@@ -112,16 +112,16 @@ def write(rows: Iterable[Row], out: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Derive the table of --data_dir and --metadata, and write it to --out."""
+    """Derive the table of --data_dir and --metadata, and write it to --table."""
     if len(argv) > 1 or not (_DATA_DIR.value and _METADATA.value):
-        sys.exit("derive_corrections: give --data_dir=FOLDER, --metadata=CSV and --out=CSV.")
+        sys.exit("derive_corrections: give --data_dir=FOLDER, --metadata=CSV and --table=CSV.")
     classes = dict(one.split("=", 1) for one in _CLASSES.value)
     places: dict[str, set[str]] = {}
     for file in folders.scan(_DATA_DIR.value).files:
         places.setdefault(file.path.stem, set()).add(file.path.parent.name)
     rows = derive(places, read(_METADATA.value, classes))
-    write(rows, _OUT.value)
-    print(f"Wrote {len(rows):,} corrections to {_OUT.value}.")
+    write(rows, _TABLE.value)
+    print(f"Wrote {len(rows):,} corrections to {_TABLE.value}.")
 
 
 if __name__ == "__main__":
