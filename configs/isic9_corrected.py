@@ -15,30 +15,15 @@ Change:  --config.corrections=FILE for a table of your own; --config.policy=rare
          --config.seed=1 for another seed.
 """
 
-from fedjax_med.experiment.config import Augment, Checkpoint, Client, Experiment, Loss, Spec
+import dataclasses
+from pathlib import Path
+
+from fedjax_med.experiment.config import Experiment, read
 
 
 def get_config() -> Experiment:
     """The experiment: the short recipe, on corrected labels."""
-    return Experiment(
-        rounds=12,
-        dataset=Spec("isic9"),
-        image_size=180,  # as the images are published
-        policy="corrected",
-        corrections="isic9",
-        validation_fraction=0.1,
-        model=Spec("efficientnet_lite0", {"frozen_blocks": 12}),
-        pretrained="imagenet",
-        augment=Augment(copies=0),
-        # Balanced accuracy is what counts: a rare disease must weigh as much as a frequent one.
-        loss=Loss(logit_adjustment=1.0),
-        client=Client(
-            batch_size=16,
-            optimizer=Spec("adamw", {"learning_rate": 0.002, "b2": 0.99, "weight_decay": 1e-4}),
-            backbone_rate=0.2,  # the classifier begins at random, the rest does not
-        ),
-        ema_decay=0.5,
-        checkpoint=Checkpoint(tested="last"),
-        tta_views=8,
-        calibrate=True,
+    fast = read(f"{Path(__file__).with_name('isic9_pretrained.py')}:fast")
+    return dataclasses.replace(
+        fast, name="isic9_corrected", policy="corrected", corrections="isic9"
     )

@@ -2,25 +2,33 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.data import csv_table
 from fedjax_med.data.audit.duplicates import Int32, joined
 from fedjax_med.data.dataset import Dataset, GroupTable, Split
-from fedjax_med.data.partitions import _table
+from fedjax_med.data.spelling import plain
 from fedjax_med.errors import UserError, printable, some
-from fedjax_med.files import read_regular
 
 Labels = npt.NDArray[np.str_]  # [N], the names of the images' groups; "": alone
 
 _OPTIONS = "--config.groups"
-_LIMIT = 2**30  # bytes of the table, as in `_table`
 # What programs write where a value is missing, in lower case.
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
 
 Key = tuple[str, str, str]  # folder (train, test or a hospital's) and class, or "", and file
+
+
+class Entry(NamedTuple):
+    """One line of a table of groups."""
+
+    line: int
+    image: str  # as it is written
+    group: str
 
 
 class Table:
@@ -38,9 +46,12 @@ class Table:
         Raises:
             UserError: It cannot be read, or lacks a column.
         """
-        self.entries = _table.read(path, column, image, _OPTIONS, every=False)
-        digest = hashlib.sha256(read_regular(Path(path), _LIMIT)).hexdigest()
-        self.source = GroupTable(path, column, digest)
+        advice = f"Give a CSV of images and their {column} by {_OPTIONS}.path."
+        wanted = [(image, f"{_OPTIONS}.image"), (column, f"{_OPTIONS}.column")]
+        data = csv_table.content(path, advice)
+        rows = csv_table.columns(data, path, wanted, advice)
+        self.entries = [Entry(row.line, *row.cells) for row in rows]
+        self.source = GroupTable(path, column, hashlib.sha256(data).hexdigest())
 
     def label(self, dataset: Dataset) -> Dataset:
         """Give the images of `dataset` their groups.
@@ -66,15 +77,15 @@ class Table:
         )
         return dataset._replace(train=train, test=test, groups=self.source)
 
-    def _group(self, entries: Iterable[_table.Entry]) -> str:
+    def _group(self, entries: Iterable[Entry]) -> str:
         """Return the group that all `entries` of an image name, "" if none does."""
-        named = {entry.site: entry for entry in entries if entry.site.casefold() not in _MISSING}
+        named = {entry.group: entry for entry in entries if entry.group.casefold() not in _MISSING}
         if len(named) > 1:
             one, other = list(named.values())[:2]
             raise UserError(
                 f"{self.source.path}: expected one {printable(self.source.column)} for each image, "
-                f"got two of {printable(repr(one.image))}: {printable(repr(one.site))} in line "
-                f"{one.line} and {printable(repr(other.site))} in line {other.line}."
+                f"got two of {printable(repr(one.image))}: {printable(repr(one.group))} in line "
+                f"{one.line} and {printable(repr(other.group))} in line {other.line}."
             )
         return next(iter(named), "")
 
@@ -97,14 +108,14 @@ class _Lines:
     """An index of the lines of a table by what they say of an image's place."""
 
     def __init__(
-        self, entries: list[_table.Entry], classes: Iterable[str], folders: Iterable[str]
+        self, entries: list[Entry], classes: Iterable[str], folders: Iterable[str]
     ) -> None:
         self._classes, self._folders = (
-            set(map(_table.plain, classes)),
-            set(map(_table.plain, folders)),
+            set(map(plain, classes)),
+            set(map(plain, folders)),
         )
-        self._exact: dict[Key, list[_table.Entry]] = {}
-        self._loose: dict[Key, list[_table.Entry]] = {}
+        self._exact: dict[Key, list[Entry]] = {}
+        self._loose: dict[Key, list[Entry]] = {}
         for entry in filter(lambda entry: entry.image, entries):
             key = self._key(entry.image)
             self._exact.setdefault(key, []).append(entry)
@@ -113,11 +124,11 @@ class _Lines:
     def _key(self, image: str) -> Key:
         """Split a cell into what is known of its folders and the file."""
         *above, file = (part.strip() for part in image.replace("\\", "/").split("/"))
-        label = above.pop() if above and _table.plain(above[-1]) in self._classes else ""
-        folder = _table.plain(above[-1]) if above else ""
+        label = above.pop() if above and plain(above[-1]) in self._classes else ""
+        folder = plain(above[-1]) if above else ""
         return folder if folder in self._folders else "", label, file
 
-    def of(self, folder: str, name: str) -> list[_table.Entry] | None:
+    def of(self, folder: str, name: str) -> list[Entry] | None:
         """Return the lines of the image `name` in `folder`, those that say most of its place."""
         label, _, file = name.rpartition("/")
         files = list(dict.fromkeys((file, str(PurePosixPath(file).with_suffix("")))))
@@ -131,15 +142,15 @@ class _Lines:
 
 
 def _plain(key: Iterable[str]) -> Key:
-    folder, label, file = map(_table.plain, key)
+    folder, label, file = map(plain, key)
     return folder, label, file
 
 
 def _places(split: Split, folder: str, clients: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Yield each image's folder, in lower case, and its name."""
-    plain = list(map(_table.plain, clients))
+    folders = list(map(plain, clients))
     for client, name in zip(split.client.tolist(), split.name.tolist(), strict=True):
-        yield plain[client] if 0 <= client < len(plain) else folder, name
+        yield folders[client] if 0 <= client < len(folders) else folder, name
 
 
 def _numbers(labels: Labels) -> Int32:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from fedjax_med.data import csv_table
 from fedjax_med.data.dataset import Dataset
-from fedjax_med.data.partitions import _table
-from fedjax_med.data.partitions._table import plain
+from fedjax_med.data.spelling import plain
 from fedjax_med.errors import UserError, printable, some
 
 FLAG = "--config.metadata"
@@ -36,8 +36,8 @@ def read(path: str, image: str, columns: Mapping[str, str], dataset: Dataset) ->
     """
     headings = [(image, f"{FLAG}.image")]
     headings += [(name, f"{FLAG}.{role}") for role, name in columns.items()]
-    rows = _table.columns(_table.content(path, _ADVICE), path, headings, _ADVICE)
-    by_name: dict[str, _table.Row] = {}
+    rows = csv_table.columns(csv_table.content(path, _ADVICE), path, headings, _ADVICE)
+    by_name: dict[str, csv_table.Row] = {}
     for row in rows:
         key = plain(PurePosixPath(row.cells[0].replace("\\", "/")).name)
         _check_agree(path, by_name.setdefault(key, row), row)
@@ -52,7 +52,7 @@ def read(path: str, image: str, columns: Mapping[str, str], dataset: Dataset) ->
     return Metadata(path, *(_cells(each, list(columns)) for each in found))
 
 
-def _check_agree(path: str, one: _table.Row, other: _table.Row) -> None:
+def _check_agree(path: str, one: csv_table.Row, other: csv_table.Row) -> None:
     """Refuse two rows about one image that differ."""
     if one.cells[1:] != other.cells[1:]:
         first, second = sorted((one, other))
@@ -62,7 +62,7 @@ def _check_agree(path: str, one: _table.Row, other: _table.Row) -> None:
         )
 
 
-def _row(path: str, name: str, by_name: dict[str, _table.Row]) -> _table.Row | None:
+def _row(path: str, name: str, by_name: dict[str, csv_table.Row]) -> csv_table.Row | None:
     """Find the row of an image by its file name, with or without its suffix."""
     file = plain(name.rpartition("/")[2])
     rows = [by_name[form] for form in (file, PurePosixPath(file).stem) if form in by_name]
@@ -71,7 +71,7 @@ def _row(path: str, name: str, by_name: dict[str, _table.Row]) -> _table.Row | N
     return rows[0] if rows else None
 
 
-def _cells(rows: Sequence[_table.Row | None], roles: list[str]) -> dict[str, list[str]]:
+def _cells(rows: Sequence[csv_table.Row | None], roles: list[str]) -> dict[str, list[str]]:
     """Return the columns of the rows by their roles; an absent row has empty cells."""
     return {
         role: [row.cells[place] if row else "" for row in rows]

@@ -39,3 +39,8 @@ def shown(names: Iterable[str]) -> list[str]:
 def of_file(name: str) -> str:
     """Return a file name, which is bytes and need not be UTF-8, as a text to store and print."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def plain(name: str) -> str:
+    """Return a file name without letter case, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from fedjax_med.data.corrections.table import FLAG, Corrections, Row, kind
 from fedjax_med.data.dataset import Dataset, Split
-from fedjax_med.data.partitions._table import plain
-from fedjax_med.data.spelling import folded
+from fedjax_med.data.spelling import folded, plain
 from fedjax_med.errors import UserError, check_name, printable, some
 
 _Key = tuple[str, ...]  # the last parts of an image's path: hospital or split, class folder, file

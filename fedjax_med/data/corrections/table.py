@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjax_med.data.partitions import _table
+from fedjax_med.data import csv_table
 from fedjax_med.errors import UserError, check_name, printable
 
 FLAG = "--config.corrections"
@@ -69,8 +69,8 @@ def read(name: str) -> Corrections:
 
 
 def _read(name: str, path: str) -> Corrections:
-    data = _table.content(path, _ADVICE)
-    lines = _table.columns(data, path, [(column, "") for column in COLUMNS], _ADVICE)
+    data = csv_table.content(path, _ADVICE)
+    lines = csv_table.columns(data, path, [(column, "") for column in COLUMNS], _ADVICE)
     rows = tuple(Row(line, *cells) for line, cells in lines)
     for row in rows:
         for column, cell in zip(COLUMNS, row[1:], strict=True):
