@@ -107,11 +107,9 @@ def _grouped_size(
     sizes = _exponential_sizes(
         area, *(len(one) / d for (one, _), d in zip(sides, effects, strict=True))
     )
-    variance = sum(
-        one.var(ddof=1) / len(one) * d
-        for (one, _), d in zip(sides, effects, strict=True)
-        if len(one) > 1
-    )
+    variance = 0.0
+    for (one, _), effect in zip(sides, effects, strict=True):
+        variance += float(one.var(ddof=1)) / len(one) * effect if len(one) > 1 else 0.0
     influence = [np.zeros(len(groups)) for _ in sides]
     for one, (values, _), where in zip(influence, sides, (positive, ~positive), strict=True):
         one[where] = values / len(values)
