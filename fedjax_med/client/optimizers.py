@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_med.core.trees import zeros_like_shapes
 from fedjax_med.core.types import Array, Params
 from fedjax_med.errors import UserError, check_name
 
@@ -39,6 +40,25 @@ def discriminative_rates(
         }
 
     return optax.chain(optimizer, optax.stateless(scale))
+
+
+def leave_fixed(
+    optimizer: optax.GradientTransformation, fixed: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """Leave some parameters unchanged, also under weight decay.
+
+    Args:
+        optimizer: any optax optimizer.
+        fixed: the keys of these parameters.
+    """
+    if not fixed:
+        return optimizer
+
+    def zero(updates: Params, params: Params | None = None) -> Params:
+        del params
+        return updates | {name: zeros_like_shapes(updates[name]) for name in fixed}
+
+    return optax.chain(optimizer, optax.stateless(zero))
 
 
 def schedule(name: str, rounds: int, warmup_rounds: int) -> Callable[[Array], Array]:

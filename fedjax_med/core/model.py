@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from fedjax_med.core.types import Array, Key, Params
+from fedjax_med.core.types import Array, Examples, Key, Params
 
 Tensors = dict[str, npt.NDArray[Any]]  # the arrays of a file of weights, by name
 
@@ -14,6 +14,21 @@ Tensors = dict[str, npt.NDArray[Any]]  # the arrays of a file of weights, by nam
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+
+
+class Statistics(NamedTuple):
+    """Sums over all clients' training examples, from which some parameters of a model follow.
+
+    Each client computes its own sums, and the server learns no more than their total, before the
+    first round (`fedjax_med.execution.statistics`).
+
+    Attributes:
+        sums: ``(params, one client's examples [N]) -> pytree of sums``; padding must not count.
+        fix: ``(params, the clients' sums added up, float64 on the host) -> params``.
+    """
+
+    sums: Callable[[Params, Examples], Any]
+    fix: Callable[[Params, Any], Params]
 
 
 class Model(NamedTuple):
@@ -34,6 +49,9 @@ class Model(NamedTuple):
             input; None: all is trained.
         features: ``(params, images float [B, H, W, ch], key) -> float [B, D]``, the classifier's
             input; None: the logits are used instead.
+        statistics: what the model takes of all clients' training examples before the first round,
+            in order: each sees the parameters that those before it fixed.
+        fixed: the keys of the parameters that training leaves unchanged.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]
@@ -45,3 +63,5 @@ class Model(NamedTuple):
     pretrained: Callable[[Tensors, Params], Params] | None = None
     frozen: "Model | None" = None
     features: Callable[[Params, Array, Key | None], Array] | None = None
+    statistics: tuple[Statistics, ...] = ()
+    fixed: tuple[str, ...] = ()

@@ -61,10 +61,15 @@ def build_trainer(
         prepare_key, model_key = losses.keys(key)
         return look(params, prepare(batch.image, prepare_key), model_key)
 
-    optimizer = components.build("optax", client.optimizer)
+    optimizer = optimizers.leave_fixed(
+        optimizers.discriminative_rates(
+            components.build("optax", client.optimizer), client.backbone_rate, model.head
+        ),
+        model.fixed,
+    )
     return LocalTrainer(
         grad_fn,
-        optimizers.discriminative_rates(optimizer, client.backbone_rate, model.head),
+        optimizer,
         client.epochs,
         client.batch_size,
         optimizers.schedule(client.schedule, experiment.rounds, client.warmup_rounds),
@@ -80,9 +85,18 @@ def _step_weight(name: str, options: dict[str, Any]) -> optimizers.StepWeight:
     return optimizers.sgd_step_weight(options.get("momentum") or 0.0, bool(options.get("nesterov")))
 
 
-def build_algorithm(experiment: Experiment, trainer: LocalTrainer) -> FederatedAlgorithm:
-    """Build the algorithm that `experiment` names, with `trainer` as local training."""
+def build_algorithm(
+    experiment: Experiment, trainer: LocalTrainer, fixed: tuple[str, ...] = ()
+) -> FederatedAlgorithm:
+    """Build the algorithm that `experiment` names.
+
+    Args:
+        experiment: as trained.
+        trainer: local training.
+        fixed: as in `Model`.
+    """
     optimizer = components.build("optax", experiment.server_optimizer)
+    optimizer = optimizers.leave_fixed(optimizer, fixed)
     algorithm: FederatedAlgorithm = components.build(
         "algorithms", experiment.algorithm, trainer, optimizer
     )
@@ -94,6 +108,7 @@ def build_process(
     trainer: LocalTrainer,
     num_classes: int,
     noise_multiplier: float | None = None,
+    fixed: tuple[str, ...] = (),
 ) -> Process:
     """Build the parts of a round of `experiment`.
 
@@ -102,6 +117,7 @@ def build_process(
         trainer: local training, without privacy.
         num_classes: K.
         noise_multiplier: solved for the target epsilon; None: the experiment's.
+        fixed: as in `Model`.
 
     Raises:
         UserError: A name does not exist, an option is out of its range, or two parts do not go
@@ -109,7 +125,7 @@ def build_process(
     """
     noise = experiment.privacy.noise_multiplier if noise_multiplier is None else noise_multiplier
     trainer = _private_trainer(experiment, trainer, noise)
-    algorithm = build_algorithm(experiment, trainer)
+    algorithm = build_algorithm(experiment, trainer, fixed)
     transforms = [components.build("transforms", spec) for spec in experiment.transforms]
     process = Process(
         algorithm,

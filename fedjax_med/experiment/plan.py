@@ -10,8 +10,11 @@ from fedjax_med.core.algorithm import FederatedAlgorithm, FederatedState, Traits
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.core.types import Examples, Key, Params
+from fedjax_med.data.client_data import ClientData
+from fedjax_med.errors import UserError
 from fedjax_med.execution import backend
 from fedjax_med.execution.compilation import CompiledProcess, compile_process, initial_state
+from fedjax_med.execution.statistics import take_statistics
 from fedjax_med.experiment import build, options, validation
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.experiment.privacy_plan import plan_privacy
@@ -71,6 +74,7 @@ def make_plan(
     """
     experiment, num_classes = resolved.trained, len(class_counts)  # type: ignore[arg-type]
     model = build.build_model(experiment, num_classes)
+    _check_statistics(experiment, model)
     side = experiment.image_size
     init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
     shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
@@ -89,12 +93,40 @@ def make_plan(
         resolved.asked,
         experiment,
         model,
-        build.build_process(experiment, trainer, num_classes, noise),
+        build.build_process(experiment, trainer, num_classes, noise, model.fixed),
         privacy,
         backend.choose(experiment.map_clients, work, before),
         init_params,
         rounds_key,
     )
+
+
+def _check_statistics(experiment: Experiment, model: Model) -> None:
+    """Refuse sums that no noise protects, if the experiment promises privacy."""
+    if model.statistics and experiment.privacy.unit != "none":
+        raise UserError(
+            f"model {experiment.model.name} takes sums of all clients' examples before the first "
+            "round, which no noise protects: expected --config.privacy.unit=none, got "
+            f"{experiment.privacy.unit}; or choose another model."
+        )
+
+
+def with_statistics(plan: Plan, clients: ClientData) -> Plan:
+    """Let a plan begin with what its model takes of the clients' training examples, if anything.
+
+    Args:
+        plan: of the run.
+        clients: their training data; the sums are computed here, once.
+
+    Raises:
+        UserError: A sum is not finite.
+    """
+    if not plan.model.statistics:
+        return plan
+    height, width, channels = clients.split.image.shape[-3:]
+    first = plan.init_params((height, width, channels))
+    params = take_statistics(plan.model, first, clients)
+    return plan._replace(init_params=lambda shape: params)
 
 
 def _traits(algorithm: FederatedAlgorithm, params: Params) -> Traits:
@@ -115,6 +147,8 @@ def check_before_data(resolved: Resolved) -> None:
     """
     validation.check_protects(resolved.asked)
     build.build_process(resolved.trained, options.trainer(), options.ANY_CLASSES)
+    model = build.build_model(resolved.trained, options.ANY_CLASSES)
+    _check_statistics(resolved.trained, model)
 
 
 def check_weights(resolved: Resolved) -> None:

@@ -11,7 +11,7 @@ from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError
 from fedjax_med.execution.settings import fix_settings
 from fedjax_med.experiment import components, config, load_data, resolve
-from fedjax_med.experiment.plan import Plan, first_state, make_plan
+from fedjax_med.experiment.plan import Plan, first_state, make_plan, with_statistics
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.run.checkpoint import Checkpoints
 from fedjax_med.run.provenance import identity, reported_digest
@@ -101,6 +101,8 @@ def load_run(
     plan = make_plan(
         run.resolved, data.class_counts, data.train.sizes, before=before, noise_multiplier=noise
     )
+    if from_start:
+        plan = with_statistics(plan, data.train)
     return LoadedRun(run.workdir, plan, data)
 
 

@@ -22,6 +22,7 @@ from fedjax_med.experiment.plan import (
     compile_plan,
     first_state,
     make_plan,
+    with_statistics,
 )
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.files import writing
@@ -117,6 +118,7 @@ def _train(job: TrainJob, resolved: Resolved) -> int:
         with contextlib.closing(Checkpoints(job.workdir, job.experiment.checkpoint)) as checkpoints:
             before = multihost.text_from_main(checkpoints.client_map)
             plan = make_plan(resolved, data.class_counts, data.train.sizes, before=before)
+            plan = with_statistics(plan, data.train)
             if _has_secrets(plan):
                 multihost.on_main(closed.enter_context, private(job.workdir))
             done, signal = _run(job, plan, data, checkpoints)
