@@ -133,6 +133,16 @@ def _views(augment: Augment) -> tuple[int, ...]:
     return (0, 1) if augment.flip else (0,)
 
 
+def views_needed(augment: Augment, tta_views: int) -> int:
+    """Count the first mirrored views (`mirrored`) that training or evaluation uses: 1, 2, 4 or 8.
+
+    Args:
+        augment: the random changes of training.
+        tta_views: the number of views over which evaluation averages.
+    """
+    return max(1 << max(_views(augment)).bit_length(), tta_views)
+
+
 def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
     """Build the function from (features [B, V, h, w, ch], key) to one drawn view of each image.
 
@@ -140,14 +150,16 @@ def choose_view(augment: Augment) -> Callable[[Array, Key], Array]:
     flip, right angle and copy are drawn; without copies there are no other changes.
 
     Args:
-        augment: the random changes; V is 8 * (1 + its ``copies``).
+        augment: the random changes; V is `views_needed` times (1 + its ``copies``).
 
     Returns:
         A function that gives float32 [B, h, w, ch].
     """
-    views = [copy * VIEWS + view for copy in range(1 + augment.copies) for view in _views(augment)]
 
     def prepare(features: Array, key: Key) -> Array:
+        mirrors = features.shape[1] // (1 + augment.copies)
+        copies = range(1 + augment.copies)
+        views = [copy * mirrors + view for copy in copies for view in _views(augment)]
         # An image's draw does not depend on how many images follow it.
         drawn = jax.random.randint(key, (features.shape[0],), 0, len(views))
         index = broadcast_rows(jnp.array(views)[drawn], features)

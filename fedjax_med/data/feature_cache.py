@@ -3,7 +3,7 @@
 A network spends most of its time in its first layers, where images are large, and the filters that
 these learned from a million photographs also suit a few thousand medical images. Frozen layers
 return the same features for the same image in every round of every run, so these are computed once,
-for the eight mirrored views of each image: training draws one view at random, and evaluation
+for up to eight mirrored views of each image: training draws one view at random, and evaluation
 averages the predictions. The other random changes of training images (small rotations, crops,
 colours) come from copies of each view that were changed before they passed through the frozen
 layers; the experiment sets the number of copies.
@@ -78,18 +78,25 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
     return Part(model, params, total.hexdigest())
 
 
-def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCHANGED) -> Split:
+def features(
+    split: Split,
+    frozen: Part,
+    cache_dir: str,
+    changes: Augment = UNCHANGED,
+    views: int = augmentation.VIEWS,
+) -> Split:
     """Replace the images of `split` by their features from `frozen`, computed or from the cache.
 
     Args:
         split: its images are uint8 ``[N, H, W, 3]``.
         frozen: the model that computes the features.
         cache_dir: where the features are kept, identified by images, weights and changes.
-        changes: random changes; its ``copies`` follow the unchanged views, all eight views of the
+        changes: random changes; its ``copies`` follow the unchanged views, all views of the
             first copy first. Each has its own changes, the same in every run.
+        views: the number of mirrored views (`augmentation.views_needed`).
 
     Returns:
-        The split with float16 features ``[N, 8 * (1 + copies), h, w, ch]`` as its images; they
+        The split with float16 features ``[N, views * (1 + copies), h, w, ch]`` as its images; they
         stay on disk until they are indexed.
 
     Raises:
@@ -98,12 +105,14 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
     """
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
-    wanted = (split.num_examples, augmentation.VIEWS * (1 + changes.copies), *made.shape[1:])
+    wanted = (split.num_examples, views * (1 + changes.copies), *made.shape[1:])
     of = hashlib.sha256(f"{frozen.digest} {split.image.shape} {_MADE_BY}".encode())
     of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # they decide the last bits
     of.update("".join(split.sha256.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
+    if views != augmentation.VIEWS:
+        of.update(f"{views} views".encode())
     home = expand(cache_dir).absolute() / "features"
     clear_temporary(home)
     file = home / f"{of.hexdigest()[:16]}.npy"
@@ -116,7 +125,7 @@ def features(split: Split, frozen: Part, cache_dir: str, changes: Augment = UNCH
             f"{size / 1e6:,.0f} MB kept in {cache_dir}.",
             file=sys.stderr,
         )
-        _write(file, wanted, _computed(split, frozen, changes))
+        _write(file, wanted, _computed(split, frozen, changes, views))
         kept = _kept(file, wanted)
         assert kept is not None
     return split._replace(image=kept)
@@ -194,8 +203,10 @@ def _of_one_image(changes: Augment) -> Augment:
     )
 
 
-def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDArray[Any]]:
-    """Yield the features ``[b, 8 * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
+def _computed(
+    split: Split, frozen: Part, changes: Augment, views: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Yield the features ``[b, views * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
     model = frozen.model
     prepare = augmentation.build(
         _of_one_image(changes), model.mean, model.std, model.colour_constancy
@@ -214,12 +225,12 @@ def _computed(split: Split, frozen: Part, changes: Augment) -> Iterator[npt.NDAr
         images = np.asarray(split.image[start : start + _BATCH])
         full = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
         full[: len(images)] = images
-        views = [augmentation.mirrored(full, view) for view in range(augmentation.VIEWS)]
-        made = [plain(frozen.params, view) for view in views]
-        for number in range(changes.copies * augmentation.VIEWS):
+        mirrors = [augmentation.mirrored(full, view) for view in range(views)]
+        made = [plain(frozen.params, mirror) for mirror in mirrors]
+        for number in range(changes.copies * views):
             # The same key in all runs on the same images, since they share the cached features.
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), start), number)
-            made.append(changed(frozen.params, views[number % augmentation.VIEWS], key))
+            made.append(changed(frozen.params, mirrors[number % views], key))
         yield np.stack([np.asarray(one) for one in made], 1)[: len(images)]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_med.client import augmentation
 from fedjax_med.core.model import Model
 from fedjax_med.data import digests, feature_cache, groups, splits
 from fedjax_med.data.audit import diagnoses, duplicates, labels, serious
@@ -235,11 +236,12 @@ def _through_frozen(
     part = feature_cache.part(below, experiment.pretrained, dataset.train.image.shape[1:])
     if prepared := _preparation(experiment, dataset):  # the cache knows images by their files
         part = part._replace(digest=hashlib.sha256(f"{part.digest}{prepared}".encode()).hexdigest())
-    train = feature_cache.features(dataset.train, part, cache_dir, experiment.augment)
-    # Cross-validation takes its test images from Train, so it does not need Test.
-    test = (
-        dataset.test if experiment.folds else feature_cache.features(dataset.test, part, cache_dir)
-    )
+    augment, views = experiment.augment, experiment.tta_views
+    needed = augmentation.views_needed(augment, views)
+    train = feature_cache.features(dataset.train, part, cache_dir, augment, needed)
+    test = dataset.test
+    if not experiment.folds:  # cross-validation takes its test images from Train
+        test = feature_cache.features(test, part, cache_dir, views=views)
     return dataset._replace(train=train, test=test), part.digest
 
 

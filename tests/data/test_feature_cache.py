@@ -141,6 +141,40 @@ def test_features_are_those_of_every_mirrored_view(trained, tmp_path):
         np.testing.assert_array_equal(getattr(features, name), getattr(split, name))
 
 
+def test_only_the_views_that_are_used_are_computed(trained, tmp_path):
+    model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(3)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    every, two, again = (
+        np.array(feature_cache.features(split, part, str(tmp_path), views=views).image)
+        for views in (8, 2, 8)
+    )
+    assert two.shape[1] == 2
+    np.testing.assert_array_equal(two, every[:, :2])
+    np.testing.assert_array_equal(again, every)
+    copies = Augment(copies=2, right_angles=False)
+    found = feature_cache.features(split, part, str(tmp_path), copies, views=2).image
+    assert found.shape[1] == 6
+    np.testing.assert_array_equal(found[:, :2], two)
+
+
+@pytest.mark.parametrize(
+    ("flip", "right_angles", "tta_views", "needed"),
+    [
+        (False, False, 1, 1),
+        (False, False, 4, 4),
+        (True, False, 1, 2),
+        (True, False, 8, 8),
+        (False, True, 1, 8),
+        (True, True, 2, 8),
+    ],
+)
+def test_as_many_views_are_needed_as_training_or_evaluation_uses(
+    flip, right_angles, tta_views, needed
+):
+    changes = Augment(flip=flip, right_angles=right_angles)
+    assert augmentation.views_needed(changes, tta_views) == needed
+
+
 def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(18)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
@@ -238,6 +272,12 @@ def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angle
     prepare = augmentation.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
     drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
     assert set(np.unique(drawn)) == {8 * copy + view for copy in range(3) for view in allowed}
+    few = augmentation.views_needed(Augment(flip=flip, right_angles=right_angles), 1)
+    copied = jnp.broadcast_to(
+        jnp.arange(3.0 * few).reshape(1, -1, 1, 1, 1), (900, 3 * few, 1, 1, 1)
+    )
+    drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
+    assert set(np.unique(drawn)) == {few * copy + view for copy in range(3) for view in allowed}
 
 
 def test_turns_without_mirrors_are_rotations():
