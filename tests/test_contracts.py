@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 import tokenize
 from pathlib import Path
@@ -66,7 +67,12 @@ ROWS = {
         "isic9": {},
         "lesions": {"train_size": 45, "test_size": 18},
     },
-    "models": {"cnn": {"widths": (4, 8), "groups": 2}, "efficientnet_lite0": {}, "linear": {}},
+    "models": {
+        "cnn": {"widths": (4, 8), "groups": 2},
+        "efficientnet_lite0": {},
+        "frozen_layers": {"backbones": "efficientnet_lite0", "hidden": 4, "dropout": 0.1},
+        "linear": {},
+    },
     "partitions": {
         "by_column": {},
         "dirichlet": {},
@@ -268,6 +274,10 @@ def test_model_gives_finite_logits_and_gradients_and_is_still_without_key(spec):
     model = components.build("models", spec, 5)
     params = model.init(KEY, (32, 32, 3))
     images = jax.random.normal(KEY, (3, 32, 32, 3))
+    if model.frozen is not None:  # the trained part takes what the frozen part makes of images
+        below = functools.partial(model.frozen.init, KEY, (32, 32, 3))
+        made = jax.eval_shape(lambda: model.frozen.apply(below(), images, None))
+        images = jax.random.normal(KEY, made.shape)
     still = jax.jit(lambda p, x: model.apply(p, x, None))
     logits = still(params, images)
     assert logits.shape == (3, 5)

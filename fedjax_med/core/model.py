@@ -52,6 +52,9 @@ class Model(NamedTuple):
         statistics: what the model takes of all clients' training examples before the first round,
             in order: each sees the parameters that those before it fixed.
         fixed: the keys of the parameters that training leaves unchanged.
+        networks: the pretrained networks that it contains, each with weights from a source of its
+            own, whose tensors ``pretrained`` takes as ``NETWORK/TENSOR``; (): the one network of
+            the package of ``imagenet``, or of the file, by the tensors' names alone.
     """
 
     init: Callable[[Key, tuple[int, int, int]], Params]
@@ -65,3 +68,4 @@ class Model(NamedTuple):
     features: Callable[[Params, Array, Key | None], Array] | None = None
     statistics: tuple[Statistics, ...] = ()
     fixed: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()

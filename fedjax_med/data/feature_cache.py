@@ -66,7 +66,7 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
     if not pretrained:
         raise UserError(
             "frozen blocks need weights that others trained: give --config.pretrained=imagenet "
-            "(or hub, or a file), or --config.model.options.frozen_blocks=0."
+            "(or hub, or a file), or a model that is trained as a whole."
         )
     start = weights.start(model, pretrained)
     params = start(jax.eval_shape(lambda: model.init(jax.random.key(0), image_shape)))

@@ -24,7 +24,8 @@ def check(experiment: Experiment) -> None:
     Raises:
         UserError: An option is out of its range, as far as no data is needed to tell.
     """
-    hub.parse(experiment.pretrained)
+    for source in experiment.pretrained.split("+"):
+        hub.parse(source)
     clients = experiment.num_clients or _MANY
     arguments: dict[str, tuple[Any, ...]] = {
         "aggregators": (),

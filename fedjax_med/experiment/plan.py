@@ -161,6 +161,12 @@ def check_weights(resolved: Resolved) -> None:
     weights.start(model, resolved.trained.pretrained)
 
 
+def recorded_weights(experiment: Experiment) -> list[dict[str, str]]:
+    """Return what is recorded of the experiment's weights from the hub, network by network."""
+    model = build.build_model(experiment, options.ANY_CLASSES)
+    return weights.recorded(experiment.pretrained, model.networks)
+
+
 def compile_plan(plan: Plan) -> CompiledProcess:
     """Build the functions of the plan's process for this machine; they compile on first use."""
     experiment = plan.trained

@@ -118,9 +118,14 @@ def complete(experiment: Any, prefix: str = "") -> Any:
             and value
             and not is_shipped(value)
         ):
-            whole = str(expand(value).absolute())
-            changes[field.name] = whole if expand(value).is_file() else value
+            parts = value.split("+") if path == "pretrained" else [value]
+            changes[field.name] = _whole(value) or "+".join(_whole(one) or one for one in parts)
     return dataclasses.replace(experiment, **changes)
+
+
+def _whole(name: str) -> str:
+    """Return the whole path of a file; "" if it is none."""
+    return str(expand(name).absolute()) if expand(name).is_file() else ""
 
 
 class Resolved(NamedTuple):

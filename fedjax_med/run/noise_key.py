@@ -123,7 +123,9 @@ def check(text: str) -> str:
     return hmac.digest(bytes.fromhex(text), b"fedjax_med check", "sha256").hex()[:16]
 
 
-def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple[str, str]:
+def of_run(
+    workdir: Path, saved: dict[str, Any], given: dict[str, Any], networks: tuple[str, ...] = ()
+) -> tuple[str, str]:
     """Return the secret of the run, and the digest that identifies the run.
 
     A resumed run keeps the digest that it began with, which another version of the package may
@@ -133,6 +135,7 @@ def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple
         workdir: of the run.
         saved: the identity of its last checkpoint, or {}.
         given: the identity of this run, with its privacy entry.
+        networks: the pretrained networks of the model.
 
     Raises:
         UserError: As `secret` does; the secret is not the one that the run began with; the workdir
@@ -140,7 +143,7 @@ def of_run(workdir: Path, saved: dict[str, Any], given: dict[str, Any]) -> tuple
     """
     # A checkpoint has its own weights; the location of the first ones does not matter then.
     first = "" if saved else given["experiment"]["pretrained"]
-    run = str(saved.get("noise") or run_digest(given, weights.digest(first)))
+    run = str(saved.get("noise") or run_digest(given, weights.digest(first, networks)))
     records, file = workdir / "metrics.jsonl", workdir / "experiment.json"
     begun = bool(saved) or (records.exists() and records.stat().st_size > 0)
     if begun and file.exists() and not (workdir / NAME).exists():
@@ -161,6 +164,7 @@ def noise_source(
     workdir: Path,
     last: Callable[[], dict[str, Any]],
     data: str,
+    networks: tuple[str, ...] = (),
 ) -> NoiseSource | None:
     """Return the source of a run's noise, equal in all processes; None: the experiment's seed.
 
@@ -170,12 +174,13 @@ def noise_source(
         workdir: of the run.
         last: returns the identity of the last checkpoint, or {}.
         data: the digest of the clients' data.
+        networks: the pretrained networks of the model.
     """
     if privacy is None or experiment.privacy.noise_from != "secret":
         return None
 
     def secret_and_run() -> str:
         given = {"experiment": to_dict(experiment), "data": data, **to_json(privacy, 0)}
-        return " ".join(of_run(workdir, last(), given))
+        return " ".join(of_run(workdir, last(), given, networks))
 
     return NoiseSource(*multihost.text_from_main(secret_and_run).split(" ", 1))

@@ -22,11 +22,11 @@ from fedjax_med.experiment.plan import (
     compile_plan,
     first_state,
     make_plan,
+    recorded_weights,
     with_statistics,
 )
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.files import writing
-from fedjax_med.models.pretrained import hub
 from fedjax_med.privacy.plan import to_json
 from fedjax_med.run import console, noise_key
 from fedjax_med.run.checkpoint import Checkpoints
@@ -131,7 +131,12 @@ def _train(job: TrainJob, resolved: Resolved) -> int:
 def _run(job: TrainJob, plan: Plan, data: Federation, checkpoints: Checkpoints) -> tuple[int, int]:
     """Run the remaining rounds; return the number of rounds done, and the signal or 0."""
     noise = noise_key.noise_source(
-        plan.experiment, plan.privacy, job.workdir, checkpoints.last_identity, data.digest
+        plan.experiment,
+        plan.privacy,
+        job.workdir,
+        checkpoints.last_identity,
+        data.digest,
+        plan.model.networks,
     )
     key, start_state = (
         plan.key if noise is None else noise.key,
@@ -222,8 +227,8 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
 
 def _weights(job: TrainJob) -> dict[str, Any]:
     """Return what is recorded of weights from the hub, here or where the run began."""
-    if found := hub.recorded(job.experiment.pretrained):
-        return {"weights": found}
+    if found := recorded_weights(job.experiment):
+        return {"weights": found if len(found) > 1 else found[0]}
     with contextlib.suppress(UserError):  # it is about to be written
         saved = read_workdir(job.workdir)
         return {name: saved[name] for name in ("weights",) if name in saved}

@@ -33,14 +33,18 @@ class Pin(NamedTuple):
     sha256: str  # of the file; "": not pinned
 
 
-def parse(source: str) -> Pin | None:
+def parse(source: str, repository: str = "") -> Pin | None:
     """Read ``hub`` or ``hub:OWNER/NAME@COMMIT#sha256=HEX``; None for weights from elsewhere.
+
+    Args:
+        source: as the user gave it.
+        repository: what ``hub`` means; empty: EfficientNet-Lite0's.
 
     Raises:
         UserError: It names no commit, or is of another form.
     """
     if source == "hub":
-        return Pin(_DEFAULT, "", "")
+        return Pin(repository or _DEFAULT, "", "")
     if not source.startswith("hub:"):
         return None
     found = _NAMED.fullmatch(source)
@@ -92,9 +96,14 @@ def file(source: str, pin: Pin) -> Path:
     return path
 
 
-def recorded(source: str) -> dict[str, str]:
-    """Return what is recorded of `source`: repository, file, commit and SHA-256; {} if nothing."""
-    pin = parse(source)
+def recorded(source: str, repository: str = "") -> dict[str, str]:
+    """Return what is recorded of `source`: repository, file, commit and SHA-256; {} if nothing.
+
+    Args:
+        source: as the user gave it.
+        repository: as in `parse`.
+    """
+    pin = parse(source, repository)
     return _read(_place(pin)) if pin else {}
 
 

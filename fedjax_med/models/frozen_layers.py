@@ -1,0 +1,101 @@
+"""Pretrained networks that are not trained, and a classifier on what several of their layers see.
+
+The last layer of a network trained on photographs sees objects; textures and colours, on which the
+diagnosis of a lesion depends, are in the layers below. Of each layer the mean and the standard
+deviation of every channel over the image describe them as a texture (Gatys et al., NeurIPS 2015,
+with all correlations). A linear classifier on the layers of several networks then often does as
+well as training one of them (Evci et al., "Head2Toe", ICML 2022), and its rounds send few numbers.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_med.core.model import Model
+from fedjax_med.core.types import Array, Key, Params
+from fedjax_med.errors import UserError
+from fedjax_med.models import _backbones
+
+
+def build(
+    num_classes: int,
+    *,
+    backbones: str = "efficientnet_lite0+efficientnet_lite2",
+    hidden: int = 0,
+    dropout: float = 0.0,
+) -> Model:
+    """Build a classifier of the layers of frozen `backbones`, standardised value by value.
+
+    The trained model's input is the frozen part's output, [B, 1, 1, D]; its first logits are 0.
+
+    Args:
+        num_classes: K, the number of logits.
+        backbones: names of the frozen networks, with ``+`` between them.
+        hidden: units of a hidden layer, with a ReLU; 0: none, the classifier is linear.
+        dropout: probability that a value is zeroed before the classifier, in training.
+
+    Raises:
+        UserError: An option is out of range or, in the frozen part's ``init``, the image is too
+            small.
+    """
+    _check(hidden, dropout)
+    frozen, size = _backbones.side_by_side(tuple(backbones.split("+")))
+
+    def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
+        del image_shape  # images of every size have as many features
+        zeros, width = jnp.zeros, hidden or size
+        params = {
+            "standardise": {"mean": zeros(size), "deviation": jnp.ones(size)},
+            "classifier": {"kernel": zeros((width, num_classes)), "bias": zeros(num_classes)},
+        }
+        if hidden:
+            kernel = jax.nn.initializers.he_normal()(key, (size, hidden))
+            params["hidden"] = {"kernel": kernel, "bias": zeros(hidden)}
+        return params
+
+    def features(params: Params, images: Array, key: Key | None) -> Array:
+        values = _standardised(params["standardise"], images.reshape(images.shape[0], -1))
+        if hidden:
+            values = jax.nn.relu(_dense(params["hidden"], values))
+        return values if key is None else _dropped(values, dropout, key)
+
+    def apply(params: Params, images: Array, key: Key | None) -> Array:
+        return _dense(params["classifier"], features(params, images, key))
+
+    return Model(
+        init,
+        apply,
+        frozen.mean,
+        frozen.std,
+        pretrained=lambda tensors, params: params,
+        frozen=frozen,
+        features=features,
+        networks=frozen.networks,
+    )
+
+
+def _check(hidden: int, dropout: float) -> None:
+    of = "expected model frozen_layers to have"
+    if hidden < 0:
+        raise UserError(f"{of} hidden of at least 0, got {hidden}.")
+    if not 0 <= dropout < 1:
+        raise UserError(f"{of} dropout in [0, 1), got {dropout}.")
+
+
+def _standardised(statistics: Params, values: Array) -> Array:
+    """Standardise [B, D] by statistics that are not trained; a value that never varies gives 0."""
+    mean, deviation = jax.lax.stop_gradient((statistics["mean"], statistics["deviation"]))
+    varies = (deviation > 0)[None]
+    divisor = jnp.where(varies, deviation[None], 1.0)
+    return jnp.where(varies, (values - mean[None]) / divisor, 0.0)
+
+
+def _dense(layer: Params, values: Array) -> Array:
+    result: Array = values @ layer["kernel"] + layer["bias"][None]
+    return result
+
+
+def _dropped(values: Array, dropout: float, key: Key) -> Array:
+    if not dropout:
+        return values
+    kept = jax.random.bernoulli(key, 1.0 - dropout, values.shape)
+    return jnp.where(kept, values / (1.0 - dropout), 0.0)
