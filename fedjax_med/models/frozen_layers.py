@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fedjax_med.core.model import Model
 from fedjax_med.core.types import Array, Key, Params
 from fedjax_med.errors import UserError
-from fedjax_med.models import _backbones
+from fedjax_med.models import _backbones, _standardise
 
 
 def build(
@@ -25,6 +25,7 @@ def build(
 ) -> Model:
     """Build a classifier of the layers of frozen `backbones`, standardised value by value.
 
+    Means and deviations are those of all clients' training images, from sums over the clients.
     The trained model's input is the frozen part's output, [B, 1, 1, D]; its first logits are 0.
 
     Args:
@@ -44,7 +45,7 @@ def build(
         del image_shape  # images of every size have as many features
         zeros, width = jnp.zeros, hidden or size
         params = {
-            "standardise": {"mean": zeros(size), "deviation": jnp.ones(size)},
+            _standardise.NAME: _standardise.init(size),
             "classifier": {"kernel": zeros((width, num_classes)), "bias": zeros(num_classes)},
         }
         if hidden:
@@ -53,7 +54,8 @@ def build(
         return params
 
     def features(params: Params, images: Array, key: Key | None) -> Array:
-        values = _standardised(params["standardise"], images.reshape(images.shape[0], -1))
+        flat = images.reshape(images.shape[0], -1)
+        values = _standardise.apply(params[_standardise.NAME], flat)
         if hidden:
             values = jax.nn.relu(_dense(params["hidden"], values))
         return values if key is None else _dropped(values, dropout, key)
@@ -70,6 +72,8 @@ def build(
         frozen=frozen,
         features=features,
         networks=frozen.networks,
+        statistics=_standardise.STATISTICS,
+        fixed=(_standardise.NAME,),
     )
 
 
@@ -79,14 +83,6 @@ def _check(hidden: int, dropout: float) -> None:
         raise UserError(f"{of} hidden of at least 0, got {hidden}.")
     if not 0 <= dropout < 1:
         raise UserError(f"{of} dropout in [0, 1), got {dropout}.")
-
-
-def _standardised(statistics: Params, values: Array) -> Array:
-    """Standardise [B, D] by statistics that are not trained; a value that never varies gives 0."""
-    mean, deviation = jax.lax.stop_gradient((statistics["mean"], statistics["deviation"]))
-    varies = (deviation > 0)[None]
-    divisor = jnp.where(varies, deviation[None], 1.0)
-    return jnp.where(varies, (values - mean[None]) / divisor, 0.0)
 
 
 def _dense(layer: Params, values: Array) -> Array:

@@ -13,7 +13,10 @@ import tiny
 from safetensors.numpy import save_file
 
 from fedjax_med.cli import main as cli
+from fedjax_med.data.client_data import ClientData
+from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
+from fedjax_med.execution.statistics import take_statistics
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.experiment.resolve import complete
 from fedjax_med.models import _backbones, frozen_layers
@@ -260,3 +263,24 @@ def test_a_run_caches_the_layers_trains_and_is_evaluated(small, files, tmp_path)
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == found
+
+
+def test_mean_and_deviation_are_those_of_all_clients_images_and_stay(small, tmp_path):
+    rng = np.random.default_rng(3)
+    model = frozen_layers.build(3, backbones="one")
+    params = model.init(KEY, SHAPE)
+    size = len(params["standardise"]["mean"])
+    # Large means, small deviations: what sums of squares in float32 would lose.
+    features = (100 + rng.normal(size=(9, 2, 1, 1, size))).astype(np.float16)
+    features[..., 3] = 7
+    names = np.array([f"{number}.jpg" for number in range(9)])
+    hashes = np.zeros((9, 32), np.uint8)
+    labels, nobody = np.zeros(9, np.int32), np.full(9, -1, np.int32)
+    split = Split(features, labels, names, names, hashes, nobody)
+    clients = ClientData(split, (np.array([0, 5, 7]), np.array([2]), np.array([1, 3, 4, 8])))
+    found = take_statistics(model, params, clients)["standardise"]
+    seen = features[[0, 5, 7, 2, 1, 3, 4, 8]].reshape(16, size).astype(np.float64)
+    np.testing.assert_allclose(found["mean"], seen.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found["deviation"], seen.std(axis=0), rtol=1e-4, atol=1e-6)
+    assert found["deviation"][3] == 0
+    assert model.fixed == ("standardise",)
