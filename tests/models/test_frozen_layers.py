@@ -233,6 +233,19 @@ def test_sources_that_cannot_be_are_told_before_an_image_is_read(tmp_path, capsy
         assert message in line
 
 
+@pytest.mark.parametrize("unit", ["client", "example"])
+def test_sums_without_noise_are_refused_to_private_runs_before_an_image_is_read(
+    unit, tmp_path, capsys
+):
+    command = ["train", f"--workdir={tmp_path / 'run'}", f"--config={tiny.__file__}"]
+    flags = ["--config.model.name=frozen_layers", f"--config.privacy.unit={unit}"]
+    assert cli.main([*command, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "frozen_layers takes sums of all clients' examples" in line
+    assert f"expected --config.privacy.unit=none, got {unit}" in line
+    assert not (tmp_path / "run").exists()
+
+
 # --- a run ------------------------------------------------------------------------------------
 
 
@@ -250,10 +263,18 @@ def test_a_run_caches_the_layers_trains_and_is_evaluated(small, files, tmp_path)
         "--config.image_size=32",
         "--config.client.epochs=2",
         "--config.client.optimizer.options.learning_rate=0.001",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.rounds=2",
+        "--config.client.schedule=constant",
     ]
-    assert cli.main(command) == 0
+    parts, command = (
+        [*command, f"--workdir={tmp_path / 'parts'}"],
+        [*command, f"--workdir={tmp_path / 'run'}"],
+    )
+    assert cli.main([*command, "--config.rounds=2"]) == 0
+    assert cli.main([*parts, "--config.rounds=1"]) == 0
+    assert cli.main([*parts, "--config.rounds=2"]) == 0
+    for name in ("evaluation.json", "predictions.csv"):  # also when it was stopped after round 1
+        one, other = ((tmp_path / folder / name).read_text() for folder in ("run", "parts"))
+        assert one == other
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["train_loss"] for line in lines]
     assert losses[1] < losses[0]
