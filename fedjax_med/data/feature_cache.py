@@ -29,7 +29,8 @@ from fedjax_med.client import augmentation
 from fedjax_med.client.augmentation import Augment
 from fedjax_med.core.model import Model
 from fedjax_med.core.types import Array, Key, Params
-from fedjax_med.data.dataset import Split
+from fedjax_med.data.dataset import Images, Split
+from fedjax_med.data.feature_rows import Rows
 from fedjax_med.data.images.array_record import cannot_write
 from fedjax_med.data.memory import memory_bytes
 from fedjax_med.errors import UserError, expand
@@ -38,7 +39,7 @@ from fedjax_med.models.pretrained import weights
 
 _BATCH = 16  # images at a time; the last batch is padded, so that only one program is compiled
 UNCHANGED = Augment(copies=0)
-_MADE_BY = 1  # raise it whenever this code computes other features, so that no old file is used
+_MADE_BY = 2  # raise it whenever this code computes other features, so that no old file is used
 _DIGEST = hashlib.sha256
 _BLOCK = 2**20  # bytes read at a time
 _KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
@@ -90,7 +91,8 @@ def features(
     Args:
         split: its images are uint8 ``[N, H, W, 3]``.
         frozen: the model that computes the features.
-        cache_dir: where the features are kept, identified by images, weights and changes.
+        cache_dir: where the features are kept, identified by images, weights and changes: those
+            of the same images in another order, or with other labels, are the same.
         changes: random changes; its ``copies`` follow the unchanged views, all views of the
             first copy first. Each has its own changes, the same in every run.
         views: the number of mirrored views (`augmentation.views_needed`).
@@ -103,12 +105,13 @@ def features(
         UserError: `cache_dir` cannot be written, memory or disk space is too small, or a setting
             of `changes` is out of range.
     """
+    different, first, rows = np.unique(split.sha256, return_index=True, return_inverse=True)
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
-    wanted = (split.num_examples, views * (1 + changes.copies), *made.shape[1:])
-    of = hashlib.sha256(f"{frozen.digest} {split.image.shape} {_MADE_BY}".encode())
+    wanted = (len(different), views * (1 + changes.copies), *made.shape[1:])
+    of = hashlib.sha256(f"{frozen.digest} {one} {_MADE_BY}".encode())
     of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # they decide the last bits
-    of.update("".join(split.sha256.tolist()).encode())
+    of.update("".join(different.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
     if views != augmentation.VIEWS:
@@ -121,14 +124,14 @@ def features(
         _check_memory(size)
         _check_space(home, cache_dir, size)
         print(
-            f"Computing the frozen part of the model for {split.num_examples:,} images, once; "
+            f"Computing the frozen part of the model for {len(different):,} images, once; "
             f"{size / 1e6:,.0f} MB kept in {cache_dir}.",
             file=sys.stderr,
         )
-        _write(file, wanted, _computed(split, frozen, changes, views))
+        _write(file, wanted, _computed(split.image, first, frozen, changes, views))
         kept = _kept(file, wanted)
         assert kept is not None
-    return split._replace(image=kept)
+    return split._replace(image=Rows(kept, rows))
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
@@ -204,9 +207,17 @@ def _of_one_image(changes: Augment) -> Augment:
 
 
 def _computed(
-    split: Split, frozen: Part, changes: Augment, views: int
+    every: Images, chosen: npt.NDArray[np.int64], frozen: Part, changes: Augment, views: int
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield the features ``[b, views * (1 + copies), h, w, ch]`` of `_BATCH` images at a time."""
+    """Yield the features ``[b, views * (1 + copies), h, w, ch]`` of `_BATCH` images at a time.
+
+    Args:
+        every: the images to choose from.
+        chosen: the positions of the images in `every`.
+        frozen: the model that computes the features.
+        changes: as in `features`.
+        views: likewise.
+    """
     model = frozen.model
     prepare = augmentation.build(
         _of_one_image(changes), model.mean, model.std, model.colour_constancy
@@ -221,8 +232,8 @@ def _computed(
     def changed(params: Params, images: Array, key: Key) -> Array:
         return model.apply(params, prepare(images, key), None).astype(_KIND)
 
-    for start in range(0, split.num_examples, _BATCH):
-        images = np.asarray(split.image[start : start + _BATCH])
+    for start in range(0, len(chosen), _BATCH):
+        images = np.asarray(every[chosen[start : start + _BATCH]])
         full = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
         full[: len(images)] = images
         mirrors = [augmentation.mirrored(full, view) for view in range(views)]

@@ -141,6 +141,31 @@ def test_features_are_those_of_every_mirrored_view(trained, tmp_path):
         np.testing.assert_array_equal(getattr(features, name), getattr(split, name))
 
 
+def test_images_in_another_order_or_under_other_labels_are_not_computed_again(trained, tmp_path):
+    model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(20)
+    part = feature_cache.part(model.frozen, "imagenet", SHAPE)
+    copies = Augment(copies=1, right_angles=False)
+    first = feature_cache.features(split, part, str(tmp_path), copies, views=2).image
+    order = np.random.default_rng(1).permutation(20)
+    twice = np.concatenate([order, order[:3]])  # of some images there are copies
+    other = split.take(twice)._replace(label=np.zeros(23, np.int32))
+    found = feature_cache.features(other, part, str(tmp_path), copies, views=2).image
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(first)[twice])
+
+
+def test_rows_are_read_like_an_array():
+    kept = np.arange(24.0).reshape(4, 2, 1, 1, 3)
+    rows = np.array([3, 0, 0, 2, 1])
+    whole, lazy = kept[rows], feature_cache.Rows(kept, rows)
+    assert (len(lazy), lazy.shape, lazy.dtype) == (5, whole.shape, whole.dtype)
+    for index in (2, slice(1, 4), np.array([4, 0]), whole[:, 0, 0, 0, 0] > 6, (slice(2), 1)):
+        np.testing.assert_array_equal(np.asarray(lazy[index]), whole[index])
+    np.testing.assert_array_equal(np.asarray(lazy[1:, :1][2]), whole[1:, :1][2])
+    with pytest.raises(IndexError):
+        lazy[np.array([5])]
+
+
 def test_only_the_views_that_are_used_are_computed(trained, tmp_path):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(3)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
