@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from fedjax_med.core.model import Model, Tensors
 from fedjax_med.core.types import Array, Key, Params
 from fedjax_med.errors import UserError
-from fedjax_med.models import _efficientnet_lite
+from fedjax_med.models import _efficientnet_lite, _vit
 
 # Of each the model that gives its layers [B, D], and D.
 BACKBONES: dict[str, Callable[[], tuple[Model, int]]] = {
-    of.name: functools.partial(_efficientnet_lite.layers, of)
-    for of in (_efficientnet_lite.LITE0, _efficientnet_lite.LITE1, _efficientnet_lite.LITE2)
+    **{
+        of.name: functools.partial(_efficientnet_lite.layers, of)
+        for of in (_efficientnet_lite.LITE0, _efficientnet_lite.LITE1, _efficientnet_lite.LITE2)
+    },
+    **{of.name: functools.partial(_vit.layers, of) for of in (_vit.SMALL, _vit.BASE)},
 }
 
 

@@ -45,6 +45,8 @@ _NETWORKS = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         "timm/tf_efficientnet_lite2.in1k",
     ),
+    "dinov2_small": _Network("", "", "", "facebook/dinov2-small"),
+    "dinov2_base": _Network("", "", "", "facebook/dinov2-base"),
 }
 _LITE0 = "efficientnet_lite0"
 _PACKAGE_LIMIT = 2**26  # bytes; the largest file has 25 million
