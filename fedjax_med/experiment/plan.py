@@ -10,6 +10,7 @@ from fedjax_med.core.algorithm import FederatedAlgorithm, FederatedState, Traits
 from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.core.types import Examples, Key, Params
+from fedjax_med.data import feature_cache
 from fedjax_med.data.client_data import ClientData
 from fedjax_med.errors import UserError
 from fedjax_med.execution import backend
@@ -157,8 +158,12 @@ def check_weights(resolved: Resolved) -> None:
     Raises:
         UserError: As in `make_plan`.
     """
-    model = build.build_model(resolved.trained, options.ANY_CLASSES)
-    weights.start(model, resolved.trained.pretrained)
+    experiment = resolved.trained
+    model, side = build.build_model(experiment, options.ANY_CLASSES), experiment.image_size
+    if model.frozen is None:
+        weights.start(model, experiment.pretrained)
+    else:
+        feature_cache.part(model.frozen, experiment.pretrained, (side, side, 3))
 
 
 def recorded_weights(experiment: Experiment) -> list[dict[str, str]]:

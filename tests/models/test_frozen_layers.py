@@ -17,6 +17,7 @@ from fedjax_med.data.client_data import ClientData
 from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
 from fedjax_med.execution.statistics import take_statistics
+from fedjax_med.experiment import load_data
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.experiment.resolve import complete
 from fedjax_med.models import _backbones, frozen_layers
@@ -221,14 +222,23 @@ def test_files_beside_each_other_are_kept_by_their_whole_paths(tmp_path, monkeyp
         assert complete(Experiment(pretrained=given)).pretrained == expected
 
 
-def test_sources_that_cannot_be_are_told_before_an_image_is_read(tmp_path, capsys):
-    start = ["train", f"--workdir={tmp_path / 'run'}", "--config.model.name=frozen_layers"]
+def test_sources_that_cannot_be_are_told_before_an_image_is_read(
+    small, files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(load_data, "read", lambda *_: pytest.fail("images were read"))
+    start = ["train", f"--workdir={tmp_path / 'run'}", f"--config={tiny.__file__}"]
+    start += ["--config.model.name=frozen_layers", "--config.model.options.backbones=one+two"]
+    start += ["--config.image_size=32"]
+    one, two = files[0]
     for source, message in (
-        ("imagenet+imagenet+imagenet", "or 2 with + between them"),
-        ("none.pth+imagenet", "none.pth: there is no such file"),
-        ("imagenet+hub:me/net", "expected hub:OWNER/NAME@COMMIT"),
+        (f"{one}+{two}+{two}", "or 2 with + between them"),
+        (f"none.pth+{two}", "none.pth: there is no such file"),
+        (f"{one}+hub:me/net", "expected hub:OWNER/NAME@COMMIT"),
+        (f"{two}+{one}", "the weights are of another network than the model"),
+        (one, "the weights are of another network than the model"),
+        ("", "frozen blocks need weights that others trained"),
     ):
-        assert cli.main([*start, f"--config={tiny.__file__}", f"--config.pretrained={source}"]) == 2
+        assert cli.main([*start, f"--config.pretrained={source}"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
 
