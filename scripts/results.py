@@ -1,16 +1,16 @@
 """Trains and tests everything that docs/results.md reports, and writes the page.
 
-Run: python scripts/results.py --data_dir=DATA [--cache_dir=FOLDER] [--workdir=runs/results]
+Run: python scripts/results.py --data_dir=DATA --metadata=TABLE [--cache_dir=FOLDER]
+         [--workdir=runs/results] [--jobs=2]
 
-Needs the extra `pretrained` and about an hour and a half on two CPU cores. First the recipe
-(configs/isic9_pretrained.py) and its short form (configs/isic9_pretrained.py:fast) are
-cross-validated inside Train; then Test is used: for the comparison with centralized and with local
-training, and for the short form, on what the audit leaves and on the images as they were published.
-Given again it goes on where it stopped; what is there already is tested again, with the same
-numbers, and the file is written anew.
+TABLE has a line for each image, with columns `image` and `lesion` (docs/isic9.md). Needs the extra
+`pretrained`, and about MINUTES on two CPU cores. First the features of all images are computed,
+once; then the recipe (configs/isic9_corrected.py) is compared with centralized and with local
+training and cross-validated inside Train; then Test is used. Given again it goes on where it
+stopped; what is there already is tested again, with the same numbers, and the file is written anew.
 
-Two runs train at a time (--jobs), each with its share of the cores, which takes two thirds of the
-time. The last digits depend on how many cores a run has, so repeat them with the same --jobs.
+Two runs train at a time (--jobs), each with its share of the cores. The last digits depend on how
+many cores a run has, so repeat them with the same --jobs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from studies.paths import path
 from studies.processes import Task, run_all
 from studies.results_page import PLOT, text
-from studies.results_steps import steps
+from studies.results_steps import RECIPE, steps
 
 from fedjax_med.cli import main as cli
 from fedjax_med.files import replacing
@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     """Run the steps, then write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data_dir", type=path, required=True)
+    parser.add_argument("--metadata", type=path, required=True)
     parser.add_argument("--cache_dir", type=path)
     parser.add_argument("--workdir", type=path, default="runs/results")
     parser.add_argument("--jobs", type=int, default=2)
@@ -54,9 +55,13 @@ def main(arguments: list[str]) -> int:
         parser.error(f"expected --jobs >= 1, got {given.jobs}.")
     data = [f"--data_dir={given.data_dir}"]
     data += [f"--cache_dir={given.cache_dir}"] if given.cache_dir else []
-    wanted = steps(given.workdir)
+    wanted = steps(given.workdir, given.metadata.absolute())
     # A later flag counts instead of an earlier one.
     alone = [[*step, *filter(None, [one]), *data] for step, runs in wanted for one in runs]
+    features = [f"--workdir={given.workdir / 'features'}", "--config.rounds=1", *data]
+    first = ["train", f"--config={RECIPE}", *features]
+    if code := train_all([first], 1, given.workdir / "log" / "features"):
+        return code
     if code := train_all(alone, given.jobs, given.workdir / "log"):
         return code
     for step, _ in wanted:
@@ -67,7 +72,7 @@ def main(arguments: list[str]) -> int:
         how = f"{given.jobs} runs at a time"
         temporary.write_text(text(given.workdir, how, given.data_dir))
     with replacing(OUT.with_name(PLOT)) as temporary:
-        shutil.copyfile(given.workdir / "comparison/comparison.png", temporary)
+        shutil.copyfile(given.workdir / "inside/comparison.png", temporary)
     print(f"\nWritten: {OUT}, {OUT.with_name(PLOT)}")
     return 0
 

@@ -21,7 +21,8 @@ import variants  # noqa: E402
 from studies import processes, results_page, results_steps  # noqa: E402
 
 from fedjax_med.cli import main as cli  # noqa: E402
-from fedjax_med.evaluation import metrics  # noqa: E402
+from fedjax_med.contribution import valuation  # noqa: E402
+from fedjax_med.evaluation import metrics, per_client, predictions  # noqa: E402
 from fedjax_med.experiment import resolve  # noqa: E402
 
 CLASSES = ("melanoma", "nevus", "other")
@@ -41,23 +42,34 @@ def test_an_unknown_family_is_told(capsys):
 
 
 def test_every_step_is_a_command_and_test_comes_last(tmp_path):
-    steps = results_steps.steps(tmp_path)
+    steps = results_steps.steps(tmp_path, tmp_path / "metadata.csv")
     for (name, *flags), runs in steps:
         flags = [flag.replace("configs/", f"{ROOT}/configs/") for flag in flags]
-        for one in runs:
+        for one in runs or [""]:
             cli.parse(name, [*flags, *filter(None, [one])])
-    on_test = [step[0] != "crossvalidate" for step, _ in steps]
-    assert on_test == sorted(on_test)
+    folded = [any(flag.startswith("--folds=") for flag in step) for step, _ in steps]
+    on_test = [
+        step[0] == "compare" and not known for (step, _), known in zip(steps, folded, strict=True)
+    ]
+    assert on_test == [False] * (len(steps) - 1) + [True]
 
 
-def evaluation(right, seed):
-    """An evaluation of 60 images of which this share is right."""
+def predictions_of(right, seed, prefix=""):
+    """Predictions of 60 images of which this share is right."""
     rng = np.random.default_rng(seed)
-    label = np.arange(60) % 3
+    label = np.arange(60, dtype=np.int32) % 3
     guess = np.where(np.arange(60) < right * 60, label, (label + 1) % 3)
     scores = rng.uniform(0, 0.1, (60, 3))
     scores[np.arange(60), guess] += 1
-    return metrics.summarize(scores / scores.sum(1, keepdims=True), label, CLASSES)
+    image = np.array([f"{prefix}{number}.jpg" for number in range(60)])
+    nobody = np.full(60, -1, np.int32)
+    return predictions.Predictions(image, nobody, label, scores / scores.sum(1, keepdims=True))
+
+
+def evaluation(right, seed):
+    """An evaluation of them."""
+    found = predictions_of(right, seed)
+    return metrics.summarize(found.probabilities, found.label, CLASSES)
 
 
 def write(folder, name, value):
@@ -67,24 +79,18 @@ def write(folder, name, value):
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    for name, right in (("crossvalidation", 0.8), ("crossvalidation_short", 0.7)):
-        folds = [evaluation(right, fold) for fold in range(2)]
-        write(tmp_path / name, "crossvalidation.json", {**evaluation(right, 9), "folds": folds})
-        for fold in range(2):
-            write(tmp_path / f"{name}/fold_{fold}", "evaluation.json", {})
+def compared(folds):
     difference = {"mean": 0.125, "interval": [0.1, 0.2], "by_seed": [0.125] * 3}
     shown = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
     scores = {
         name: [dict.fromkeys(shown, 0.5 + 0.1 * seed) for seed in results_steps.SEEDS]
         for name in ("local", "federated", "centralized")
     }
-    compared = {
+    return {
         "seeds": list(results_steps.SEEDS),
         "names": [],
         "absent_classes": [],
-        "folds": 0,
+        "folds": folds,
         "test_images": 60,
         "steps": {"local": 3, "federated": 3, "centralized": 3},
         "scores": scores,
@@ -94,13 +100,32 @@ def workdir(tmp_path):
             for name in shown
         },
     }
-    write(tmp_path / "comparison", "comparison.json", compared)
+
+
+@pytest.fixture
+def workdir(tmp_path):
     for seed in results_steps.SEEDS:
-        write(
-            tmp_path / f"comparison/seed_{seed}/federated", "evaluation.json", evaluation(1, seed)
-        )
-        write(tmp_path / f"rarest/seed_{seed}", "evaluation.json", evaluation(0.6, seed))
-        write(tmp_path / f"keep/seed_{seed}", "evaluation.json", evaluation(0.5, seed))
+        for fold in range(results_steps.FOLDS):
+            folder = tmp_path / f"inside/seed_{seed}/federated/fold_{fold}"
+            write(folder, "evaluation.json", {})
+            found = predictions_of(0.8, seed, f"{fold}_")
+            alone = np.full(60, "")
+            predictions.write(found, CLASSES, folder / predictions.NAME, alone)
+        for name, right in (("by_image", 0.9), ("published", 0.7)):
+            write(tmp_path / name / f"seed_{seed}", "crossvalidation.json", evaluation(right, seed))
+        found = predictions_of(1, seed)
+        group = np.array(["a"] * 2 + [""] * 58)
+        on_test = per_client.summarize_predictions(found, CLASSES, (), group)
+        wrong = predictions_of(0.6, seed)
+        mates = np.arange(60) < 0
+        on_test["groups"] |= per_client.without_mates(wrong, group, mates)
+        write(tmp_path / f"test/seed_{seed}/federated", "evaluation.json", on_test)
+    write(tmp_path / "inside", "comparison.json", compared(results_steps.FOLDS))
+    write(tmp_path / "test", "comparison.json", compared(0))
+    none = np.zeros(2)
+    kept = valuation.Contribution(np.array([0.25, 0]), none, none, np.zeros((0, 2)), 0.5, 0.75, 0)
+    said = {"round": 1, "rounds": 1, "metric": "loss"} | valuation.to_json(kept, (7, 8), ())
+    write(tmp_path / "contribution", "contribution.json", said)
     return tmp_path
 
 
@@ -114,20 +139,18 @@ def test_the_document_says_what_the_commands_found(workdir):
             Image.fromarray(pixels).save(file)
     text = results_page.text(workdir, "2 runs at a time", workdir)
     for line in (
-        "| Test, accuracy | at least 0.65 | 0.600 ± 0.100 |",
-        "| cross-validation, balanced accuracy | at least 0.73 | 0.800 ± 0.000 |",
-        "| federated - local, balanced accuracy on Test | at least +0.10 "
-        "| +0.125 (+0.100 to +0.200) |",
-        "| short recipe, cross-validation, balanced accuracy | within 0.03 of 0.800 ± 0.000 "
-        "| 0.700 ± 0.000 |",
-        "| accuracy | 0.600 ± 0.000 | 0.500 ± 0.000 |",
-        "trains for 1.5 to 1.5 minutes",
+        "| eight classes, folds of lesions: balanced accuracy | at least 0.71 | 0.800 ± 0.000 |",
+        "| eight classes, folds of images: balanced accuracy |  | 0.900 ± 0.000 |",
+        "| nine classes as published, folds of images |  | 0.700 ± 0.000 |",
+        "| federated - local, folds of lesions | at least +0.05 | +0.125 (+0.100 to +0.200) |",
+        "| accuracy | 1.000 ± 0.000 | 0.600 ± 0.000 |",
+        "take 1.5 to 1.5 minutes",
         "| Test | 20 | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |",
         "| Train, 3 | 20007, 20009, 20030 | 210, 210, 210 | 10 |",
         "| Test, 3 | 10007, 10009, 10030 | 110, 110, 110 | 10 |",
     ):
         assert line in text
-    assert text.count("```") == 2 * (1 + len(results_steps.SEEDS))
+    assert text.count("```") == 2 * 3
 
 
 def test_commands_go_to_logs_and_failures_are_told(tmp_path, capfd):
