@@ -20,7 +20,7 @@ from fedjax_med.evaluation import clusters
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_TAIL = 0.025  # on each side
+TAIL = 0.025  # on each side
 # Between the interval of Clopper and Pearson and Jeffreys', for what is less discrete than a count.
 BETWEEN = 1 / 3
 _NONE = 1e-9  # so few successes are none
@@ -70,7 +70,9 @@ def rates(values: npt.NDArray[Any], axis: int = -1) -> Rates:
     return Rates(np.asarray(mean), np.asarray(size * np.maximum(ratio, 1)))
 
 
-def proportion(mean: npt.ArrayLike, size: npt.ArrayLike, prior: float = 0.0) -> Interval:
+def proportion(
+    mean: npt.ArrayLike, size: npt.ArrayLike, prior: float = 0.0, tail: float = TAIL
+) -> Interval:
     """Compute the exact interval of a proportion, which covers it in at least 95 % of samples.
 
     Args:
@@ -78,6 +80,7 @@ def proportion(mean: npt.ArrayLike, size: npt.ArrayLike, prior: float = 0.0) -> 
         size: the number of trials, ``[...]``; need not be an integer.
         prior: 0: Clopper and Pearson's; 0.5: the narrower one of Jeffreys, which covers 95 % only
             on average (Brown, Cai and DasGupta, Statistical Science 2001).
+        tail: the largest probability of the truth beyond each limit.
 
     Returns:
         Limits in [0, 1]; 0 without a success and 1 without a failure.
@@ -86,8 +89,8 @@ def proportion(mean: npt.ArrayLike, size: npt.ArrayLike, prior: float = 0.0) -> 
     hits = np.asarray(mean) * n
     misses = n - hits
     with np.errstate(invalid="ignore"):
-        low = special.betaincinv(hits + prior, misses + 1 - prior, _TAIL)
-        high = special.betaincinv(hits + 1 - prior, misses + prior, 1 - _TAIL)
+        low = special.betaincinv(hits + prior, misses + 1 - prior, tail)
+        high = special.betaincinv(hits + 1 - prior, misses + prior, 1 - tail)
     return Interval(np.where(hits > _NONE, low, 0.0), np.where(misses > _NONE, high, 1.0))
 
 

@@ -15,6 +15,11 @@ from typing import Any
 import numpy as np
 
 from fedjax_med.errors import UserError, printable
+from fedjax_med.evaluation import operating_table
+from fedjax_med.evaluation.cells import columns as _columns
+from fedjax_med.evaluation.cells import interval as _interval
+from fedjax_med.evaluation.cells import number as _number
+from fedjax_med.evaluation.cells import short as short
 from fedjax_med.evaluation.estimates import LEAST
 from fedjax_med.files import read_object, replacing, unreadable
 
@@ -37,31 +42,7 @@ _CLASS_COLUMNS = {
     "sensitivity_at_90_specificity": "at 90 % spec.",  # sensitivity at 90 % specificity
 }
 _WITH_INTERVALS = ("sensitivity", "specificity", "auroc")
-_LONGEST_NAME = 41  # keeps the table within 100 columns
 MANY_CLIENTS = 50  # if there are more, percentiles are shown
-
-
-def _number(value: float | None, undefined: str = "-") -> str:
-    return undefined if value is None else f"{value:.3f}"
-
-
-def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut `name` to at most `longest` characters, and escape control characters."""
-    name = printable(name, 2 * longest)
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def _columns(header: Sequence[str], rows: list[list[str]]) -> list[str]:
-    """Format lines with the first column aligned left and the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    first, others = widths[0], widths[1:]
-
-    def line(cells: Sequence[str]) -> str:
-        rest = [cell.rjust(width) for cell, width in zip(cells[1:], others, strict=True)]
-        return "  ".join([cells[0].ljust(first), *rest]).rstrip()
-
-    rule = "-" * (sum(widths) + 2 * len(others))
-    return [line(header), rule, *map(line, rows)]
 
 
 def _headline_lines(evaluation: dict[str, Any]) -> list[str]:
@@ -79,13 +60,6 @@ def _class_lines(evaluation: dict[str, Any]) -> list[str]:
         cells = [_number(rate, undefined) for rate in rates]
         rows.append([short(name), str(values["support"]), *cells])
     return _columns(["class", "examples", *_CLASS_COLUMNS.values()], rows)
-
-
-def _interval(limits: Sequence[float | None] | None) -> str:
-    """Format an interval, or a dash if there is none."""
-    if limits is None or None in limits:
-        return "-"
-    return " to ".join(_number(limit) for limit in limits)
 
 
 def _class_interval_lines(evaluation: dict[str, Any]) -> list[str]:
@@ -179,7 +153,8 @@ def _group_lines(groups: dict[str, Any]) -> list[str]:
         for key, limits in rest.get("intervals", {}).items()
     ]
     header = ["without group mates in Train", "value", "95 % interval"]
-    return lines + (["", *_columns(header, rows)] if rows else [])
+    lines += ["", *_columns(header, rows)] if rows else []
+    return lines + operating_table.lines(rest.get("operating", {}), " without group mates in Train")
 
 
 def table(evaluation: dict[str, Any]) -> str:
@@ -197,6 +172,7 @@ def table(evaluation: dict[str, Any]) -> str:
     lines += [*_headline_lines(evaluation), "", *_class_lines(evaluation)]
     lines += ["", *_class_interval_lines(evaluation)]
     lines += _calibration_lines(evaluation)
+    lines += operating_table.lines(evaluation.get("operating", {}))
     lines += _group_lines(evaluation.get("groups", {}))
     if absent:
         lines += ["", f"Means over classes are over the {present} classes with examples."]
@@ -232,7 +208,9 @@ def _cell(text: str) -> str:
 
 
 def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
-    """Format a Markdown table of the headlines over runs: mean ± standard deviation, extremes.
+    """Format a Markdown table of the figures over runs: mean ± standard deviation, extremes.
+
+    They are the headlines, and those of the operating points if these were asked for.
 
     Args:
         evaluations: the result of `metrics.summarize` for each run. The standard deviation is the
@@ -246,8 +224,9 @@ def markdown(evaluations: Sequence[dict[str, Any]], what: str = "runs") -> str:
         raise UserError("expected at least one evaluation to make a table of, got none.")
     runs = len(evaluations)
     rows = []
-    for key, name in HEADLINES.items():
-        values = [e[key] for e in evaluations if e[key] is not None]
+    figures = [(name, [e[key] for e in evaluations]) for key, name in HEADLINES.items()]
+    for name, each in figures + operating_table.over_runs(evaluations):
+        values = [value for value in each if value is not None]
         if len(values) < runs:
             rows.append([name, f"undefined in {runs - len(values)} of {runs}", "-", "-"])
             continue
@@ -289,6 +268,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """
     evaluation = read_object(path, _LIMIT, _ADVICE)
     kinds: dict[str, Any] = {"client_names": list, "site_names": list, "clients": dict}
+    kinds |= {"operating": dict}
     wrong = [
         name for name, kind in kinds.items() if not isinstance(evaluation.get(name, kind()), kind)
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from fedjax_med.client.augmentation import Augment as Augment  # for config files
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.evaluation.operating import Operating as Operating  # for config files
 from fedjax_med.experiment import renamed
 
 
@@ -172,6 +173,7 @@ class Experiment:
     ema_decay: float = 0.0
     tta_views: int = 1  # in evaluation: predictions are means over 1, 2, 4 or 8 mirrored images
     calibrate: bool = False  # in evaluation: scale by a temperature fitted on the validation parts
+    operating: Operating = dataclasses.field(default_factory=Operating)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 

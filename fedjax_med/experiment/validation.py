@@ -11,6 +11,7 @@ from fedjax_med.core.process import Process
 from fedjax_med.data.corrections.table import FLAG, needed
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
+from fedjax_med.evaluation import operating
 from fedjax_med.execution import backend
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.privacy import accounting
@@ -98,6 +99,7 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
     _check_choices(experiment)
     augmentation.check(experiment.augment)
+    operating.check(experiment.operating)
 
 
 def _check_corrections(experiment: Experiment) -> None:

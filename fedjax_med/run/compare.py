@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.evaluation import comparison, tables
+from fedjax_med.evaluation import comparison, operating_runs, operating_table, tables
 from fedjax_med.evaluation.comparison import Together
 from fedjax_med.files import writing
 from fedjax_med.run import metrics_file, resume
@@ -14,6 +14,11 @@ from fedjax_med.run import metrics_file, resume
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
 
 
+_SETTINGS = {  # that are compared
+    "local": "local (mean of hospitals)",
+    "federated": "federated",
+    "centralized": "centralized",
+}
 _BEFORE = {"centralized": "pooled"}  # folders of settings in earlier versions
 
 
@@ -82,6 +87,7 @@ def report(plan: Comparison) -> None:
         },
         "federated_minus": _differences(settings, one_by_one, hospitals, group),
         **({"groups": evaluation["groups"]} if "groups" in evaluation and not plan.folds else {}),
+        **_operating(plan, hospitals),
     }
     with writing(plan.workdir):
         tables.write_json(result, plan.workdir / "comparison.json")
@@ -89,6 +95,18 @@ def report(plan: Comparison) -> None:
     print(f"\n{markdown(result)}")
     names = ("comparison.json", "comparison.png")
     print(f"\nWritten: {', '.join(str(plan.workdir / name) for name in names)}")
+
+
+def _operating(plan: Comparison, hospitals: list[str]) -> dict[str, Any]:
+    """Report the settings' operating points, if there are any; hospitals alone as their mean."""
+    members = {"local": hospitals, "federated": ["federated"], "centralized": ["centralized"]}
+    found = operating_runs.compared(
+        {
+            setting: [[plan.folders(name, seed) for name in names] for seed in plan.seeds]
+            for setting, names in members.items()
+        }
+    )
+    return {"operating": found} if found else {}
 
 
 def _differences(
@@ -123,6 +141,7 @@ def markdown(result: dict[str, Any]) -> str:
         _settings_table(result),
         "",
         _hospitals_table(result),
+        *_operating_table(result.get("operating", {})),
     ]
     for number, absent in enumerate(result["absent_classes"]):
         if absent:
@@ -148,9 +167,18 @@ def _settings_table(result: dict[str, Any]) -> str:
         f"{result['steps'][setting]:,.0f}" for setting in ("local", "federated", "centralized")
     ]
     rows.append(["gradient steps of a seed, in all", *steps, "", ""])
-    names = ("local (mean of hospitals)", "federated", "centralized")
+    names = tuple(_SETTINGS.values())
     minus = ("federated - centralized", "federated - local")
     return tables.markdown_table(["", *names, *minus], rows)
+
+
+def _operating_table(operating: dict[str, Any]) -> list[str]:
+    """Format a row for each figure of the operating points; [] if none were asked for."""
+    rows = [
+        [name, *(comparison.spread(of[setting]) for setting in _SETTINGS)]
+        for name, of in operating_table.of_settings(operating)
+    ]
+    return ["", tables.markdown_table(["", *_SETTINGS.values()], rows)] if rows else []
 
 
 def _hospitals_table(result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedjax_med.evaluation import comparison, per_client, predictions, tables
+from fedjax_med.evaluation import comparison, operating_runs, per_client, predictions, tables
 from fedjax_med.files import writing
 
 
@@ -14,6 +14,8 @@ def report(workdir: Path, folders: list[Path]) -> None:
     result: dict[str, Any] = per_client.summarize_predictions(
         together, names, folds[0]["site_names"], group
     )
+    if operating := operating_runs.of_folds(folders):
+        result["operating"] = operating
     with writing(workdir):
         tables.write_json({**result, "folds": folds}, workdir / "crossvalidation.json")
         predictions.write(together, names, workdir / predictions.NAME, group)

@@ -12,9 +12,22 @@ from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.model import Model
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError, check_name
-from fedjax_med.evaluation import calibration, metrics, per_client, predictions, tables
+from fedjax_med.evaluation import (
+    calibration,
+    metrics,
+    operating_runs,
+    per_client,
+    predictions,
+    tables,
+)
 from fedjax_med.evaluation.per_client import summarize_predictions
-from fedjax_med.evaluation.predict import Models, pool, predict_test, predict_validation
+from fedjax_med.evaluation.predict import (
+    Models,
+    Validation,
+    pool,
+    predict_test,
+    predict_validation,
+)
 from fedjax_med.evaluation.predictions import Predictions
 from fedjax_med.execution.compilation import own_models
 from fedjax_med.experiment import config
@@ -136,6 +149,10 @@ def _evaluate(
     evaluation = summarize_predictions(found, names, data.sites, test.group) | calibrated | own
     if test.group is not None and data.mates is not None:
         evaluation["groups"] |= per_client.without_mates(found, test.group, data.mates)
+    scaled = validation  # as the test images are
+    if calibrated and len(validation):
+        scaled = calibration.scale(validation, calibrated["temperature"])
+    _add_operating(evaluation, experiment, data, found, scaled, held)
     if backdoors := _backdoors(plan, models, data):
         evaluation["backdoors"] = backdoors
     if len(held.label):
@@ -144,6 +161,38 @@ def _evaluate(
         evaluation["clients"] = evaluation["validation"]["clients"] | {"absent_classes": absent}
         evaluation["client_names"] = list(data.names)
     return evaluation, found
+
+
+def _add_operating(
+    evaluation: dict[str, Any],
+    experiment: config.Experiment,
+    data: Federation,
+    found: Predictions,
+    validation: npt.NDArray[np.floating],
+    held: Validation,
+) -> None:
+    """Add the operating points asked for, and what they do without group mates in Train.
+
+    Args:
+        evaluation: gets them.
+        experiment: what is asked for.
+        data: of the run.
+        found: the predictions of the test images.
+        validation: the probabilities of the clients' validation images, as `found` has them.
+        held: these images.
+    """
+    asked, names, test = experiment.operating, data.class_names, data.test
+    if not asked.classes:
+        return
+    chosen = operating_runs.points(asked, names, validation, held.label, held.sizes)
+    evaluation["operating"] = operating_runs.of_run(found, test.group, names, chosen, asked)
+    without = evaluation.get("groups", {}).get("without_mates", {})
+    if data.mates is not None and without.get("n"):
+        image, client, label, probabilities = found
+        alone = ~data.mates
+        rest = Predictions(image[alone], client[alone], label[alone], probabilities[alone])
+        group = None if test.group is None else test.group[alone]
+        without["operating"] = operating_runs.of_run(rest, group, names, chosen, asked)
 
 
 def _calibrate(

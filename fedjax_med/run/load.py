@@ -56,8 +56,8 @@ def read_run(workdir: Path, allowed: Collection[str] = ()) -> SavedRun:
     if saved.get(REPORTED, digest := reported_digest(experiment)) != digest:
         raise UserError(
             f"{workdir / 'experiment.json'} is not what `fedjax-med train` wrote: tta_views, "
-            "calibrate, checkpoint.tested or the name has been changed or damaged. Give the "
-            "`train` command once more, which writes it anew."
+            "calibrate, operating, checkpoint.tested or the name has been changed or damaged. Give "
+            "the `train` command once more, which writes it anew."
         )
     _check_allowed(workdir, components.from_elsewhere(experiment), allowed)
     experiment = resolve.complete(experiment)

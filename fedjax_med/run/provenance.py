@@ -1,5 +1,6 @@
 """Identity of a run: its experiment and data, and the software and hardware that computed it."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -27,6 +28,7 @@ _FREE = (
     "validate_every",
     "tta_views",
     "calibrate",
+    "operating",
     "checkpoint",
     "groups",  # which images are together is in the data's digest
 )
@@ -146,12 +148,14 @@ def reported_digest(experiment: config.Experiment) -> str:
 
     They may change within a run, so that experiment.json alone has them.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "name": experiment.name,
         "tta_views": experiment.tta_views,
         "calibrate": experiment.calibrate,
         "checkpoint.tested": experiment.checkpoint.tested,
     }
+    if experiment.operating != config.Operating():  # so digests of earlier versions stay
+        fields["operating"] = dataclasses.asdict(experiment.operating)
     return hashlib.sha256(_text(fields).encode()).hexdigest()[:16]
 
 

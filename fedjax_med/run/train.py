@@ -12,7 +12,7 @@ from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.data.audit import report as audit_report
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError, expand
-from fedjax_med.evaluation import tables
+from fedjax_med.evaluation import operating, tables
 from fedjax_med.execution import compilation, multihost
 from fedjax_med.experiment import config, load_data, resolve
 from fedjax_med.experiment.plan import (
@@ -111,6 +111,7 @@ def _train(job: TrainJob, resolved: Resolved) -> int:
     data = data._replace(train=data.train._replace(min_capacity=job.capacity))
     multihost.check_same(_same_everywhere(resolved.asked, data))
     print(data.summary)
+    operating.classes(job.experiment.operating, data.class_names)  # told before training
     if job.evaluate:
         check_test(data)
         multihost.on_main(check_test_set, job.workdir, data)

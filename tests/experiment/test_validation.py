@@ -113,6 +113,8 @@ WRONG = {
     "privacy.noise_from": "x",
     "privacy.delta": "2",
     "checkpoint.every": "0",
+    "operating.specificity": "1",
+    "operating.prevalence": "-1",
     "checkpoint.tested": "x",
     "map_clients": "x",
     "augment.min_scale": "0",

@@ -51,6 +51,7 @@ def save(workdir, experiment, **others):
 CHANGES = {
     "tta_views": {"tta_views": 4},
     "calibrate": {"calibrate": True},
+    "the operating points": {"operating": config.Operating("a", 0.8, 0.1)},
     "the checkpoint": {"checkpoint": config.Checkpoint(tested="last")},
     "the name": {"name": "another"},
 }
@@ -69,6 +70,25 @@ def test_a_changed_setting_that_no_checkpoint_has_is_refused(tmp_path, name):
     assert "\n" not in str(said.value)
     save(tmp_path, changed)  # by an earlier version
     read_run(tmp_path)
+
+
+def test_operating_points_cannot_be_taken_out_of_what_was_written(tmp_path):
+    written = resolve.complete(Experiment(operating=config.Operating("a")))
+    reported = {REPORTED: provenance.reported_digest(written)}
+    save(tmp_path, written, **reported)
+    assert read_run(tmp_path).resolved.asked.operating.classes == "a"
+    save(tmp_path, dataclasses.replace(written, operating=config.Operating()), **reported)
+    with pytest.raises(UserError, match="operating, checkpoint"):
+        read_run(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_has_no_operating_points_and_the_same_digest(tmp_path):
+    values = config.to_dict(resolve.complete(Experiment()))
+    del values["operating"]
+    # By the version before: a digest of the name, tta_views, calibrate and checkpoint.tested.
+    content = {"experiment": values, "data_dir": "", "data": "x", REPORTED: "85281bcda234bfbb"}
+    (tmp_path / "experiment.json").write_text(json.dumps(content))
+    assert read_run(tmp_path).resolved.asked.operating == config.Operating()
 
 
 def named(where, name):

@@ -51,6 +51,7 @@ SAME = {
     "how often is validated": {"validate_every": 3},
     "the views": {"tta_views": 4},
     "the calibration": {"calibrate": True},
+    "the operating points": {"operating": config.Operating("a", 0.8, 0.1)},
     "what is kept": {"checkpoint": Checkpoint(every=1, keep_last=9, tested="last")},
     "the budget": {"privacy": Privacy("client", budget=9.0)},
     "an integer for a float": {"privacy": Privacy("client", clip_norm=1)},
