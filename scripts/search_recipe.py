@@ -62,8 +62,26 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
     },
     "focal": {f"focal {gamma}": [f"--config.loss.focal={gamma}"] for gamma in (0, 1, 2)},
     "frozen": {
-        f"{blocks} blocks frozen": [f"--config.model.options.frozen_blocks={blocks}"]
+        f"{blocks} blocks frozen": [
+            "--config.model.name=efficientnet_lite0",
+            f"--config.model.options.frozen_blocks={blocks}",
+        ]
         for blocks in (12, 8)
+    },
+    "backbones": {
+        backbones: [f"--config.model.options.backbones={backbones}"]
+        for backbones in (
+            "efficientnet_lite0",
+            "efficientnet_lite2",
+            "efficientnet_lite0+efficientnet_lite2",
+        )
+    },
+    "hidden": {
+        f"{size} hidden units": [f"--config.model.options.hidden={size}"] for size in (0, 64)
+    },
+    "decay": {
+        f"weight decay {decay}": [f"--config.client.optimizer.options.weight_decay={decay}"]
+        for decay in (0.01, 0.1, 1.0)
     },
     "rounds": {f"{rounds} rounds": [f"--config.rounds={rounds}"] for rounds in (8, 12, 20, 30)},
     "size": {f"{side} px": [f"--config.image_size={side}"] for side in (128, 160, 180, 224)},
