@@ -52,6 +52,8 @@ class Model(NamedTuple):
         statistics: what the model takes of all clients' training examples before the first round,
             in order: each sees the parameters that those before it fixed.
         fixed: the keys of the parameters that training leaves unchanged.
+        own_statistics: the share, 0 to 1, of the `statistics` of a site's own images, which need no
+            labels, in the fixed parameters with which its images are predicted.
         networks: the pretrained networks that it contains, each with weights from a source of its
             own, whose tensors ``pretrained`` takes as ``NETWORK/TENSOR``; (): the one network of
             the package of ``imagenet``, or of the file, by the tensors' names alone.
@@ -68,4 +70,5 @@ class Model(NamedTuple):
     features: Callable[[Params, Array, Key | None], Array] | None = None
     statistics: tuple[Statistics, ...] = ()
     fixed: tuple[str, ...] = ()
+    own_statistics: float = 0.0
     networks: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from fedjax_med.core.model import Model, Statistics
 from fedjax_med.core.trees import take
 from fedjax_med.core.types import Params
 from fedjax_med.data.client_data import ClientData, stack
+from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
 
 
@@ -26,6 +27,26 @@ def take_statistics(model: Model, params: Params, clients: ClientData) -> Params
     for statistics in model.statistics:
         params = statistics.fix(params, federated_sums(statistics, params, clients))
     return params
+
+
+def at_site(model: Model, params: Params, split: Split) -> Params:
+    """Mix the statistics of a site's own images into the fixed parameters.
+
+    Args:
+        model: its `own_statistics` is the share.
+        params: of training.
+        split: the site's images; their labels are not used.
+
+    Raises:
+        UserError: A sum is not finite.
+    """
+    everything = ClientData(split, (np.arange(split.num_examples),))
+    own, share = take_statistics(model, params, everything), model.own_statistics
+    mixed = {
+        name: jax.tree.map(lambda a, b: (1 - share) * a + share * b, params[name], own[name])
+        for name in model.fixed
+    }
+    return params | mixed
 
 
 def federated_sums(statistics: Statistics, params: Params, clients: ClientData) -> Any:

@@ -22,6 +22,7 @@ def build(
     backbones: str = "efficientnet_lite0+efficientnet_lite2",
     hidden: int = 0,
     dropout: float = 0.0,
+    own_statistics: float = 0.0,
 ) -> Model:
     """Build a classifier of the layers of frozen `backbones`, standardised value by value.
 
@@ -33,12 +34,15 @@ def build(
         backbones: names of the frozen networks, with ``+`` between them.
         hidden: units of a hidden layer, with a ReLU; 0: none, the classifier is linear.
         dropout: probability that a value is zeroed before the classifier, in training.
+        own_statistics: in evaluation, the share of the mean and deviation over a site's own images
+            in those that its images are standardised by (Li et al., "AdaBN", Pattern Recognition
+            2018; Schneider et al., NeurIPS 2020); 0: those of training alone.
 
     Raises:
         UserError: An option is out of range or, in the frozen part's ``init``, the image is too
             small.
     """
-    _check(hidden, dropout)
+    _check(hidden, dropout, own_statistics)
     frozen, size = _backbones.side_by_side(tuple(backbones.split("+")))
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
@@ -74,15 +78,18 @@ def build(
         networks=frozen.networks,
         statistics=_standardise.STATISTICS,
         fixed=(_standardise.NAME,),
+        own_statistics=own_statistics,
     )
 
 
-def _check(hidden: int, dropout: float) -> None:
+def _check(hidden: int, dropout: float, own_statistics: float) -> None:
     of = "expected model frozen_layers to have"
     if hidden < 0:
         raise UserError(f"{of} hidden of at least 0, got {hidden}.")
     if not 0 <= dropout < 1:
         raise UserError(f"{of} dropout in [0, 1), got {dropout}.")
+    if not 0 <= own_statistics <= 1:
+        raise UserError(f"{of} own_statistics in [0, 1], got {own_statistics}.")
 
 
 def _dense(layer: Params, values: Array) -> Array:

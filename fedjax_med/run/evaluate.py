@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fedjax_med.core.algorithm import FederatedState
 from fedjax_med.core.model import Model
+from fedjax_med.core.types import Params
+from fedjax_med.data.dataset import Split
 from fedjax_med.data.federation import Federation
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluation import (
@@ -25,11 +27,13 @@ from fedjax_med.evaluation.predict import (
     Models,
     Validation,
     pool,
+    predict,
     predict_test,
     predict_validation,
 )
 from fedjax_med.evaluation.predictions import Predictions
 from fedjax_med.execution.compilation import own_models
+from fedjax_med.execution.statistics import at_site
 from fedjax_med.experiment import config
 from fedjax_med.experiment.plan import Plan, compile_plan
 from fedjax_med.files import writing
@@ -221,6 +225,8 @@ def _test_predictions(
     clients, else by the mean of all models' probabilities.
     """
     test, clients_ = data.test, experiment.num_clients
+    if model.own_statistics and not callable(models):
+        return _predict_at_sites(model, models, test, experiment.tta_views), {}
     each = predict_test(model, models, test, clients_, experiment.tta_views)
     if not callable(models):
         return each, {}
@@ -232,6 +238,20 @@ def _test_predictions(
         for name, metric in _OWN.items()
     }
     return whole, {"own_models": rows}
+
+
+def _predict_at_sites(model: Model, params: Params, test: Split, views: int) -> Any:
+    """Predict each site's images with its own share of the model's statistics: float [N, K].
+
+    Images that belong to no client are those of one site.
+    """
+    parts = [np.flatnonzero(test.client == site) for site in np.unique(test.client)]
+    predicted = [
+        predict(model, at_site(model, params, split), split.image, views)
+        for split in map(test.take, parts)
+    ]
+    order = np.argsort(np.concatenate(parts))
+    return np.concatenate(predicted)[order]
 
 
 def _backdoors(plan: Plan, models: Models, data: Federation) -> list[dict[str, Any]]:

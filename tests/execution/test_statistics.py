@@ -12,7 +12,7 @@ from fedjax_med.core.model import Statistics
 from fedjax_med.data.client_data import ClientData
 from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
-from fedjax_med.execution.statistics import federated_sums, take_statistics
+from fedjax_med.execution.statistics import at_site, federated_sums, take_statistics
 
 OWN_ROWS = (np.array([4, 0, 2]), np.array([5]), np.array([], np.int64), np.array([1, 3]))
 
@@ -83,3 +83,18 @@ def test_fixed_parameters_stay_under_weight_decay():
     expected, _ = plain.update(gradient, plain.init(params), params)
     np.testing.assert_array_equal(updates["kernel"], expected["kernel"])
     assert np.all(np.asarray(expected["mean"]) != 0)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_sites_own_statistics_have_their_share_and_nothing_else_changes(split, share):
+    rows = jnp.asarray(split.image[:, 0, 0, 0], jnp.float32)
+    mean = Statistics(
+        lambda params, examples: jnp.sum(examples.image[:, 0, 0, 0].astype(jnp.float32), 0),
+        lambda params, total: params | {"mean": {"of": total / 6}},
+    )
+    model = toy.model()._replace(statistics=(mean,), fixed=("mean",), own_statistics=share)
+    params = {"mean": {"of": jnp.full(3, 5.0)}, "kernel": jnp.ones(3)}
+    found = at_site(model, params, split)
+    expected = (1 - share) * 5 + share * np.asarray(rows).mean(0)
+    np.testing.assert_allclose(found["mean"]["of"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found["kernel"], params["kernel"])

@@ -146,6 +146,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(small):
         ({"backbones": "efficientnet_lite0+efficientnet_lite0"}, "expected different backbones"),
         ({"hidden": -1}, "hidden of at least 0, got -1"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\), got 1.0"),
+        ({"own_statistics": 1.5}, r"own_statistics in \[0, 1\], got 1.5"),
     ],
 )
 def test_options_out_of_range_are_named_in_one_line(options, message):
