@@ -260,6 +260,21 @@ def test_ranks_of_a_quantile_are_binomial_quantiles(size, share):
     assert less[1] >= high
 
 
+def test_interval_by_the_roc_curve_adds_the_errors_of_the_threshold_and_of_the_share():
+    rest, mine = np.arange(100) + 0.5, np.arange(60, 110, 2.5)  # none ties
+    scores, positive = np.concatenate([mine, rest]), np.arange(120) < 20
+    value, (low, high) = roc_sensitivity(Scored(positive, scores, None, None), 0.9)
+    assert value == 8 / 20  # 90 and more: the others above are ten
+    exact = scipy.stats.binomtest(8, 20).proportion_ci(method="exact")
+    below = scipy.stats.binom(100, 0.9)
+    # The true threshold is between the 84th and the 96th of the others.
+    assert below.cdf(83) <= 0.025 < below.cdf(84)
+    assert below.sf(95) <= 0.025 < below.sf(94)
+    least, most = (mine > rest[95]).mean(), (mine >= rest[83]).mean()
+    assert low == pytest.approx(value - np.hypot(value - exact.low, value - least))
+    assert high == pytest.approx(value + np.hypot(exact.high - value, most - value))
+
+
 # --- coverage ------------------------------------------------------------------------------------
 
 
@@ -318,14 +333,14 @@ def test_what_a_threshold_does_is_covered(mine, rest, true, grouped):
         assert count / REPEAT >= CHANCE, name
 
 
-LARGER = [*WORLDS, (19, 99, 0.9), (100, 20, 0.7), (436, 1646, 0.7), (436, 1646, 0.97)]
+LARGER = [(19, 99, 0.5), (19, 99, 0.9), (19, 99, 0.97), (8, 30, 0.7), (436, 1646, 0.7)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alike", [None, 0.0, 0.5, 1.0])
-@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("alike", [None, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_every_interval_of_an_operating_point_is_covered(alike, spread):
-    """Scores of the class spread less, as much and more than those of the others."""
+    """Scores of the class spread less, or more, than those of the others."""
     rng, shares = np.random.default_rng(0), {}
     quantile, wanted = scipy.stats.norm.ppf, 0.9
     for mine, rest, true in LARGER:
