@@ -14,6 +14,8 @@ from fedjax_med.errors import UserError, check_name, printable
 from fedjax_med.files import read_regular, unreadable
 
 LIMIT = 2**30  # bytes of a table: ten million lines of 100 bytes
+# What programs write where a value is missing, in lower case.
+MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
 _DELIMITERS = ",;\t|"
 _TITLES = 20  # lines, at most, among which the headings are looked for
 

@@ -17,8 +17,6 @@ from fedjax_med.errors import UserError, printable, some
 Labels = npt.NDArray[np.str_]  # [N], the names of the images' groups; "": alone
 
 _OPTIONS = "--config.groups"
-# What programs write where a value is missing, in lower case.
-_MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
 
 Key = tuple[str, str, str]  # folder (train, test or a hospital's) and class, or "", and file
 
@@ -79,7 +77,11 @@ class Table:
 
     def _group(self, entries: Iterable[Entry]) -> str:
         """Return the group that all `entries` of an image name, "" if none does."""
-        named = {entry.group: entry for entry in entries if entry.group.casefold() not in _MISSING}
+        named = {
+            entry.group: entry
+            for entry in entries
+            if entry.group.casefold() not in csv_table.MISSING
+        }
         if len(named) > 1:
             one, other = list(named.values())[:2]
             raise UserError(

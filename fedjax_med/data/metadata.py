@@ -52,6 +52,11 @@ def read(path: str, image: str, columns: Mapping[str, str], dataset: Dataset) ->
     return Metadata(path, *(_cells(each, list(columns)) for each in found))
 
 
+def known(cells: Sequence[str]) -> list[str]:
+    """Return the cells, with "" for NA and the like."""
+    return ["" if cell.casefold() in csv_table.MISSING else cell for cell in cells]
+
+
 def _check_agree(path: str, one: csv_table.Row, other: csv_table.Row) -> None:
     """Refuse two rows about one image that differ."""
     if one.cells[1:] != other.cells[1:]:

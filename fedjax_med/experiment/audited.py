@@ -3,11 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from fedjax_med.data import metadata
-from fedjax_med.data.audit import diagnoses, labels
+from fedjax_med.data.audit import diagnoses, findings, labels, lesions, sources
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.corrections import table
 from fedjax_med.data.dataset import Dataset
+from fedjax_med.data.metadata import Metadata
 from fedjax_med.experiment.config import Experiment
 
 
@@ -27,15 +30,35 @@ def audited(experiment: Experiment, read: Callable[[], Dataset]) -> tuple[Datase
     corrected = experiment.policy == "corrected"
     corrections = table.read(experiment.corrections) if corrected else None
     dataset, audit = labels.audited(read(), corrections)
-    if experiment.metadata.path:
-        audit = audit._replace(diagnoses=_diagnoses(experiment, dataset))
+    if (found := described(experiment, dataset)) is not None:
+        audit = _compared(experiment, dataset, audit, found)
     return dataset, audit
 
 
-def _diagnoses(experiment: Experiment, dataset: Dataset) -> diagnoses.Diagnoses | None:
-    """Read the table of metadata, and compare its diagnoses with the classes if it has any."""
+def described(experiment: Experiment, dataset: Dataset) -> Metadata | None:
+    """Read what the table of metadata says of the images of `dataset`; None without a table.
+
+    Raises:
+        UserError: As in `fedjax_med.data.metadata.read`.
+    """
     columns = dataclasses.asdict(experiment.metadata)
     path, image = columns.pop("path"), columns.pop("image")
+    del columns["source_prefix"]
     given = {role: name for role, name in columns.items() if name}
-    found = metadata.read(path, image, given, dataset)
-    return diagnoses.compare(dataset, found) if "diagnosis" in given else None
+    return metadata.read(path, image, given, dataset) if path else None
+
+
+def _compared(experiment: Experiment, dataset: Dataset, audit: Audit, found: Metadata) -> Audit:
+    """Compare diagnoses, sources and lesions, of those that the table has, with the classes."""
+    of = experiment.metadata
+    if of.diagnosis:
+        audit = audit._replace(diagnoses=diagnoses.compare(dataset, found))
+    if of.source:
+        by_source = sources.find(dataset, found, of.source_prefix, of.source)
+        audit = audit._replace(sources=by_source)
+    if of.lesion and not experiment.groups.path:
+        near = np.concatenate([audit.train_near, audit.test_near])
+        names = findings.names(dataset.train, dataset.clients) + findings.names(dataset.test, ())
+        several = lesions.find(dataset, found, of.lesion, of.image, near, names)
+        audit = audit._replace(lesions=several)
+    return audit

@@ -115,6 +115,8 @@ class Metadata:
     image: str = "image"  # file names, with or without folders and suffix
     lesion: str = ""
     source: str = ""  # the archive or device
+    # If given there are two sources: the cells of column `source` that begin so, and all others.
+    source_prefix: str = ""
     diagnosis: str = ""  # compared with the classes in the audit
 
 

@@ -1,16 +1,13 @@
 """Loads an experiment's data: reads, audits, partitions and holds out validation parts."""
 
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.client import augmentation
-from fedjax_med.core.model import Model
-from fedjax_med.data import digests, feature_cache, groups, splits
+from fedjax_med.data import digests, groups, splits
 from fedjax_med.data.audit import diagnoses, duplicates, labels, serious
 from fedjax_med.data.audit.findings import Audit
 from fedjax_med.data.client_data import ClientData
@@ -20,7 +17,7 @@ from fedjax_med.data.federation import Federation
 from fedjax_med.data.images.folders import Source
 from fedjax_med.data.partitions import Groups, Index
 from fedjax_med.errors import UserError, printable
-from fedjax_med.experiment import components, resolve
+from fedjax_med.experiment import components, frozen, resolve
 from fedjax_med.experiment.audited import audited
 from fedjax_med.experiment.config import Experiment, Spec
 
@@ -168,7 +165,7 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
         UserError: The data or the division is not usable.
     """
     dataset, together, clients, findings, summary, names = divide(experiment, data_dir, cache_dir)
-    dataset, below = _through_frozen(experiment, dataset, cache_dir)
+    dataset, below = frozen.through(experiment, dataset, cache_dir)
     split, seed, test = dataset.train, experiment.seed, dataset.test
     if experiment.folds:
         test, clients = _leave_out_fold(experiment, split, dataset.class_names, together, clients)
@@ -185,7 +182,8 @@ def load(experiment: Experiment, data_dir: str, cache_dir: str) -> Federation:
     summary += diagnoses.sentence(findings.diagnoses)
     if warned := corrections.warning(findings.corrections):
         summary += f"\n{warned}"
-    of = f"{experiment.image_size} {dataset.class_names}{below}{_preparation(experiment, dataset)}"
+    of = f"{experiment.image_size} {dataset.class_names}{below}"
+    of += frozen.preparation(experiment, dataset)
     if findings.corrections is not None and findings.corrections.applied:
         of += f" corrections {findings.corrections.sha256}"
     return Federation(
@@ -213,36 +211,6 @@ def _mates(
     train = np.sort(np.concatenate(clients))
     known, names = split.group[train], split.name[train]
     return groups.also_in(test.group, known), names[groups.also_in(known, test.group)].tolist()
-
-
-def _preparation(experiment: Experiment, dataset: Dataset) -> str:
-    """Describe what besides the files decides the pixels; "" for 8 bits and the usual crop."""
-    crop = f" {experiment.crop}" if experiment.crop != "centre" else ""
-    levels = [text for text, _ in dataset.levels]
-    return crop + (f" {levels}" if levels else "")
-
-
-def _through_frozen(
-    experiment: Experiment, dataset: Dataset, cache_dir: str
-) -> tuple[Dataset, str]:
-    """Replace the images by the features of the model's frozen part; return its digest, too.
-
-    Keeps the images, with an empty digest, if nothing is frozen.
-    """
-    model: Model = components.build("models", experiment.model, len(dataset.class_names))
-    if model.frozen is None:
-        return dataset, ""
-    below = model.frozen._replace(colour_constancy=experiment.colour_constancy)
-    part = feature_cache.part(below, experiment.pretrained, dataset.train.image.shape[1:])
-    if prepared := _preparation(experiment, dataset):  # the cache knows images by their files
-        part = part._replace(digest=hashlib.sha256(f"{part.digest}{prepared}".encode()).hexdigest())
-    augment, views = experiment.augment, experiment.tta_views
-    needed = augmentation.views_needed(augment, views)
-    train = feature_cache.features(dataset.train, part, cache_dir, augment, needed)
-    test = dataset.test
-    if not experiment.folds:  # cross-validation takes its test images from Train
-        test = feature_cache.features(test, part, cache_dir, views=views)
-    return dataset._replace(train=train, test=test), part.digest
 
 
 def _leave_out_fold(

@@ -118,6 +118,8 @@ def _check_metadata(experiment: Experiment) -> None:
     """Refuse columns without a table, and a table without columns."""
     given = dataclasses.asdict(experiment.metadata)
     path, image = given.pop("path"), given.pop("image")
+    if given.pop("source_prefix") and not given["source"]:
+        raise UserError("--config.metadata.source_prefix needs --config.metadata.source=HEADING.")
     columns = [name for name in given if given[name]]
     if columns and not path:
         raise UserError(

@@ -1,4 +1,8 @@
-"""reports the problems of a data set, before training on it."""
+"""reports the problems of a data set, before training on it.
+
+Besides what is wrong with its files, it asks features of the images for doubtful labels, for
+classes that cannot be told apart and, given a table, for the source (docs/own_data.md).
+"""
 
 import functools
 
@@ -10,7 +14,7 @@ from fedjax_med.data.audit import report as audit_report
 from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import UserError, expand
 from fedjax_med.evaluation import tables
-from fedjax_med.experiment import load_data
+from fedjax_med.experiment import load_data, weighed
 from fedjax_med.experiment.audited import audited
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.run.workdir import check_file_writable
@@ -23,6 +27,13 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_string(
         "out", "audit.json", "the file that gets every finding in full", flag_values=flags
     )
+    absl_flags.DEFINE_enum(
+        "features",
+        "auto",
+        weighed.CHOICES,
+        "that are asked: of the model's frozen part, of the pixels; auto: the model's if it can",
+        flag_values=flags,
+    )
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -32,8 +43,15 @@ def run(flags: absl_flags.FlagValues) -> int:
     check_file_writable(out)
     read = functools.partial(load_data.read, experiment, flags.data_dir, flags.cache_dir)
     dataset, found = audited(experiment, read)
+    try:
+        asked = weighed.weighed(experiment, dataset, found, flags.cache_dir, flags.features)
+        found, refused = found._replace(evidence=asked), ""
+    except UserError as error:
+        refused = f"Features: not possible: {error}"
     tables.write_json(audit_report.to_json(found), out)
     print(audit_report.table(found, more=str(out)), end="\n\n")
+    if refused:
+        print(refused, end="\n\n")
     if warned := corrections.warning(found.corrections):
         print(warned, end="\n\n")
     corrected = experiment.policy == "corrected"

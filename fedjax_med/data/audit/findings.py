@@ -16,7 +16,10 @@ from fedjax_med.data import groups
 from fedjax_med.data.audit import group_findings
 from fedjax_med.data.audit.diagnoses import Diagnoses
 from fedjax_med.data.audit.duplicates import Int32, members, number
+from fedjax_med.data.audit.evidence import Evidence
 from fedjax_med.data.audit.group_findings import GroupFindings
+from fedjax_med.data.audit.lesions import Lesions
+from fedjax_med.data.audit.sources import Sources
 from fedjax_med.data.corrections.correct import Changes
 from fedjax_med.data.dataset import Dataset, Split, Unreadable
 from fedjax_med.data.images.lazy import DiskImages
@@ -76,6 +79,9 @@ class Audit(NamedTuple):
     # The classes beside the diagnoses of a table; None without one.
     diagnoses: Diagnoses | None = None
     groups: GroupFindings | None = None  # None: the images have no groups
+    lesions: Lesions | None = None  # by a table; None without one
+    sources: Sources | None = None  # likewise
+    evidence: Evidence | None = None  # of features; None: nobody looked at them
 
 
 def find(dataset: Dataset) -> Audit:
@@ -89,7 +95,7 @@ def find(dataset: Dataset) -> Audit:
     )
     rows = _Rows(
         label=[dataset.class_names[label] for label in (*train.label, *test.label)],
-        name=_names(train, dataset.clients) + _names(test, ()),
+        name=names(train, dataset.clients) + names(test, ()),
         num_train=num_train,
     )
     return Audit(
@@ -116,6 +122,9 @@ def find(dataset: Dataset) -> Audit:
         corrections=None,
         diagnoses=None,
         groups=_groups(dataset, near, rows.name),
+        lesions=None,
+        sources=None,
+        evidence=None,
     )
 
 
@@ -145,7 +154,8 @@ class _Rows(NamedTuple):
     num_train: int
 
 
-def _names(split: Split, clients: tuple[str, ...]) -> list[str]:
+def names(split: Split, clients: tuple[str, ...]) -> list[str]:
+    """Return the names of the images, with their hospitals' folders if there are any."""
     return [
         f"{clients[client] if clients else f'client_{client}'}/{name}" if client >= 0 else str(name)
         for client, name in zip(split.client, split.name, strict=True)

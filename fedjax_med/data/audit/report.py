@@ -4,7 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from fedjax_med.data.audit import diagnoses, group_findings
+from fedjax_med.data.audit import (
+    diagnoses,
+    evidence,
+    evidence_report,
+    group_findings,
+    lesions,
+    sources,
+)
 from fedjax_med.data.audit.findings import Audit, SameImage
 from fedjax_med.data.corrections import report as corrections
 from fedjax_med.errors import printable
@@ -51,6 +58,9 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "corrections": corrections.to_json(audit.corrections),
         "diagnoses": diagnoses.to_json(audit.diagnoses),
         **({"groups": group_findings.to_json(audit.groups)} if audit.groups else {}),
+        **({"lesions": lesions.to_json(audit.lesions)} if audit.lesions else {}),
+        **({"sources": sources.to_json(audit.sources)} if audit.sources else {}),
+        **({"evidence": evidence.to_json(audit.evidence)} if audit.evidence else {}),
     }
 
 
@@ -75,6 +85,7 @@ def table(audit: Audit, more: str = "audit.json") -> str:
         lines += [f"{n:>9,}  {' / '.join(map(printable, pair))}" for pair, n in _pairs(images)]
         lines += _examples([" = ".join(_marked(image)) for image in images], more)
     lines += group_findings.lines(audit.groups, more)
+    lines += _further(audit, more)
     lines += ["", f"{len(audit.unreadable):>5,}  unreadable files"]
     lines += _examples([f"{f.split}: {f.name}: {f.reason}" for f in audit.unreadable], more)
     lines += ["", f"{len(audit.dark):>5,}  nearly black images: is their white too high?"]
@@ -90,6 +101,19 @@ def table(audit: Audit, more: str = "audit.json") -> str:
     lines += ["", f"{count:>5,}  ignored: no images by their names, or outside of train and test"]
     lines += [f"{number:>9,}  {printable(suffix)}" for suffix, number in audit.ignored]
     return "\n".join(lines)
+
+
+def _further(audit: Audit, more: str) -> list[str]:
+    """Format what is known of lesions, sources and features."""
+    made = []
+    if audit.lesions is not None:
+        made += ["", *lesions.lines(audit.lesions, more)]
+    if audit.sources is not None:
+        made += ["", *sources.lines(audit.sources)]
+    if audit.evidence is not None:
+        related = audit.sources.cramers_v if audit.sources is not None else 0.0
+        made += ["", *evidence_report.lines(audit.evidence, related, more)]
+    return made
 
 
 def _remark(train: int, test: int) -> str:

@@ -1,0 +1,185 @@
+"""What features of the images tell of the labels: doubtful ones, alike classes, the source.
+
+All figures are out of fold: of each image by a discriminant that was fitted to other images, none
+of them of its group. They are of Train without copies. An image under two labels would be a pair of
+classes that nothing can tell apart, whatever the classes are; so of each image one copy stays, with
+the label of the rarer class, as under the policy ``rarest``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedjax_med.data.audit import class_pairs, label_errors
+from fedjax_med.data.audit.areas import Area, area
+from fedjax_med.data.audit.class_pairs import Pair
+from fedjax_med.data.audit.discriminant import out_of_fold_logs
+
+FOLDS = 5
+LEAST = 20  # images, and two classes: there is nothing to say of fewer
+
+Integers = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.floating]
+
+
+class Features(NamedTuple):
+    """Features of images, and where they are from."""
+
+    values: Floats  # [N, D]
+    of: str  # what they are, such as "statistics of the pixels"
+    trained: bool  # of a trained network
+
+
+class Doubt(NamedTuple):
+    """A label that is probably wrong."""
+
+    name: str
+    label: str
+    likely: str
+    confidence: float  # the probability of the label
+
+
+class SourceArea(NamedTuple):
+    """How well the features tell one source from the others."""
+
+    source: str
+    within: str  # the class whose images are compared; "": all
+    area: Area
+
+
+class Evidence(NamedTuple):
+    """The result of `weigh`."""
+
+    features: str
+    width: int  # D
+    trained: bool
+    images: int
+    class_names: tuple[str, ...]
+    sizes: tuple[int, ...]  # [K]
+    balanced_accuracy: float  # of the classes that have images
+    doubts: tuple[Doubt, ...]
+    joint: tuple[tuple[int, ...], ...]  # [K, K], the confident joint
+    pairs: tuple[Pair, ...]
+    sources: tuple[SourceArea, ...] | None  # None: the sources are not known
+
+    def doubtful_pairs(self) -> list[Pair]:
+        """List the pairs of classes that should be told apart and are not."""
+        return [pair for pair in self.pairs if pair.doubtful(self.trained)]
+
+
+def weigh(
+    features: Features,
+    labels: Integers,
+    groups: Integers,
+    names: Sequence[str],
+    class_names: tuple[str, ...],
+    sources: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """Ask the features for doubtful labels, alike classes and the source.
+
+    Args:
+        features: of N images, ``[N, D]``.
+        labels: ``[N]``, of two classes or more.
+        groups: ``[N]``, numbers; images that share one, as those of a lesion, are in one fold.
+        names: ``[N]``, to list them.
+        class_names: K.
+        sources: ``[N]``, "" where one is not known; None: none is.
+        seed: of the folds.
+    """
+    logs = np.full((len(labels), len(class_names)), -np.inf)
+    found = out_of_fold_logs(features.values, labels, groups, FOLDS, seed)
+    logs[:, : found.shape[1]] = found
+    doubts = label_errors.find(np.exp(logs), labels)
+    right = logs.argmax(axis=1) == labels
+    own = np.exp(logs)[np.arange(len(labels)), labels]
+    return Evidence(
+        features.of,
+        int(features.values.shape[1]),
+        features.trained,
+        len(labels),
+        class_names,
+        tuple(np.bincount(labels, minlength=len(class_names)).tolist()),
+        float(np.mean([right[labels == k].mean() for k in np.unique(labels)])),
+        tuple(
+            Doubt(names[at], class_names[labels[at]], class_names[likely], float(own[at]))
+            for at, likely in zip(doubts.image, doubts.likely, strict=True)
+        ),
+        tuple(map(tuple, doubts.joint.tolist())),
+        class_pairs.compare(logs, labels, groups),
+        None if sources is None else _sources(features, labels, groups, class_names, sources, seed),
+    )
+
+
+def _sources(
+    features: Features,
+    labels: Integers,
+    groups: Integers,
+    class_names: tuple[str, ...],
+    sources: Sequence[str],
+    seed: int,
+) -> tuple[SourceArea, ...]:
+    """Tell the sources by the features, over all images and within each class."""
+    given = np.array(sources)
+    parts = [("", np.ones(len(labels), bool))]
+    parts += [(class_names[k], labels == k) for k in np.unique(labels)]
+    found = []
+    for within, part in parts:
+        several = _several(given, groups, part)
+        index = np.flatnonzero(part & np.isin(given, several))
+        if len(several) < 2:
+            continue
+        of = np.array([several.index(one) for one in given[index].tolist()])
+        logs = out_of_fold_logs(features.values[index], of, groups[index], FOLDS, seed)
+        for at, source in enumerate(several if len(several) > 2 else several[:1]):
+            rest = np.delete(logs, at, axis=1).max(axis=1)
+            one = area(logs[:, at] - rest, of == at, groups[index])
+            found.append(SourceArea(source, within, one))
+    return tuple(found)
+
+
+def _several(
+    sources: npt.NDArray[np.str_], groups: Integers, part: npt.NDArray[np.bool_]
+) -> list[str]:
+    """List the sources with images enough in `part`, those with most first."""
+    pairs = set(zip(sources[part].tolist(), groups[part].tolist(), strict=True))
+    sizes = Counter(source for source, _ in pairs if source)
+    return [one for one, size in sizes.most_common() if size >= class_pairs.LEAST]
+
+
+def to_json(found: Evidence | None) -> dict[str, Any] | None:
+    """Convert the evidence to dictionaries and lists that JSON can hold."""
+    if found is None:
+        return None
+    names = found.class_names
+    return {
+        "features": found.features,
+        "number_of_features": found.width,
+        "of_a_trained_network": found.trained,
+        "images": found.images,
+        "balanced_accuracy": found.balanced_accuracy,
+        "doubtful_labels": [one._asdict() for one in found.doubts],
+        "confident_joint": [list(row) for row in found.joint],
+        "class_pairs": [
+            {
+                "classes": [names[k] for k in pair.classes],
+                **_area(pair.area),
+                "median_auroc_to_other_classes": None if np.isnan(pair.others) else pair.others,
+                "doubtful": pair.doubtful(found.trained),
+            }
+            for pair in found.pairs
+        ],
+        "sources": None
+        if found.sources is None
+        else [
+            {"source": one.source, "within_class": one.within or None, **_area(one.area)}
+            for one in found.sources
+        ],
+    }
+
+
+def _area(one: Area) -> dict[str, Any]:
+    return {"auroc": one.auroc, "low": one.low, "high": one.high, "images": list(one.sizes)}
