@@ -1,10 +1,15 @@
 """Pairs of classes that the features of their images do not tell apart.
 
 If a class is a part of another one under a second name, no features tell the two apart: their
-out-of-fold AUROC is 0.5. A pair is *doubtful* where the upper end of the 95 % interval is below
-`CHANCE`, so that few images alone raise no doubt, and where the features are known to be good
-enough: they tell the two from the other classes, with a median AUROC of at least `GOOD`. A data set
-of two classes has no others; there only the features of a trained network are trusted.
+out-of-fold AUROC is 0.5, or some more if the part was of another archive. A pair is *doubtful*
+where the upper end of the 95 % interval is below `CHANCE`, so that few images alone raise no doubt,
+and where the features are known to be good enough: they tell the two from the other classes, with a
+median AUROC of at least `GOOD`. A data set of two classes has no others; there only the features of
+a trained network are trusted.
+
+In simulations with 40 features a class copied from one of 100 images or more is doubted in 87 % of
+cases if it has 20 images and in all if it has 77; two classes that an ideal rule tells apart at an
+AUROC of 0.86 are in 5 % of cases if one has 20 images, and in none if it has 77.
 """
 
 from typing import NamedTuple
@@ -14,9 +19,9 @@ import numpy.typing as npt
 
 from fedjax_med.data.audit.areas import Area, area
 
-CHANCE = 0.7  # two classes that are merely similar have more
+CHANCE = 0.75  # two classes that are merely similar have more
 GOOD = 0.8
-LEAST = 10  # independent images of a class, with which it is compared
+LEAST = 20  # independent images of a class, with which it is compared
 _MOST = 5_000  # pairs that are compared; those beyond are the least alike
 
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_med.data.audit import class_pairs, label_errors
+from fedjax_med.data.audit import class_pairs, label_errors, sources
 from fedjax_med.data.audit.areas import Area, area
 from fedjax_med.data.audit.class_pairs import Pair
 from fedjax_med.data.audit.discriminant import out_of_fold_logs
 
 FOLDS = 5
+REPEATS = 3  # of the folds, whose chance moves an AUROC by some 0.02
 LEAST = 20  # images, and two classes: there is nothing to say of fewer
 
 Integers = npt.NDArray[np.integer]
@@ -76,7 +77,7 @@ def weigh(
     groups: Integers,
     names: Sequence[str],
     class_names: tuple[str, ...],
-    sources: Sequence[str] | None = None,
+    origins: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Ask the features for doubtful labels, alike classes and the source.
@@ -87,11 +88,11 @@ def weigh(
         groups: ``[N]``, numbers; images that share one, as those of a lesion, are in one fold.
         names: ``[N]``, to list them.
         class_names: K.
-        sources: ``[N]``, "" where one is not known; None: none is.
+        origins: ``[N]``, the sources, "" where one is not known; None: none is.
         seed: of the folds.
     """
     logs = np.full((len(labels), len(class_names)), -np.inf)
-    found = out_of_fold_logs(features.values, labels, groups, FOLDS, seed)
+    found = _logs(features.values, labels, groups, seed)
     logs[:, : found.shape[1]] = found
     doubts = label_errors.find(np.exp(logs), labels)
     right = logs.argmax(axis=1) == labels
@@ -110,8 +111,18 @@ def weigh(
         ),
         tuple(map(tuple, doubts.joint.tolist())),
         class_pairs.compare(logs, labels, groups),
-        None if sources is None else _sources(features, labels, groups, class_names, sources, seed),
+        None if origins is None else _sources(features, labels, groups, class_names, origins, seed),
     )
+
+
+def _logs(values: Floats, labels: Integers, groups: Integers, seed: int) -> Floats:
+    """Compute the logarithms of out-of-fold probabilities, geometric means over `REPEATS`."""
+    each = [
+        out_of_fold_logs(values, labels, groups, FOLDS, REPEATS * seed + repeat)
+        for repeat in range(REPEATS)
+    ]
+    logs = np.mean(each, axis=0)
+    return np.asarray(logs - np.log(np.exp(logs).sum(axis=1, keepdims=True)))
 
 
 def _sources(
@@ -119,11 +130,11 @@ def _sources(
     labels: Integers,
     groups: Integers,
     class_names: tuple[str, ...],
-    sources: Sequence[str],
+    origins: Sequence[str],
     seed: int,
 ) -> tuple[SourceArea, ...]:
     """Tell the sources by the features, over all images and within each class."""
-    given = np.array(sources)
+    given = np.array(origins)
     parts = [("", np.ones(len(labels), bool))]
     parts += [(class_names[k], labels == k) for k in np.unique(labels)]
     found = []
@@ -133,7 +144,7 @@ def _sources(
         if len(several) < 2:
             continue
         of = np.array([several.index(one) for one in given[index].tolist()])
-        logs = out_of_fold_logs(features.values[index], of, groups[index], FOLDS, seed)
+        logs = _logs(features.values[index], of, groups[index], seed)
         for at, source in enumerate(several if len(several) > 2 else several[:1]):
             rest = np.delete(logs, at, axis=1).max(axis=1)
             one = area(logs[:, at] - rest, of == at, groups[index])
@@ -142,12 +153,12 @@ def _sources(
 
 
 def _several(
-    sources: npt.NDArray[np.str_], groups: Integers, part: npt.NDArray[np.bool_]
+    origins: npt.NDArray[np.str_], groups: Integers, part: npt.NDArray[np.bool_]
 ) -> list[str]:
     """List the sources with images enough in `part`, those with most first."""
-    pairs = set(zip(sources[part].tolist(), groups[part].tolist(), strict=True))
-    sizes = Counter(source for source, _ in pairs if source)
-    return [one for one, size in sizes.most_common() if size >= class_pairs.LEAST]
+    pairs = set(zip(origins[part].tolist(), groups[part].tolist(), strict=True))
+    sizes = Counter(origin for origin, _ in pairs if origin)
+    return [one for one, size in sizes.most_common() if size >= sources.LEAST]
 
 
 def to_json(found: Evidence | None) -> dict[str, Any] | None:

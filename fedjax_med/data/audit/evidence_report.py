@@ -1,6 +1,6 @@
 """Formats what features tell of the labels, and what it may mean."""
 
-from fedjax_med.data.audit import class_pairs
+from fedjax_med.data.audit import class_pairs, sources
 from fedjax_med.data.audit.evidence import Evidence
 from fedjax_med.errors import printable
 
@@ -20,7 +20,7 @@ def lines(found: Evidence, cramers_v: float, more: str) -> list[str]:
     """
     classes = sum(size > 0 for size in found.sizes)
     return [
-        f"What {found.width:,} features tell: {printable(found.features)}",
+        f"What {found.width:,} features tell: {printable(found.features, 300)}",
         f"  of {found.images:,} images of Train without copies, by others in five folds: balanced "
         f"accuracy {found.balanced_accuracy:.2f} (chance {1 / classes:.2f})",
         "",
@@ -38,7 +38,7 @@ def _doubts(found: Evidence, more: str) -> list[str]:
     ]
     made += [
         f"           {printable(one.name, 120)}: {printable(one.likely)}? "
-        f"({printable(one.label)}: {one.confidence:.3f})"
+        f"({printable(one.label)}: {one.confidence:.2g})"
         for one in found.doubts[:_DOUBTS]
     ]
     return made + _rest(len(found.doubts), _DOUBTS, more)
@@ -83,7 +83,7 @@ def _sources(found: Evidence, cramers_v: float, more: str) -> list[str]:
     within = [one for one in found.sources if one.within]
     if not within:
         made.append(
-            f"         No class has {class_pairs.LEAST} images of two sources: nothing here tells "
+            f"         No class has {sources.LEAST} images of two sources: nothing here tells "
             "the source from the disease."
         )
     if cramers_v >= _INDEPENDENT and any(one.area.low > 0.5 for one in within):

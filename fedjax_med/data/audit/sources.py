@@ -146,8 +146,8 @@ def _warning(found: Sources) -> list[str]:
         f"{len(found.coinciding):>5,}  pairs of classes that the source alone tells apart, in at "
         f"least {COINCIDES:.0%} of images",
         f"         {of}",
-        "         Warning: what a model learns may be the source. Test it on classes that have "
-        "several sources, or on another source.",
+        "         Warning: what a model learns may be the source. Test it on images of each "
+        "class from the other sources.",
     ]
 
 
