@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from fedjax_med import ops
 from fedjax_med.algorithms import _ema, _report_loss
-from fedjax_med.client import augmentation, losses, mixup, optimizers
+from fedjax_med.client import augmentation, losses, mixup, optimizers, views
 from fedjax_med.client.local_training import LocalTrainer
 from fedjax_med.core.aggregation import Aggregator, chain
 from fedjax_med.core.algorithm import Cohort, FederatedAlgorithm
@@ -43,7 +43,7 @@ def build_trainer(
     prepare = (
         augmentation.build(experiment.augment, model.mean, model.std, model.colour_constancy)
         if model.frozen is None
-        else augmentation.choose_view(experiment.augment)
+        else views.choose_view(experiment.augment)
     )
     grad_fn = losses.cross_entropy(
         model,

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from fedjax_med.client import augmentation
+from fedjax_med.client.views import views_needed
 from fedjax_med.core.model import Model
 from fedjax_med.data import feature_cache
 from fedjax_med.data.dataset import Dataset, Split
@@ -52,5 +52,5 @@ def through(experiment: Experiment, dataset: Dataset, cache_dir: str) -> tuple[D
 def of_train(experiment: Experiment, dataset: Dataset, frozen: Part, cache_dir: str) -> Split:
     """Replace the images of Train by their features, of all views that a run uses."""
     changes = experiment.augment
-    views = augmentation.views_needed(changes, experiment.tta_views)
-    return feature_cache.features(dataset.train, frozen, cache_dir, changes, views)
+    needed = views_needed(changes, experiment.tta_views)
+    return feature_cache.features(dataset.train, frozen, cache_dir, changes, needed)

@@ -8,11 +8,11 @@ from typing import Any
 from fedjax_med.client import augmentation
 from fedjax_med.client.optimizers import schedule
 from fedjax_med.core.process import Process
-from fedjax_med.data.corrections.table import FLAG, needed
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
 from fedjax_med.evaluation import operating
 from fedjax_med.execution import backend
+from fedjax_med.experiment import table_fields
 from fedjax_med.experiment.config import Experiment
 from fedjax_med.privacy import accounting
 
@@ -83,8 +83,7 @@ def check(experiment: Experiment, trained: Experiment) -> None:
     invalid = experiment.participation.on_invalid
     check_name(invalid, ("stop", "skip"), "what invalid updates do to a run")
     check_name(experiment.checkpoint.tested, ("best", "last"), "the checkpoints to test")
-    _check_corrections(experiment)
-    _check_metadata(experiment)
+    table_fields.check(experiment)
     check_name(experiment.crop, CROPS, "the values of --config.crop")
     check_name(experiment.setting, ("federated", "centralized", "local"), "the settings")
     folds, fold = experiment.folds, experiment.fold
@@ -93,44 +92,12 @@ def check(experiment: Experiment, trained: Experiment) -> None:
             "expected --config.folds >= 2 (or 0: no cross-validation) and --config.fold from 0 to "
             f"folds - 1, got folds={folds} and fold={fold}."
         )
-    _check_groups(experiment)
     _check_privacy(experiment, trained)
     check_name(experiment.map_clients, backend.NAMES, "the ways to map over clients")
     schedule(client.schedule, experiment.rounds, client.warmup_rounds)
     _check_choices(experiment)
     augmentation.check(experiment.augment)
     operating.check(experiment.operating)
-
-
-def _check_corrections(experiment: Experiment) -> None:
-    """Refuse the policy ``corrected`` without a table, and a table without this policy."""
-    table, policy = experiment.corrections, experiment.policy
-    if policy == "corrected" and not table:
-        raise UserError(f"--config.policy=corrected needs a table of corrections: give {needed()}.")
-    if table and policy != "corrected":
-        raise UserError(
-            f"{FLAG}={table} is for --config.policy=corrected, and the policy is {policy!r}: give "
-            "both or neither."
-        )
-
-
-def _check_metadata(experiment: Experiment) -> None:
-    """Refuse columns without a table, and a table without columns."""
-    given = dataclasses.asdict(experiment.metadata)
-    path, image = given.pop("path"), given.pop("image")
-    if given.pop("source_prefix") and not given["source"]:
-        raise UserError("--config.metadata.source_prefix needs --config.metadata.source=HEADING.")
-    columns = [name for name in given if given[name]]
-    if columns and not path:
-        raise UserError(
-            f"--config.metadata.{columns[0]} names a column of a table: give the table, "
-            "--config.metadata.path=FILE, too."
-        )
-    if path and not (columns and image):
-        raise UserError(
-            f"--config.metadata.path={path} needs --config.metadata.image and a column: set "
-            f"{' or '.join(f'--config.metadata.{name}' for name in given)} to its heading."
-        )
 
 
 def _check_choices(holder: Any, path: str = "") -> None:
@@ -157,18 +124,6 @@ def _check_optimizer(name: str, options: dict[str, Any]) -> None:
         if (decay and not 0 <= value < 1) or (option in _NOT_NEGATIVE and value < 0):
             range_ = "in [0, 1)" if decay else ">= 0"
             raise UserError(f"expected --config.{name}.options.{option} {range_}, got {value}.")
-
-
-def _check_groups(experiment: Experiment) -> None:
-    """Refuse a table of groups without the heading of the groups, and a heading without a table."""
-    groups = experiment.groups
-    if bool(groups.path) != bool(groups.column):
-        given, missing = ("path", "column") if groups.path else ("column", "path")
-        what = "the heading of the groups in it" if groups.path else "the table that has it"
-        raise UserError(
-            f"--config.groups.{given}={getattr(groups, given)} needs --config.groups.{missing}: "
-            f"{what}, such as {'lesion' if groups.path else 'images.csv'}."
-        )
 
 
 def _refuse(what: str, why: str) -> None:

@@ -11,6 +11,7 @@ import toy
 
 from fedjax_med.cli import main as cli
 from fedjax_med.client import augmentation
+from fedjax_med.client.views import choose_view, views_needed
 from fedjax_med.data import feature_cache
 from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
@@ -197,7 +198,7 @@ def test_as_many_views_are_needed_as_training_or_evaluation_uses(
     flip, right_angles, tta_views, needed
 ):
     changes = Augment(flip=flip, right_angles=right_angles)
-    assert augmentation.views_needed(changes, tta_views) == needed
+    assert views_needed(changes, tta_views) == needed
 
 
 def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path):
@@ -287,17 +288,17 @@ def test_frozen_blocks_want_weights_and_room(trained, tmp_path, monkeypatch):
     ],
 )
 def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angles, allowed):
-    prepare = augmentation.choose_view(Augment(flip=flip, right_angles=right_angles))
+    prepare = choose_view(Augment(flip=flip, right_angles=right_angles))
     features = jnp.broadcast_to(jnp.arange(8.0).reshape(1, 8, 1, 1, 1), (200, 8, 2, 2, 1))
     drawn = prepare(features.astype(jnp.float16), jax.random.key(0))
     assert drawn.shape == (200, 2, 2, 1)
     assert drawn.dtype == jnp.float32
     assert set(np.unique(drawn)) == allowed
     copied = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1, 1), (900, 24, 1, 1, 1))
-    prepare = augmentation.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
+    prepare = choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
     drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
     assert set(np.unique(drawn)) == {8 * copy + view for copy in range(3) for view in allowed}
-    few = augmentation.views_needed(Augment(flip=flip, right_angles=right_angles), 1)
+    few = views_needed(Augment(flip=flip, right_angles=right_angles), 1)
     copied = jnp.broadcast_to(
         jnp.arange(3.0 * few).reshape(1, -1, 1, 1, 1), (900, 3 * few, 1, 1, 1)
     )
