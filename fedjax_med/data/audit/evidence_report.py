@@ -38,7 +38,7 @@ def _doubts(found: Evidence, more: str) -> list[str]:
     ]
     made += [
         f"           {printable(one.name, 120)}: {printable(one.likely)}? "
-        f"({printable(one.label)}: {one.confidence:.2g})"
+        f"({printable(one.label)}: {one.confidence:.3f})"
         for one in found.doubts[:_DOUBTS]
     ]
     return made + _rest(len(found.doubts), _DOUBTS, more)
