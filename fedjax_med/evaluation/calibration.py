@@ -1,5 +1,7 @@
 """Temperature scaling: calibrates probabilities to match how often they are right."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import optimize
 
@@ -27,7 +29,24 @@ def scale(probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def temperature(probabilities: Floats, labels: Integers) -> float:
+def client_loss(probabilities: Floats, labels: Integers, temperature: float) -> float:
+    """Add up the log losses of one client's own examples, scaled by `temperature`.
+
+    This sum is all that leaves a hospital for each temperature that the server tries.
+
+    Args:
+        probabilities: ``[N, K]``, of the client's examples.
+        labels: ``[N]``.
+        temperature: above 0.
+    """
+    if not len(labels):
+        return 0.0
+    return len(labels) * float(log_loss(scale(probabilities, temperature), labels))
+
+
+def temperature(
+    probabilities: Floats, labels: Integers, sizes: Sequence[int] | Integers | None = None
+) -> float:
     """Find the most probable temperature T, for a normal prior on log T around 0.
 
     The temperature with the lowest log loss (Guo et al., ICML 2017) has no bound where predictions
@@ -36,21 +55,23 @@ def temperature(probabilities: Floats, labels: Integers) -> float:
     Where there is a `doubt` T is at least 1: confidence that rests on the lack of errors among
     these examples would cost much wherever errors are more frequent.
 
-    The log loss is a sum over examples: hospitals that each send their sum for a temperature can
-    find it jointly, and no prediction leaves its hospital.
+    The search needs only the sums of the clients' losses (`client_loss`) at each temperature.
 
     Args:
         probabilities: ``[N, K]``, of examples not used for training.
         labels: ``[N]``.
+        sizes: ``[C]``, the examples of each client, in order; None: one client has all.
 
     Returns:
         A number between 0.05 and 20; 1 without examples.
     """
     if not len(labels):
         return 1.0
+    ends = np.cumsum([len(labels)] if sizes is None else sizes)[:-1]
+    clients = list(zip(np.split(probabilities, ends), np.split(labels, ends), strict=True))
 
     def minus_log_posterior(log: float) -> float:
-        total = len(labels) * float(log_loss(scale(probabilities, np.exp(log)), labels))
+        total = sum(client_loss(*own, float(np.exp(log))) for own in clients)
         return total + 0.5 * (log / _SPREAD) ** 2
 
     found = optimize.minimize_scalar(

@@ -146,7 +146,7 @@ def _evaluate(
     validation = predict_validation(model, models, held, experiment.tta_views)
     calibrated: dict[str, Any] = {}
     if experiment.calibrate:
-        fitted = validation, held.label.astype(np.int64)
+        fitted = validation, held.label.astype(np.int64), held.sizes
         before = metrics.summarize(probabilities, test.label, names)
         probabilities, calibrated = _calibrate(probabilities, before, *fitted)
     found = Predictions(test.name, test.client, test.label, probabilities)
@@ -200,13 +200,13 @@ def _add_operating(
 
 
 def _calibrate(
-    probabilities: Any, before: dict[str, Any], validation: Any, label: Any
+    probabilities: Any, before: dict[str, Any], validation: Any, label: Any, sizes: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Scale the test images' `probabilities` by the temperature of the validation predictions.
 
     Returns the probabilities, and what the evaluation says of their calibration.
     """
-    temperature = calibration.temperature(validation, label)
+    temperature = calibration.temperature(validation, label, sizes)
     calibrated = {
         "temperature": temperature,
         "before_calibration": {name: before[name] for name in _CALIBRATED},

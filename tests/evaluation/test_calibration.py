@@ -31,6 +31,25 @@ def test_without_examples_the_temperature_is_one():
     assert calibration.temperature(np.empty((0, 3)), np.empty(0, np.int64)) == 1.0
 
 
+def test_temperature_needs_only_the_sum_that_each_client_makes_of_its_own_examples(monkeypatch):
+    probabilities, labels = _predictions(90, 1.8)
+    sizes, seen = np.array([30, 0, 45, 15]), []
+    sum_of = calibration.client_loss
+
+    def spied(own, of_own, temperature):
+        seen.append((own, of_own))
+        return sum_of(own, of_own, temperature)
+
+    monkeypatch.setattr(calibration, "client_loss", spied)
+    found = calibration.temperature(probabilities, labels, sizes)
+    for (own, of_own), start, size in zip(
+        seen, (0, 30, 30, 75) * (len(seen) // 4), np.tile(sizes, len(seen) // 4), strict=True
+    ):
+        np.testing.assert_array_equal(own, probabilities[start : start + size])
+        np.testing.assert_array_equal(of_own, labels[start : start + size])
+    assert found == pytest.approx(calibration.temperature(probabilities, labels), rel=1e-6)
+
+
 def _predictions(count, sure, seed=0):
     """Draw probabilities of `count` images over 4 classes, and labels that follow them."""
     rng = np.random.default_rng(seed)
