@@ -27,6 +27,8 @@ class Augment:
     # For models with frozen blocks, which see an image only once: the number of augmented copies of
     # each mirrored view that are kept beside the view itself, for training to draw from.
     copies: int = 0
+    # Likewise: at most so many of the mirrored views are drawn, the most different first.
+    views: int = 8
     # These three change a batch as a whole (`fedjax_med.client.mixup`).
     mixup: float = 0.0  # alpha of the beta distribution of the two images' weights; 0: none
     cutmix: float = 0.0  # likewise, of the area's share that is cut from another image
@@ -226,6 +228,8 @@ def check(augment: Augment) -> None:
     """
     if not 0 < augment.min_scale <= 1:
         raise UserError(f"expected --config.augment.min_scale in (0, 1], got {augment.min_scale}.")
+    if augment.views not in (1, 2, 4, 8):
+        raise UserError(f"expected --config.augment.views 1, 2, 4 or 8, got {augment.views}.")
     for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
         if getattr(augment, name) < 0:
             raise UserError(f"expected --config.augment.{name} >= 0, got {getattr(augment, name)}.")

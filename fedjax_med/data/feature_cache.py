@@ -39,6 +39,7 @@ from fedjax_med.models.pretrained import weights
 
 _BATCH = 16  # images at a time; the last batch is padded, so that only one program is compiled
 UNCHANGED = Augment(copies=0)
+EVERY_VIEW = tuple(range(augmentation.VIEWS))
 _MADE_BY = 2  # raise it whenever this code computes other features, so that no old file is used
 _DIGEST = hashlib.sha256
 _BLOCK = 2**20  # bytes read at a time
@@ -84,7 +85,7 @@ def features(
     frozen: Part,
     cache_dir: str,
     changes: Augment = UNCHANGED,
-    views: int = augmentation.VIEWS,
+    views: tuple[int, ...] = EVERY_VIEW,
 ) -> Split:
     """Replace the images of `split` by their features from `frozen`, computed or from the cache.
 
@@ -95,10 +96,10 @@ def features(
             of the same images in another order, or with other labels, are the same.
         changes: random changes; its ``copies`` follow the unchanged views, all views of the
             first copy first. Each has its own changes, the same in every run.
-        views: the number of mirrored views (`augmentation.views_needed`).
+        views: the numbers of the V mirrored views (`augmentation.mirrored`).
 
     Returns:
-        The split with float16 features ``[N, views * (1 + copies), h, w, ch]`` as its images; they
+        The split with float16 features ``[N, V * (1 + copies), h, w, ch]`` as its images; they
         stay on disk until they are indexed.
 
     Raises:
@@ -108,14 +109,14 @@ def features(
     different, first, rows = np.unique(split.sha256, return_index=True, return_inverse=True)
     one = (1, *split.image.shape[1:])
     made = jax.eval_shape(lambda: frozen.model.apply(frozen.params, jnp.zeros(one), None))
-    wanted = (len(different), views * (1 + changes.copies), *made.shape[1:])
+    wanted = (len(different), len(views) * (1 + changes.copies), *made.shape[1:])
     of = hashlib.sha256(f"{frozen.digest} {one} {_MADE_BY}".encode())
     of.update(f"{jax.__version__} {jax.default_backend()}".encode())  # they decide the last bits
     of.update("".join(different.tolist()).encode())
     if changes.copies:
         of.update(f"{_of_one_image(changes)}".encode())
-    if views != augmentation.VIEWS:
-        of.update(f"{views} views".encode())
+    if views != EVERY_VIEW:
+        of.update(f"views {views}".encode())
     home = expand(cache_dir).absolute() / "features"
     clear_temporary(home)
     file = home / f"{of.hexdigest()[:16]}.npy"
@@ -202,14 +203,18 @@ def _check_space(home: Path, cache_dir: str, size: int) -> None:
 def _of_one_image(changes: Augment) -> Augment:
     """Drop the mirrors, which the views cover, and the changes made to whole training batches."""
     return dataclasses.replace(
-        changes, flip=False, right_angles=False, mixup=0.0, cutmix=0.0, erase=0.0
+        changes, flip=False, right_angles=False, views=8, mixup=0.0, cutmix=0.0, erase=0.0
     )
 
 
 def _computed(
-    every: Images, chosen: npt.NDArray[np.int64], frozen: Part, changes: Augment, views: int
+    every: Images,
+    chosen: npt.NDArray[np.int64],
+    frozen: Part,
+    changes: Augment,
+    views: tuple[int, ...],
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield the features ``[b, views * (1 + copies), h, w, ch]`` of `_BATCH` images at a time.
+    """Yield the features ``[b, V * (1 + copies), h, w, ch]`` of `_BATCH` images at a time.
 
     Args:
         every: the images to choose from.
@@ -236,12 +241,12 @@ def _computed(
         images = np.asarray(every[chosen[start : start + _BATCH]])
         full = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
         full[: len(images)] = images
-        mirrors = [augmentation.mirrored(full, view) for view in range(views)]
+        mirrors = [augmentation.mirrored(full, view) for view in views]
         made = [plain(frozen.params, mirror) for mirror in mirrors]
-        for number in range(changes.copies * views):
+        for number in range(changes.copies * len(views)):
             # The same key in all runs on the same images, since they share the cached features.
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), start), number)
-            made.append(changed(frozen.params, mirrors[number % views], key))
+            made.append(changed(frozen.params, mirrors[number % len(views)], key))
         yield np.stack([np.asarray(one) for one in made], 1)[: len(images)]
 
 

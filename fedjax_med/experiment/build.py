@@ -43,7 +43,9 @@ def build_trainer(
     prepare = (
         augmentation.build(experiment.augment, model.mean, model.std, model.colour_constancy)
         if model.frozen is None
-        else views.choose_view(experiment.augment)
+        else views.choose_view(
+            experiment.augment, views.needed(experiment.augment, experiment.tta_views)
+        )
     )
     grad_fn = losses.cross_entropy(
         model,

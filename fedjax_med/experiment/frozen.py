@@ -2,7 +2,7 @@
 
 import hashlib
 
-from fedjax_med.client.views import views_needed
+from fedjax_med.client.views import ORDER, needed
 from fedjax_med.core.model import Model
 from fedjax_med.data import feature_cache
 from fedjax_med.data.dataset import Dataset, Split
@@ -45,12 +45,12 @@ def through(experiment: Experiment, dataset: Dataset, cache_dir: str) -> tuple[D
     train = of_train(experiment, dataset, found, cache_dir)
     test = dataset.test
     if not experiment.folds:  # cross-validation takes its test images from Train
-        test = feature_cache.features(test, found, cache_dir, views=experiment.tta_views)
+        test = feature_cache.features(test, found, cache_dir, views=ORDER[: experiment.tta_views])
     return dataset._replace(train=train, test=test), found.digest
 
 
 def of_train(experiment: Experiment, dataset: Dataset, frozen: Part, cache_dir: str) -> Split:
     """Replace the images of Train by their features, of all views that a run uses."""
     changes = experiment.augment
-    needed = views_needed(changes, experiment.tta_views)
-    return feature_cache.features(dataset.train, frozen, cache_dir, changes, needed)
+    views = needed(changes, experiment.tta_views)
+    return feature_cache.features(dataset.train, frozen, cache_dir, changes, views)

@@ -11,7 +11,7 @@ import toy
 
 from fedjax_med.cli import main as cli
 from fedjax_med.client import augmentation
-from fedjax_med.client.views import choose_view, views_needed
+from fedjax_med.client import views as drawing
 from fedjax_med.data import feature_cache
 from fedjax_med.data.dataset import Split
 from fedjax_med.errors import UserError
@@ -146,11 +146,11 @@ def test_images_in_another_order_or_under_other_labels_are_not_computed_again(tr
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(20)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
     copies = Augment(copies=1, right_angles=False)
-    first = feature_cache.features(split, part, str(tmp_path), copies, views=2).image
+    first = feature_cache.features(split, part, str(tmp_path), copies, views=(0, 1)).image
     order = np.random.default_rng(1).permutation(20)
     twice = np.concatenate([order, order[:3]])  # of some images there are copies
     other = split.take(twice)._replace(label=np.zeros(23, np.int32))
-    found = feature_cache.features(other, part, str(tmp_path), copies, views=2).image
+    found = feature_cache.features(other, part, str(tmp_path), copies, views=(0, 1)).image
     assert len(list((tmp_path / "features").iterdir())) == 1
     np.testing.assert_array_equal(np.asarray(found), np.asarray(first)[twice])
 
@@ -171,34 +171,43 @@ def test_only_the_views_that_are_used_are_computed(trained, tmp_path):
     model, split = efficientnet_lite0.build(9, frozen_blocks=1), split_of(3)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
     every, two, again = (
-        np.array(feature_cache.features(split, part, str(tmp_path), views=views).image)
-        for views in (8, 2, 8)
+        np.array(feature_cache.features(split, part, str(tmp_path), views=chosen).image)
+        for chosen in (drawing.ORDER, (0, 7), drawing.ORDER)
     )
     assert two.shape[1] == 2
     np.testing.assert_array_equal(two, every[:, :2])
     np.testing.assert_array_equal(again, every)
     copies = Augment(copies=2, right_angles=False)
-    found = feature_cache.features(split, part, str(tmp_path), copies, views=2).image
+    found = feature_cache.features(split, part, str(tmp_path), copies, views=(0, 7)).image
     assert found.shape[1] == 6
     np.testing.assert_array_equal(found[:, :2], two)
 
 
 @pytest.mark.parametrize(
-    ("flip", "right_angles", "tta_views", "needed"),
+    ("changes", "tta_views", "needed"),
     [
-        (False, False, 1, 1),
-        (False, False, 4, 4),
-        (True, False, 1, 2),
-        (True, False, 8, 8),
-        (False, True, 1, 8),
-        (True, True, 2, 8),
+        ({"flip": False, "right_angles": False}, 1, (0,)),
+        ({"flip": False, "right_angles": False}, 4, (0, 7, 3, 4)),
+        ({"right_angles": False}, 1, (0, 1)),
+        ({"right_angles": False}, 2, (0, 7, 1)),
+        ({"flip": False}, 1, (0, 3, 6, 5)),
+        ({}, 2, (0, 7, 3, 4, 1, 6, 2, 5)),
+        ({"views": 2}, 1, (0, 7)),
+        ({"views": 2}, 4, (0, 7, 3, 4)),
+        ({"views": 4, "flip": False}, 2, (0, 7, 3, 6, 5)),
     ],
 )
-def test_as_many_views_are_needed_as_training_or_evaluation_uses(
-    flip, right_angles, tta_views, needed
-):
-    changes = Augment(flip=flip, right_angles=right_angles)
-    assert views_needed(changes, tta_views) == needed
+def test_views_that_training_or_evaluation_uses_are_computed(changes, tta_views, needed):
+    assert drawing.needed(Augment(**changes), tta_views) == needed
+
+
+def test_every_view_counts_once_and_those_beside_each_other_differ_most():
+    assert sorted(drawing.ORDER) == list(range(8))
+    image = np.random.default_rng(0).normal(size=(1, 5, 5, 1))
+    made = [augmentation.mirrored(image, view) for view in drawing.ORDER[:4]]
+    turned = [np.rot90(image, 2, (1, 2)), image.swapaxes(1, 2)]
+    np.testing.assert_array_equal(made[2:], turned)
+    np.testing.assert_array_equal(made[1], np.rot90(turned[1], 2, (1, 2)))
 
 
 def test_copies_are_of_changed_images_and_come_after_the_views(trained, tmp_path):
@@ -288,22 +297,24 @@ def test_frozen_blocks_want_weights_and_room(trained, tmp_path, monkeypatch):
     ],
 )
 def test_training_draws_the_views_that_its_augmentation_allows(flip, right_angles, allowed):
-    prepare = choose_view(Augment(flip=flip, right_angles=right_angles))
+    prepare = drawing.choose_view(Augment(flip=flip, right_angles=right_angles))
     features = jnp.broadcast_to(jnp.arange(8.0).reshape(1, 8, 1, 1, 1), (200, 8, 2, 2, 1))
     drawn = prepare(features.astype(jnp.float16), jax.random.key(0))
     assert drawn.shape == (200, 2, 2, 1)
     assert drawn.dtype == jnp.float32
     assert set(np.unique(drawn)) == allowed
     copied = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1, 1), (900, 24, 1, 1, 1))
-    prepare = choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
+    prepare = drawing.choose_view(Augment(flip=flip, right_angles=right_angles, copies=2))
     drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
     assert set(np.unique(drawn)) == {8 * copy + view for copy in range(3) for view in allowed}
-    few = views_needed(Augment(flip=flip, right_angles=right_angles), 1)
+    few = drawing.needed(changes := Augment(flip=flip, right_angles=right_angles, copies=2), 1)
+    number = 3 * len(few)
     copied = jnp.broadcast_to(
-        jnp.arange(3.0 * few).reshape(1, -1, 1, 1, 1), (900, 3 * few, 1, 1, 1)
+        jnp.arange(1.0 * number).reshape(1, -1, 1, 1, 1), (900, number, 1, 1, 1)
     )
-    drawn = prepare(copied.astype(jnp.float16), jax.random.key(0))
-    assert set(np.unique(drawn)) == {few * copy + view for copy in range(3) for view in allowed}
+    drawn = drawing.choose_view(changes, few)(copied.astype(jnp.float16), jax.random.key(0))
+    assert set(np.unique(drawn)) == set(range(number))
+    assert len(few) == len(allowed)
 
 
 def test_turns_without_mirrors_are_rotations():
@@ -319,7 +330,7 @@ def test_prediction_from_features_is_that_from_images(tensors, trained, tmp_path
     split = split_of(5)
     whole, model = efficientnet_lite0.build(9), efficientnet_lite0.build(9, frozen_blocks=14)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
-    features = feature_cache.features(split, part, str(tmp_path))
+    features = feature_cache.features(split, part, str(tmp_path), views=drawing.ORDER)
     expected = predict.predict(whole, params_of(whole, tensors), split.image, views)
     actual = predict.predict(model, params_of(model, tensors), features.image, views)
     np.testing.assert_allclose(actual, expected, atol=0.02)
