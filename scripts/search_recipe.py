@@ -76,8 +76,19 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
             "efficientnet_lite0+efficientnet_lite2",
         )
     },
-    "hidden": {
-        f"{size} hidden units": [f"--config.model.options.hidden={size}"] for size in (0, 64)
+    "head": {
+        "linear": [],
+        "linear, dropout 0.5": ["--config.model.options.dropout=0.5"],
+        "64 hidden units, dropout 0.5": [
+            "--config.model.options.hidden=64",
+            "--config.model.options.dropout=0.5",
+        ],
+    },
+    "site": {
+        f"share {share} of the site's own statistics": [
+            f"--config.model.options.own_statistics={share}"
+        ]
+        for share in (0.0, 0.5, 1.0)
     },
     "decay": {
         f"weight decay {decay}": [f"--config.client.optimizer.options.weight_decay={decay}"]
