@@ -7,8 +7,8 @@ and where the features are known to be good enough: they tell the two from the o
 median AUROC of at least `GOOD`. A data set of two classes has no others; there only the features of
 a trained network are trusted.
 
-`CHANCE` was set with the skin-cancer images in view, whose copied class has 0.56 to 0.69: a doubt is a
-question to whoever can look at the images, not a proof.
+`CHANCE` was set with the skin-cancer images in view, whose copied class has 0.56 to 0.69: a doubt
+is a question to whoever can look at the images, not a proof.
 """
 
 from typing import NamedTuple
