@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fedjax_med.client import augmentation
-from fedjax_med.client.views import ORDER
 from fedjax_med.core.model import Model
 from fedjax_med.core.types import Array, Params
 from fedjax_med.data.client_data import ClientData
@@ -27,12 +26,12 @@ def _view(model: Model, images: Array, view: int) -> Array:
     Args:
         model: the model that consumes the view.
         images: uint8 [B, H, W, ch], or features float16 [B, V, h, w, ch].
-        view: its place in `fedjax_med.client.views.ORDER`.
+        view: as in `fedjax_med.client.augmentation.mirrored`; of features their place.
     """
     if model.frozen is not None:
         return images[:, view].astype(jnp.float32)
     normalised = augmentation.normalise(images, model.mean, model.std, model.colour_constancy)
-    return jnp.asarray(augmentation.mirrored(normalised, ORDER[view]))
+    return jnp.asarray(augmentation.mirrored(normalised, view))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))

@@ -330,7 +330,7 @@ def test_prediction_from_features_is_that_from_images(tensors, trained, tmp_path
     split = split_of(5)
     whole, model = efficientnet_lite0.build(9), efficientnet_lite0.build(9, frozen_blocks=14)
     part = feature_cache.part(model.frozen, "imagenet", SHAPE)
-    features = feature_cache.features(split, part, str(tmp_path), views=drawing.ORDER)
+    features = feature_cache.features(split, part, str(tmp_path))
     expected = predict.predict(whole, params_of(whole, tensors), split.image, views)
     actual = predict.predict(model, params_of(model, tensors), features.image, views)
     np.testing.assert_allclose(actual, expected, atol=0.02)

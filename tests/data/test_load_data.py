@@ -5,6 +5,7 @@ from PIL import Image
 from fedjax_med.data import digests
 from fedjax_med.data.feature_cache import Part
 from fedjax_med.errors import UserError
+from fedjax_med.experiment import frozen as frozen_part
 from fedjax_med.experiment import load_data, resolve
 from fedjax_med.experiment.config import Experiment, Spec
 from fedjax_med.models import cnn
@@ -90,14 +91,14 @@ def test_cached_features_are_of_the_pixels_and_not_of_the_files_alone(folder, mo
     """Two preparations of the same files must not share what frozen blocks made of them."""
     digests = []
 
-    def features(split, part, *_):
+    def features(split, part, *_, **__):
         digests.append(part.digest)
         return split
 
     frozen = cnn.build(2)
     monkeypatch.setattr(load_data.components, "build", built(frozen))
-    monkeypatch.setattr(load_data.feature_cache, "part", lambda *_: Part(frozen, {}, "weights"))
-    monkeypatch.setattr(load_data.feature_cache, "features", features)
+    monkeypatch.setattr(frozen_part.feature_cache, "part", lambda *_: Part(frozen, {}, "weights"))
+    monkeypatch.setattr(frozen_part.feature_cache, "features", features)
     for crop in ("centre", "pad"):
         load(folder, crop=crop)
     assert digests[:2] == ["weights"] * 2

@@ -120,11 +120,10 @@ def test_hidden_layer_is_its_formula(small):
     params["classifier"]["kernel"] = jax.random.normal(KEY, (7, 3))
     params["hidden"]["bias"] = jax.random.normal(KEY, (7,))
     images = jax.random.normal(KEY, (5, 1, 1, len(params["standardise"]["mean"])))
-    hidden = np.maximum(
-        np.asarray(images[:, 0, 0]) @ params["hidden"]["kernel"] + params["hidden"]["bias"], 0
-    )
+    layer = jax.tree.map(np.asarray, params["hidden"])
+    hidden = np.maximum(np.asarray(images[:, 0, 0]) @ layer["kernel"] + layer["bias"], 0)
     np.testing.assert_allclose(model.features(params, images, None), hidden, rtol=1e-3, atol=1e-4)
-    logits = hidden @ params["classifier"]["kernel"]
+    logits = hidden @ np.asarray(params["classifier"]["kernel"])
     np.testing.assert_allclose(model.apply(params, images, None), logits, rtol=1e-3, atol=1e-3)
 
 

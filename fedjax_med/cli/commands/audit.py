@@ -31,7 +31,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
         "features",
         "auto",
         weighed.CHOICES,
-        "that are asked: of the model's frozen part, of the pixels; auto: the model's if it can",
+        "asked for doubts; auto: of the model, else of pixels",
         flag_values=flags,
     )
 
