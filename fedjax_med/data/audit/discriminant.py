@@ -46,7 +46,8 @@ def fit(
         shrinkage: in [0, 1], of the covariance; None: by Ledoit and Wolf's rule.
     """
     features = np.asarray(features, np.float64)
-    mean, scale = features.mean(axis=0), features.std(axis=0)
+    mean: Floats = np.asarray(features.mean(axis=0), np.float64)
+    scale: Floats = np.asarray(features.std(axis=0), np.float64)
     # Features that are all equal have a deviation of rounding errors, or of 0.
     scale[scale <= 1e-12 * np.abs(mean)] = np.inf
     standard = (features - mean) / scale
