@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedjax_med.core.faults import Faults as Faults
     from fedjax_med.core.faults import Participation as Participation
     from fedjax_med.core.model import Model as Model
+    from fedjax_med.core.model import Statistics as Statistics
     from fedjax_med.core.process import Process as Process
     from fedjax_med.core.round import RoundBatch as RoundBatch
     from fedjax_med.core.types import Examples as Examples
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fedjax_med.evaluation.evaluate import evaluate as evaluate
     from fedjax_med.execution.rounds import RoundResult as RoundResult
     from fedjax_med.execution.simulation import Simulation as Simulation
+    from fedjax_med.execution.statistics import take_statistics as take_statistics
     from fedjax_med.experiment.config import Experiment as Experiment
     from fedjax_med.experiment.config import Spec as Spec
     from fedjax_med.experiment.config_file import read as load_config  # noqa: F401
@@ -70,6 +72,7 @@ _HOMES = {
     "Run": "run.library",
     "Simulation": "execution.simulation",
     "Spec": "experiment.config",
+    "Statistics": "core.model",
     "Traits": "core.algorithm",
     "UserError": "errors",
     "chain": "core.aggregation",
@@ -77,6 +80,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluate_run": "run.library",
     "load_config": "experiment.config_file:read",
+    "take_statistics": "execution.statistics",
     "train": "run.library",
 }
 _SUBPACKAGES = (
