@@ -4,7 +4,7 @@ Run: python scripts/results.py --data_dir=DATA --metadata=TABLE [--cache_dir=FOL
          [--workdir=runs/results] [--jobs=2]
 
 TABLE has a line for each image, with columns `image` and `lesion` (docs/isic9.md). Needs the extra
-`pretrained`, and about MINUTES on two CPU cores. First the features of all images are computed,
+`pretrained`, and some 150 short runs. First the features of all images are computed,
 once; then the recipe (configs/isic9_corrected.py) is compared with centralized and with local
 training and cross-validated inside Train; then Test is used. Given again it goes on where it
 stopped; what is there already is tested again, with the same numbers, and the file is written anew.
