@@ -8,7 +8,9 @@ deviations of their layers is trained by federated averaging, in seconds.
 Run:     fedjax-med train --config=configs/isic9_corrected.py --data_dir=DATA --workdir=runs/eight
          fedjax-med evaluate --workdir=runs/eight
          (with the extra `pretrained`: docs/pretrained.md)
-Expect:  EXPECTED
+Expect:  balanced accuracy 0.701 +- 0.005 in cross-validation inside Train (five folds that keep the
+         photographs of a lesion together, three seeds), 0.636 +- 0.023 on Test; 20 rounds take
+         seconds, after the features of all images, once (27 minutes of one CPU core).
 Change:  --config.groups.path=TABLE --config.groups.column=lesion to keep photographs of a lesion
          together; --config.policy=rarest --config.corrections= for the nine classes as published,
          with their wrong labels; --config.corrections=FILE for a table of your own;
