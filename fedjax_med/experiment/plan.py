@@ -12,7 +12,6 @@ from fedjax_med.core.process import Process
 from fedjax_med.core.types import Examples, Key, Params
 from fedjax_med.data import feature_cache
 from fedjax_med.data.client_data import ClientData
-from fedjax_med.errors import UserError
 from fedjax_med.execution import backend
 from fedjax_med.execution.compilation import CompiledProcess, compile_process, initial_state
 from fedjax_med.execution.statistics import take_statistics
@@ -75,7 +74,7 @@ def make_plan(
     """
     experiment, num_classes = resolved.trained, len(class_counts)  # type: ignore[arg-type]
     model = build.build_model(experiment, num_classes)
-    _check_statistics(experiment, model)
+    validation.check_statistics(experiment, model)
     side = experiment.image_size
     init_key, rounds_key = jax.random.split(jax.random.key(experiment.seed))
     shapes = jax.eval_shape(lambda: model.init(init_key, (side, side, 3)))
@@ -100,16 +99,6 @@ def make_plan(
         init_params,
         rounds_key,
     )
-
-
-def _check_statistics(experiment: Experiment, model: Model) -> None:
-    """Refuse sums that no noise protects, if the experiment promises privacy."""
-    if model.statistics and experiment.privacy.unit != "none":
-        raise UserError(
-            f"model {experiment.model.name} takes sums of all clients' examples before the first "
-            "round, which no noise protects: expected --config.privacy.unit=none, got "
-            f"{experiment.privacy.unit}; or choose another model."
-        )
 
 
 def with_statistics(plan: Plan, clients: ClientData) -> Plan:
@@ -149,7 +138,7 @@ def check_before_data(resolved: Resolved) -> None:
     validation.check_protects(resolved.asked)
     build.build_process(resolved.trained, options.trainer(), options.ANY_CLASSES)
     model = build.build_model(resolved.trained, options.ANY_CLASSES)
-    _check_statistics(resolved.trained, model)
+    validation.check_statistics(resolved.trained, model)
 
 
 def check_weights(resolved: Resolved) -> None:

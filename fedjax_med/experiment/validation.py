@@ -7,6 +7,7 @@ from typing import Any
 
 from fedjax_med.client import augmentation
 from fedjax_med.client.optimizers import schedule
+from fedjax_med.core.model import Model
 from fedjax_med.core.process import Process
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError, check_name
@@ -191,6 +192,20 @@ def check_protects(experiment: Experiment) -> None:
                 "expected --config.privacy.unit=client or example with it, or "
                 f"--config.privacy.{name}=0."
             )
+
+
+def check_statistics(experiment: Experiment, model: Model) -> None:
+    """Refuse sums that no noise protects, if the experiment promises privacy.
+
+    Raises:
+        UserError: The message names the model.
+    """
+    if model.statistics and experiment.privacy.unit != "none":
+        raise UserError(
+            f"model {experiment.model.name} takes sums of all clients' examples before the first "
+            "round, which no noise protects: expected --config.privacy.unit=none, got "
+            f"{experiment.privacy.unit}; or choose another model."
+        )
 
 
 def check_parts(experiment: Experiment, process: Process) -> None:
