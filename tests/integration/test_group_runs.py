@@ -4,9 +4,8 @@ import csv
 import hashlib
 import json
 
-import numpy as np
+import drawn_lesions
 import pytest
-from PIL import Image
 
 from fedjax_med.cli import main as cli
 
@@ -14,18 +13,7 @@ from fedjax_med.cli import main as cli
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Three hospitals' worth of drawn images; a third of Test is of lesions that Train has."""
-    root, rows, rng = tmp_path_factory.mktemp("lesions"), ["image,lesion"], np.random.default_rng(0)
-    for split, count in (("Train", 30), ("Test", 12)):
-        for number, label in enumerate("ab"):
-            (root / split / label).mkdir(parents=True)
-            for one in range(count):
-                pixels = rng.integers(0, 120, (16, 16, 3)) + 70 * number
-                name = f"{label}{one}{split}"
-                Image.fromarray(pixels.astype(np.uint8)).save(root / split / label / f"{name}.png")
-                lesion = one // 2 if split == "Train" else one // 2 + 13
-                rows.append(f"{name},{label}{lesion}")
-    (root / "lesions.csv").write_text("\n".join(rows))
-    return root
+    return drawn_lesions.draw(tmp_path_factory.mktemp("lesions"), 120, 70)
 
 
 def call(command, folder, tmp_path, *more):

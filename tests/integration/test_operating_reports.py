@@ -4,9 +4,9 @@ import csv
 import json
 from pathlib import Path
 
+import drawn_lesions
 import numpy as np
 import pytest
-from PIL import Image
 
 from fedjax_med.cli import main as cli
 
@@ -84,19 +84,7 @@ def test_without_validation_images_there_is_a_dash_with_the_reason(tmp_path, cap
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Drawn images of two classes; a third of Test is of lesions that Train has."""
-    root, rows, rng = tmp_path_factory.mktemp("mates"), ["image,lesion"], np.random.default_rng(0)
-    for split, count in (("Train", 30), ("Test", 12)):
-        for number, label in enumerate("ab"):
-            (root / split / label).mkdir(parents=True)
-            for one in range(count):
-                pixels = rng.integers(0, 160, (16, 16, 3)) + 20 * number
-                name = f"{label}{one}{split}"
-                Image.fromarray(pixels.astype(np.uint8)).save(root / split / label / f"{name}.png")
-                lesion = one // 2 if split == "Train" else one // 2 + 13
-                rows.append(f"{name},{label}{lesion}")
-    (root / "lesions.csv").write_text("\n".join(rows))
-    return root
+    return drawn_lesions.draw(tmp_path_factory.mktemp("mates"), 160, 20)
 
 
 def of_lesions(command, folder, tmp_path, *more):
