@@ -153,7 +153,7 @@ def _evaluate(
     evaluation = summarize_predictions(found, names, data.sites, test.group) | calibrated | own
     if test.group is not None and data.mates is not None:
         evaluation["groups"] |= per_client.without_mates(found, test.group, data.mates)
-    scaled = validation  # as the test images are
+    scaled = validation  # by the same temperature as the test images
     if calibrated and len(validation):
         scaled = calibration.scale(validation, calibrated["temperature"])
     _add_operating(evaluation, experiment, data, found, scaled, held)
