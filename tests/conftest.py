@@ -3,6 +3,7 @@
 import inspect
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -33,21 +34,32 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # tiny.py and toy.py in tests/support read it, in this process and in those that a test starts.
 MAP_CLIENTS = "FEDJAX_MED_MAP_CLIENTS"
 
+_LATEST = pytest.StashKey[float]()  # the time by which tests must begin
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The client map that the whole suite runs with, where a test does not choose by itself."""
+    """The client map where a test does not choose by itself, and the time for all of them."""
     names = Experiment.__dataclass_fields__["map_clients"].metadata["choices"]
     parser.addoption("--map-clients", choices=names, help="the client map to test with")
+    text = "seconds after which no further test begins: it is skipped, and the summary says so"
+    parser.addoption("--begin-within", type=float, default=float("inf"), help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the client map on; pytest-xdist configures its workers in the same way."""
     write_programs_whole()  # the workers share their programs
+    config.stash[_LATEST] = time.monotonic() + config.getoption("--begin-within")
     if name := config.getoption("--map-clients"):
         os.environ[MAP_CLIENTS] = name
         place = list(Experiment.__dataclass_fields__).index("map_clients")
         made = inspect.unwrap(Experiment.__init__)
         made.__defaults__ = (*made.__defaults__[:place], name, *made.__defaults__[place + 1 :])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what would begin too late."""
+    if time.monotonic() > item.config.stash[_LATEST]:
+        pytest.skip("left out: this machine is too slow for --begin-within")
 
 
 ISIC9 = Path(

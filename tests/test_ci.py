@@ -122,6 +122,30 @@ def test_every_test_runs_on_both_each_in_an_environment_of_its_own(machine, fail
     assert done.stderr == "".join(line for line in told if f"Python {fails} " in line)
 
 
+def test_slow_tests_get_the_time_that_is_left_and_nothing_else_a_limit(machine):
+    add_python(machine / "python3.11", "3.11")
+    write(machine / "make", 'echo "$1 within: $PYTEST_ARGS"\n')
+    said = re.findall(r"^(\S+) within: (.*)$", run(".ci/run", machine).stdout, re.MULTILINE)
+    given = dict(said)
+    left = int(given.pop("test-slow").removeprefix("--begin-within="))
+    assert 72 * 60 - 60 < left <= 72 * 60
+    assert set(given.values()) == {""}
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(0, "1 skipped"), (600, "1 passed")])
+def test_what_would_begin_too_late_is_left_out_and_told(seconds, outcome):
+    test = f"{__file__}::test_no_python_is_an_error"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", f"--begin-within={seconds}", test],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome in done.stdout
+    assert ("too slow for --begin-within" in done.stdout) == (seconds == 0)
+
+
 def test_the_long_parts_are_what_make_test_leaves_out():
     rule = re.search(r"^test-all: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert rule.group(1).split() == ["test", "test-slow", "client-maps", "test-wheel", "docs"]

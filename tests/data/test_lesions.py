@@ -5,13 +5,13 @@ import json
 import tempfile
 from pathlib import Path
 
+import as_users
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-from fedjax_med.cli import main as cli
 from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.datasets import lesions
 from fedjax_med.data.datasets._dermatoscope import photograph
@@ -165,6 +165,7 @@ def test_the_shelf_finds_the_set_and_its_options():
 def test_the_small_network_passes_what_no_linear_model_does(tmp_path):
     config_file = Path(__file__).parent.parent.parent / "configs" / "lesions.py"
     arguments = [f"--config={config_file}", "--config.rounds=14", "--evaluate"]
-    assert cli.main(["train", *arguments, f"--workdir={tmp_path}"]) == 0
+    done = as_users.command("train", *arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert evaluation["balanced_accuracy"] > 0.8  # the linear models stay below 0.6
