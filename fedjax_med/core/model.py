@@ -25,10 +25,12 @@ class Statistics(NamedTuple):
     Attributes:
         sums: ``(params, one client's examples [N]) -> pytree of sums``; padding must not count.
         fix: ``(params, the clients' sums added up, float64 on the host) -> params``.
+        labelled: whether the sums need the examples' labels, which images to be predicted lack.
     """
 
     sums: Callable[[Params, Examples], Any]
     fix: Callable[[Params, Any], Params]
+    labelled: bool = False
 
 
 class Model(NamedTuple):
@@ -52,8 +54,8 @@ class Model(NamedTuple):
         statistics: what the model takes of all clients' training examples before the first round,
             in order: each sees the parameters that those before it fixed.
         fixed: the keys of the parameters that training leaves unchanged.
-        own_statistics: the share, 0 to 1, of the `statistics` of a site's own images, which need no
-            labels, in the fixed parameters with which its images are predicted.
+        own_statistics: the share, 0 to 1, of the `statistics` of a site's own images, of those that
+            need no labels, in the fixed parameters with which its images are predicted.
         networks: the pretrained networks that it contains, each with weights from a source of its
             own, whose tensors ``pretrained`` takes as ``NETWORK/TENSOR``; (): the one network of
             the package of ``imagenet``, or of the file, by the tensors' names alone.

@@ -33,7 +33,7 @@ def at_site(model: Model, params: Params, split: Split) -> Params:
     """Mix the statistics of a site's own images into the fixed parameters.
 
     Args:
-        model: its `own_statistics` is the share.
+        model: its `own_statistics` is the share, of the statistics that need no labels.
         params: of training.
         split: the site's images; their labels are not used.
 
@@ -41,10 +41,13 @@ def at_site(model: Model, params: Params, split: Split) -> Params:
         UserError: A sum is not finite.
     """
     everything = ClientData(split, (np.arange(split.num_examples),))
-    own, share = take_statistics(model, params, everything), model.own_statistics
+    unlabelled = tuple(one for one in model.statistics if not one.labelled)
+    own = take_statistics(model._replace(statistics=unlabelled), params, everything)
+    share = model.own_statistics
     mixed = {
         name: jax.tree.map(lambda a, b: (1 - share) * a + share * b, params[name], own[name])
         for name in model.fixed
+        if own[name] is not params[name]
     }
     return params | mixed
 

@@ -5,6 +5,9 @@ diagnosis of a lesion depends, are in the layers below. Of each layer the mean a
 deviation of every channel over the image describe them as a texture (Gatys et al., NeurIPS 2015,
 with all correlations). A linear classifier on the layers of several networks then often does as
 well as training one of them (Evci et al., "Head2Toe", ICML 2022), and its rounds send few numbers.
+
+Beside it may stand a discriminant in closed form (`_discriminant`): where there are more values
+than images, each of both is right about images that the other takes for another class.
 """
 
 import jax
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 from fedjax_med.core.model import Model
 from fedjax_med.core.types import Array, Key, Params
 from fedjax_med.errors import UserError
-from fedjax_med.models import _backbones, _standardise
+from fedjax_med.models import _backbones, _discriminant, _standardise
 
 
 def build(
@@ -23,6 +26,10 @@ def build(
     hidden: int = 0,
     dropout: float = 0.0,
     own_statistics: float = 0.0,
+    discriminant: float = 0.0,
+    shrinkage: float = 0.3,
+    projection: int = 0,
+    discriminant_views: int = 0,
 ) -> Model:
     """Build a classifier of the layers of frozen `backbones`, standardised value by value.
 
@@ -37,12 +44,20 @@ def build(
         own_statistics: in evaluation, the share of the mean and deviation over a site's own images
             in those that its images are standardised by (Li et al., "AdaBN", Pattern Recognition
             2018; Schneider et al., NeurIPS 2020); 0: those of training alone.
+        discriminant: factor of the scores of a shrinkage discriminant in the logits of evaluation,
+            from the sums of the clients' products of values; 0: there is none.
+        shrinkage: in (0, 1], the share of the identity in the discriminant's covariance.
+        projection: P, the values that a random projection leaves for the discriminant, whose sums
+            are [P, P] for each client; 0: all D.
+        discriminant_views: how many of each image's views the discriminant is fitted to, the first
+            of them; 0: all.
 
     Raises:
         UserError: An option is out of range or, in the frozen part's ``init``, the image is too
             small.
     """
     _check(hidden, dropout, own_statistics)
+    _check_discriminant(discriminant, shrinkage, projection, discriminant_views)
     frozen, size = _backbones.side_by_side(tuple(backbones.split("+")))
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
@@ -58,8 +73,7 @@ def build(
         return params
 
     def features(params: Params, images: Array, key: Key | None) -> Array:
-        flat = images.reshape(images.shape[0], -1)
-        values = _standardise.apply(params[_standardise.NAME], flat)
+        values = _standardise.apply(params[_standardise.NAME], images.reshape(images.shape[0], -1))
         if hidden:
             values = jax.nn.relu(_dense(params["hidden"], values))
         return values if key is None else _dropped(values, dropout, key)
@@ -67,7 +81,7 @@ def build(
     def apply(params: Params, images: Array, key: Key | None) -> Array:
         return _dense(params["classifier"], features(params, images, key))
 
-    return Model(
+    model = Model(
         init,
         apply,
         frozen.mean,
@@ -80,6 +94,10 @@ def build(
         fixed=(_standardise.NAME,),
         own_statistics=own_statistics,
     )
+    if not discriminant:
+        return model
+    sums = _discriminant.statistics(size, num_classes, shrinkage, projection, discriminant_views)
+    return _discriminant.beside(model, discriminant, size, num_classes, sums)
 
 
 def _check(hidden: int, dropout: float, own_statistics: float) -> None:
@@ -90,6 +108,19 @@ def _check(hidden: int, dropout: float, own_statistics: float) -> None:
         raise UserError(f"{of} dropout in [0, 1), got {dropout}.")
     if not 0 <= own_statistics <= 1:
         raise UserError(f"{of} own_statistics in [0, 1], got {own_statistics}.")
+
+
+def _check_discriminant(factor: float, shrinkage: float, projection: int, views: int) -> None:
+    of = "expected model frozen_layers to have"
+    if not factor >= 0:
+        raise UserError(f"{of} discriminant of at least 0, got {factor}.")
+    if not 0 < shrinkage <= 1:
+        raise UserError(f"{of} shrinkage in (0, 1], got {shrinkage}.")
+    if projection < 0 or views < 0:
+        name, value = (
+            ("projection", projection) if projection < 0 else ("discriminant_views", views)
+        )
+        raise UserError(f"{of} {name} of at least 0, got {value}.")
 
 
 def _dense(layer: Params, values: Array) -> Array:

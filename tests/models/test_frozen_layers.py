@@ -146,6 +146,10 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(small):
         ({"hidden": -1}, "hidden of at least 0, got -1"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\), got 1.0"),
         ({"own_statistics": 1.5}, r"own_statistics in \[0, 1\], got 1.5"),
+        ({"discriminant": -0.5}, "discriminant of at least 0, got -0.5"),
+        ({"shrinkage": 0.0}, r"shrinkage in \(0, 1\], got 0.0"),
+        ({"projection": -1}, "projection of at least 0, got -1"),
+        ({"discriminant_views": -2}, "discriminant_views of at least 0, got -2"),
     ],
 )
 def test_options_out_of_range_are_named_in_one_line(options, message):
@@ -268,6 +272,8 @@ def test_a_run_caches_the_layers_trains_and_is_evaluated(small, files, tmp_path)
         "--evaluate",
         "--config.model.name=frozen_layers",
         "--config.model.options.backbones=one+two",
+        "--config.model.options.discriminant=0.5",
+        "--config.model.options.projection=30",
         "--config.tta_views=8",
         f"--config.pretrained={'+'.join(files[0])}",
         "--config.image_size=32",
