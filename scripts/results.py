@@ -1,13 +1,14 @@
 """Trains and tests everything that docs/results.md reports, and writes the page.
 
 Run: python scripts/results.py --data_dir=DATA --metadata=TABLE [--cache_dir=FOLDER]
-         [--workdir=runs/results] [--jobs=2]
+         [--workdir=runs/results] [--jobs=2] [--dinov2=FILE]
 
 TABLE has a line for each image, with columns `image` and `lesion` (docs/isic9.md). Needs the extra
 `pretrained`, and some 150 short runs. First the features of all images are computed,
 once; then the recipe (configs/isic9_corrected.py) is compared with centralized and with local
 training and cross-validated inside Train; then Test is used. Given again it goes on where it
 stopped; what is there already is tested again, with the same numbers, and the file is written anew.
+With the weights of DINOv2-S (docs/pretrained.md) it is cross-validated with this network, too.
 
 Two runs train at a time (--jobs), each with its share of the cores. The last digits depend on how
 many cores a run has, so repeat them with the same --jobs.
@@ -21,7 +22,7 @@ from pathlib import Path
 from studies.paths import path
 from studies.processes import Task, run_all
 from studies.results_page import PLOT, text
-from studies.results_steps import RECIPE, steps
+from studies.results_steps import RECIPE, steps, with_dinov2
 
 from fedjax_med.cli import main as cli
 from fedjax_med.files import replacing
@@ -50,17 +51,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cache_dir", type=path)
     parser.add_argument("--workdir", type=path, default="runs/results")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--dinov2", type=path)
     given = parser.parse_args(arguments)
     if given.jobs < 1:
         parser.error(f"expected --jobs >= 1, got {given.jobs}.")
     data = [f"--data_dir={given.data_dir}"]
     data += [f"--cache_dir={given.cache_dir}"] if given.cache_dir else []
-    wanted = steps(given.workdir, given.metadata.absolute())
+    dinov2 = given.dinov2 and given.dinov2.absolute()
+    wanted = steps(given.workdir, given.metadata.absolute(), dinov2)
     # A later flag counts instead of an earlier one.
     alone = [[*step, *filter(None, [one]), *data] for step, runs in wanted for one in runs]
-    features = [f"--workdir={given.workdir / 'features'}", "--config.rounds=1", *data]
-    first = ["train", f"--config={RECIPE}", *features]
-    if code := train_all([first], 1, given.workdir / "log" / "features"):
+    first = ["train", f"--config={RECIPE}", "--config.rounds=1", *data]
+    features = [[*first, f"--workdir={given.workdir / 'features'}"]]
+    if dinov2:
+        features += [[*first, f"--workdir={given.workdir / 'dinov2'}", *with_dinov2(dinov2)]]
+    if code := train_all(features, 1, given.workdir / "log" / "features"):
         return code
     if code := train_all(alone, given.jobs, given.workdir / "log"):
         return code

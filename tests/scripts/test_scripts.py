@@ -1,6 +1,7 @@
 """The scripts that search a recipe and publish its results."""
 
 import ast
+import itertools
 import json
 import multiprocessing
 import os
@@ -41,8 +42,10 @@ def test_an_unknown_family_is_told(capsys):
     assert "choose from rates" in capsys.readouterr().err.replace("'", "")
 
 
-def test_every_step_is_a_command_and_test_comes_last(tmp_path):
-    steps = results_steps.steps(tmp_path, tmp_path / "metadata.csv")
+@pytest.mark.parametrize("dinov2", [None, Path("small.safetensors")])
+def test_every_step_is_a_command_and_test_comes_last(tmp_path, dinov2):
+    steps = results_steps.steps(tmp_path, tmp_path / "metadata.csv", dinov2)
+    assert any("dinov2_small" in " ".join(step) for step, _ in steps) == (dinov2 is not None)
     for (name, *flags), runs in steps:
         flags = [flag.replace("configs/", f"{ROOT}/configs/") for flag in flags]
         for one in runs or [""]:
@@ -151,6 +154,24 @@ def test_the_document_says_what_the_commands_found(workdir):
     ):
         assert line in text
     assert text.count("```") == 2 * 3
+
+
+def test_the_document_says_what_was_found_with_dinov2(workdir):
+    for part in ("Train", "Test"):
+        (workdir / part / "melanoma").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(workdir / part / "melanoma" / "ISIC_1.png")
+    rights = {"by_lesion": 0.5, "by_image": 0.6, "published": 0.4}
+    for (name, right), seed in itertools.product(rights.items(), results_steps.SEEDS):
+        folder = workdir / "dinov2" / name / f"seed_{seed}"
+        write(folder, "crossvalidation.json", evaluation(right, seed))
+    text = results_page.text(workdir, "2 runs at a time", workdir)
+    for line in (
+        "| inside Train | target | measured | target with DINOv2-S | measured with it |",
+        "balanced accuracy | at least 0.71 | 0.800 ± 0.000 | at least 0.73 | 0.500 ± 0.000 |",
+        "| nine classes as published, folds of images |  | 0.700 ± 0.000 | at least 0.68 | 0.400 ±",
+        "| federated - local, folds of lesions | at least +0.05 | +0.125 (+0.100 to +0.200) |  |",
+    ):
+        assert line in text
 
 
 def test_commands_go_to_logs_and_failures_are_told(tmp_path, capfd):
