@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
 
+from fedjax_med.client.optimizers import leave_fixed
 from fedjax_med.core.model import Model
 from fedjax_med.data.client_data import ClientData
 from fedjax_med.data.dataset import Split
@@ -112,6 +114,15 @@ def test_training_sees_the_models_own_logits_and_evaluation_both(split):
     one, two = (model.apply(params, images, None) for model in (once, twice))
     np.testing.assert_allclose(two, 2 * np.asarray(one), rtol=1e-6)
     assert np.ptp(one) > 1
+
+
+def test_weight_decay_leaves_it_as_it_is(split):
+    model = beside_zeros()
+    params = fitted(model, split)
+    optimizer = leave_fixed(optax.adamw(0.1, weight_decay=0.5), model.fixed)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert np.any(params[_discriminant.NAME]["kernel"] != 0)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(updates))
 
 
 def test_a_class_without_images_is_finite_and_never_the_most_probable(split):
