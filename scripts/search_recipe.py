@@ -84,6 +84,19 @@ FAMILIES: dict[str, dict[str, list[str]]] = {
             "--config.model.options.dropout=0.5",
         ],
     },
+    "discriminant": {
+        "classifier and discriminant": [],
+        "classifier alone": ["--config.model.options.discriminant=0"],
+        "discriminant alone": [
+            "--config.rounds=1",
+            "--config.client.optimizer.options.learning_rate=0",
+            "--config.client.optimizer.options.weight_decay=0",
+        ],
+        "discriminant of all views and copies": ["--config.model.options.discriminant_views=0"],
+        "discriminant of 1500 sums": ["--config.model.options.projection=1500"],
+        "shrinkage 0.4": ["--config.model.options.shrinkage=0.4"],
+        "factor 0.25": ["--config.model.options.discriminant=0.25"],
+    },
     "site": {
         f"share {share} of the site's own statistics": [
             f"--config.model.options.own_statistics={share}"
