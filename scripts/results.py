@@ -7,7 +7,7 @@ TABLE has a line for each image, with columns `image` and `lesion` (docs/isic9.m
 `pretrained`, and some 150 short runs. First the features of all images are computed,
 once; then the recipe (configs/isic9_corrected.py) is compared with centralized and with local
 training and cross-validated inside Train; then Test is used. Given again it goes on where it
-stopped; what is there already is tested again, with the same numbers, and the file is written anew.
+stopped, tests again what is there already, with the same numbers, and writes the file anew.
 With the weights of DINOv2-S (docs/pretrained.md) it is cross-validated with this network, too.
 
 Two runs train at a time (--jobs), each with its share of the cores. The last digits depend on how
@@ -18,14 +18,16 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from studies.paths import path
 from studies.processes import Task, run_all
 from studies.results_page import PLOT, text
-from studies.results_steps import RECIPE, steps, with_dinov2
+from studies.results_steps import CLIENTS, FOLDS, RECIPE, SEEDS, steps, with_dinov2
 
 from fedjax_med.cli import main as cli
 from fedjax_med.files import replacing
+from fedjax_med.run import compare, crossvalidate
 
 OUT = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -41,6 +43,26 @@ def train_all(commands: list[list[str]], jobs: int, log: Path) -> int:
     ]
     codes = {task.log: code for task, code in run_all(tasks, jobs)}
     return next((codes[task.log] for task in tasks if codes[task.log]), 0)
+
+
+def finish(step: list[str], data: list[str]) -> int:
+    """Combine what the runs of a step left in their folders; return the exit code.
+
+    The command itself would do the same, and test all of them again before.
+    """
+    name, *flags = step
+    workdir = Path(next(flag for flag in flags if flag.startswith("--workdir=")).split("=", 1)[1])
+    print(f"\n$ fedjax-med {' '.join([*step, *data])}", flush=True)
+    if name == "crossvalidate":
+        crossvalidate.report(workdir, [workdir / f"fold_{fold}" for fold in range(FOLDS)])
+    elif name == "compare":
+        names = ["federated", "centralized", *(f"local_{one}" for one in range(CLIENTS))]
+        settings: dict[str, dict[str, Any]] = {name: {} for name in names}
+        folds = FOLDS if f"--folds={FOLDS}" in flags else 0
+        compare.report(compare.Comparison(workdir, settings, list(SEEDS), folds))
+    elif name == "contribution":
+        return cli.main([*step, *data])
+    return 0
 
 
 def main(arguments: list[str]) -> int:
@@ -70,8 +92,7 @@ def main(arguments: list[str]) -> int:
     if code := train_all(alone, given.jobs, given.workdir / "log"):
         return code
     for step, _ in wanted:
-        print(f"\n$ fedjax-med {' '.join([*step, *data])}", flush=True)
-        if code := cli.main([*step, *data]):
+        if code := finish(step, data):
             return code
     with replacing(OUT) as temporary:
         how = f"{given.jobs} runs at a time"

@@ -119,7 +119,6 @@ def _train(job: TrainJob, resolved: Resolved) -> int:
         with contextlib.closing(Checkpoints(job.workdir, job.experiment.checkpoint)) as checkpoints:
             before = multihost.text_from_main(checkpoints.client_map)
             plan = make_plan(resolved, data.class_counts, data.train.sizes, before=before)
-            plan = with_statistics(plan, data.train)
             if _has_secrets(plan):
                 multihost.on_main(closed.enter_context, private(job.workdir))
             done, signal = _run(job, plan, data, checkpoints)
@@ -155,6 +154,8 @@ def _run(job: TrainJob, plan: Plan, data: Federation, checkpoints: Checkpoints) 
     begun = multihost.on_main(_begin, job, data, checkpoints, template, tag)
     state = multihost.from_main(begun.state if begun else template)
     start, traffic = int(state.round), None
+    if not start:  # a checkpoint holds what the sums over all clients' examples gave
+        state = first_state(with_statistics(plan, data.train), data.train.shapes())
     if plan.experiment.setting == "federated":
         traffic = compilation.traffic(plan.process, template, data.train.shapes())
     console.say_start(plan, compiled.backend, data, start, traffic)

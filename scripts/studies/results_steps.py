@@ -6,7 +6,7 @@ from pathlib import Path
 RECIPE = "configs/isic9_corrected.py"
 # The nine classes as published; of an image with several labels the rarest counts.
 PUBLISHED = ("--config.policy=rarest", "--config.corrections=")
-SEEDS, FOLDS = (0, 1, 2), 5
+SEEDS, FOLDS, CLIENTS = (0, 1, 2), 5, 5
 
 # DINOv2-S beside both networks: two views and no changed copies, since it alone takes as long for
 # an image as ten passes through both. The other values were chosen for its 12,832 numbers, in
