@@ -16,7 +16,7 @@ from fedjax_med.run.metrics_file import read_records
 from fedjax_med.run.provenance import code_version
 from studies.markdown import made_on, table
 from studies.results_read import Results, read_all
-from studies.results_steps import RECIPE, SEEDS
+from studies.results_steps import ALONE, RECIPE, SEEDS, VALUED
 
 MELANOMA = "melanoma"
 PLOT = "results.png"  # beside the page
@@ -185,6 +185,8 @@ def inside(results: Results) -> list[str]:
         "All folds of seed 0 together:\n",
         f"```\n{tables.table(results.lesions[0])}\n```\n",
         "## What each hospital contributes\n",
+        f"To the trained classifier alone (`{ALONE}`), since the sums before the first round are "
+        f"those of all hospitals, whichever of them train; by `{' '.join(VALUED)}`.\n",
         f"```\n{valuation.table(results.contribution)}\n```\n",
     ]
 

@@ -54,7 +54,8 @@ def read_all(workdir: Path) -> Results:
 
 
 def _with_dinov2(folder: Path) -> tuple[Any, Any, Any] | None:
-    if not (folder / "by_lesion").is_dir():
+    last = folder / "published" / f"seed_{SEEDS[-1]}" / "crossvalidation.json"
+    if not last.exists():  # not tried, or not to the end
         return None
     lesions, images, published = (
         crossvalidated(folder / name) for name in ("by_lesion", "by_image", "published")
