@@ -6,8 +6,8 @@ from pathlib import Path
 RECIPE = "configs/isic9_corrected.py"
 # The nine classes as published; of an image with several labels the rarest counts.
 PUBLISHED = ("--config.policy=rarest", "--config.corrections=")
-# In 40 short rounds the clients' updates mostly cancel each other out, which `multi_round` counts as
-# large gains and losses.
+# In 40 short rounds the clients' updates mostly cancel each other out, which `multi_round`
+# counts as large gains and losses.
 VALUED = ("--method=one_round", "--metric=balanced_accuracy")
 ALONE = "--config.model.options.discriminant=0"
 SEEDS, FOLDS, CLIENTS = (0, 1, 2), 5, 5
