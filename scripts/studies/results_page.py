@@ -155,7 +155,7 @@ EARLIER = """## Earlier figures, and what was wrong with them
 | nine classes, folds of images, fine-tuned `configs/isic9_pretrained.py` | 0.644 ± 0.020 | \
 0.943 ± 0.009 |
 | nine classes, Test | 0.620 ± 0.014 | 0.902 ± 0.002 |
-| eight classes, folds of lesions, this recipe without its discriminant, 20 rounds | 0.701 ± 0.005 | \
+| eight classes, folds of lesions, without the discriminant, 20 rounds | 0.701 ± 0.005 | \
 0.944 ± 0.001 |
 | eight classes, Test, the same | 0.636 ± 0.023 | 0.890 ± 0.004 |
 
