@@ -54,6 +54,7 @@ class Source(NamedTuple):
     # names); images at another depth; by "name/" the images in a folder beside train and test.
     ignored: tuple[tuple[str, int], ...]
     clients: tuple[str, ...]  # the names of the hospitals' folders, in order; () without any
+    table: str = ""  # the path of the table that lists the images, if one does
 
 
 def scan(data_dir: str, rename: str = "") -> Source:
