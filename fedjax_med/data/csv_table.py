@@ -114,16 +114,39 @@ def sheet(
 
     def below() -> Rows:
         try:
-            rows = _below_titles(_rows(text, delimiter, strict=True), is_header)
+            rows = _below_titles(_rows(text, delimiter), is_header)
             next(rows, None)
-            for count, (line, row) in enumerate(rows):
-                if count >= _LINES:
-                    raise ValueError(f"it has more than {_LINES:,} lines")
-                yield line, _cells(row, len(header), line)
+            yield from _checked(rows, len(header), text.count('"') % 2 == 0)
         except (ValueError, csv.Error) as error:
             raise unreadable(Path(path), error, advice) from error
 
     return [name.strip() for name in header], below
+
+
+def _checked(rows: Rows, count: int, paired: bool) -> Rows:
+    """Yield the lines with `count` cells each.
+
+    Args:
+        rows: as they were written.
+        count: the number of headings.
+        paired: whether the number of quotation marks is even.
+
+    Raises:
+        ValueError: A line has further cells, the last one is in a quotation that is not closed and
+            goes over several lines, or there are too many lines.
+    """
+    before, last = 0, list[str]()
+    for number, (line, row) in enumerate(rows):
+        if number >= _LINES:
+            raise ValueError(f"it has more than {_LINES:,} lines")
+        if last:
+            yield before, _cells(last, count, before)
+        before, last = line, row
+    if not paired and any("\n" in cell for cell in last):
+        start = before - sum(cell.count("\n") for cell in last)
+        raise ValueError(f"a quotation that begins in line {start} or so is not closed")
+    if last:
+        yield before, _cells(last, count, before)
 
 
 def _cells(row: list[str], count: int, line: int) -> list[str]:
@@ -193,10 +216,10 @@ def _below_titles(rows: Rows, is_header: Callable[[list[str]], bool]) -> Rows:
     return itertools.chain(first[place:], rows)
 
 
-def _rows(text: str, delimiter: str, *, strict: bool = False) -> Rows:
+def _rows(text: str, delimiter: str) -> Rows:
     """Yield the lines with their numbers; skip empty ones, as spreadsheets leave at the end."""
     lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     for row in reader:
         hint = reader.line_num == 1 and row and row[0].lower().startswith("sep=")
         if any(cell.strip() for cell in row) and not hint:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -87,6 +88,7 @@ class Files:
         self.root = expand(data_dir).absolute()
         self._folders = folders(data_dir, given)
         self.links: list[str] = []  # to folders
+        self.others: Counter[str] = Counter()  # files that are no images, by their suffixes
         self.every: dict[Path, None] = {}
         for folder in self._folders:
             self._walk(folder)
@@ -106,11 +108,11 @@ class Files:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             place = Path(here)
             self.links += [str(place / name) for name in inner if (place / name).is_symlink()]
-            self.every |= {
-                place / name: None
-                for name in sorted(names)
-                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-            }
+            for name in sorted(name for name in names if not name.startswith(".")):
+                if (suffix := Path(name).suffix.lower()) in SUFFIXES:
+                    self.every[place / name] = None
+                else:
+                    self.others[suffix or "no suffix"] += 1
 
     def find(self, name: str) -> Path | None:
         """Find the file that a table calls `name`; None if there is none.

@@ -147,6 +147,8 @@ def _missing(table: str, files: Files, rows: Rows, absent: Sequence[Row]) -> Use
     """Build the error for images that are not there."""
     first = some(repr(row.image) for row in absent[:_FIRST])
     there = some(files.relative(path) for path in list(files.every)[:_FIRST]) or "none"
+    other = [f"{count:,} {of_file(kind)}" for kind, count in files.others.most_common(_FIRST)]
+    others = f"; other files: {some(other)}" if other else ""
     links = f"; links to folders are not followed: {some(files.links)}" if files.links else ""
     rest = (
         f"leave them out by {FLAG}.missing=skip"
@@ -156,7 +158,7 @@ def _missing(table: str, files: Files, rows: Rows, absent: Sequence[Row]) -> Use
     return UserError(
         f"{table} lists {len(absent):,} of {len(rows.rows):,} images that are not below "
         f"{files.root}, such as {first} (found are {len(files.every):,} images, such as "
-        f"{there}{links}): add them, or {rest}."
+        f"{there}{others}{links}): add them, or {rest}."
     )
 
 
