@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fedjax_med.data.datasets._table_columns import FLAG
 from fedjax_med.data.images.decode import LIMIT
-from fedjax_med.data.images.folders import SUFFIXES
+from fedjax_med.data.images.listing import SUFFIXES
 from fedjax_med.data.spelling import of_file, plain
 from fedjax_med.errors import UserError, expand, printable, some
 from fedjax_med.files import read_regular
