@@ -80,6 +80,10 @@ SPELLINGS = {
         ["image,a,b,UNK", *(f"im{n},{float(n % 2 == 0)},{n % 2}.0,0" for n in range(6))],
         {},
     ),
+    "one-hot among others": (
+        ["image,a,b,age", *(f"im{n},{n % 2 == 0:d},{n % 2},{n}" for n in range(6))],
+        {},
+    ),
     "one-hot, commas": (
         ["image;a;b", *(f"im{n};{n % 2 == 0:d},0;{n % 2},0" for n in range(6))],
         {"label": "one-hot"},
@@ -183,11 +187,13 @@ def test_sites_are_clients_in_the_order_of_their_names(root):
     }  # fmt: skip
 
 
-def test_splits_in_any_spelling(root):
+def test_splits_in_any_spelling(root, capsys):
     names = (" TRAIN", "Training", "val", "Validation", "Test", "TESTING")
     lines = [f"{row},{split}" for row, split in zip(ROWS, names, strict=True)]
     source = scan(root, "image,label,Split", *lines)
     assert [found(source)[f"im{n}.png"][0] for n in range(6)] == ["train"] * 4 + ["test"] * 2
+    table.build(str(root), str(root.parent / "cache"), 8, path=str(root / "table.csv"))
+    assert "2 rows for validation count as Train (parts" in capsys.readouterr().err
     everything = scan(root, "image,label,Split", *lines, split="none")
     assert {split for split, *_ in found(everything).values()} == {"train"}
 
@@ -247,6 +253,27 @@ def test_labels_splits_and_sites_prepare_the_images_anew(root):
         root, "image,label,split", *(f"{row},train" for row in ROWS[:4]), "im4,b,test", "im5,b,test"
     )
     assert build().test.label.tolist() == [1, 1]  # fmt: skip
+
+
+def test_sites_alone_prepare_the_images_anew(root):
+    def clients(*sites):
+        rows = [f"{row},{site}" for row, site in zip(ROWS[::2], sites, strict=True)]
+        file = write(root, "image,label,site", *rows)
+        cache = str(root.parent / "cache")
+        return table.build(str(root), cache, 8, path=file, site="site").train.client.tolist()
+
+    assert clients("x", "x", "x") == [0, 0, 0]
+    assert clients("x", "x", "y") == [0, 0, 1]
+
+
+def test_two_tables_keep_what_each_has_prepared(root, capsys):
+    files = [write(root, "image,label", *ROWS[:count]) for count in (2, 4)]
+    (root / "other.csv").write_text("\n".join(["image,label", *ROWS[:3]]))
+    for file in (files[1], str(root / "other.csv"), files[1]):
+        table.build(str(root), str(root.parent / "cache"), 8, path=file)
+    said = capsys.readouterr().err
+    assert said.count("Preparing") == 2
+    assert "have changed" not in said
 
 
 def test_files_of_one_name(root):
