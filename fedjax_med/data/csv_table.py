@@ -5,7 +5,7 @@ import contextlib
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ LIMIT = 2**30  # bytes of a table: ten million lines of 100 bytes
 # What programs write where a value is missing, in lower case.
 MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null"}
 _DELIMITERS = ",;\t|"
+_COLUMNS, _LINES = 1_000, 5_000_000  # of a `sheet`, at most
 _TITLES = 20  # lines, at most, among which the headings are looked for
 
 Rows = Iterator[tuple[int, list[str]]]  # with the numbers of their lines
@@ -29,18 +30,19 @@ class Row(NamedTuple):
     cells: tuple[str, ...]
 
 
-def content(path: str, advice: str) -> bytes:
+def content(path: str, advice: str, limit: int = LIMIT) -> bytes:
     """Read the file of a table.
 
     Args:
         path: of the file.
         advice: a sentence, what to do if it cannot be read.
+        limit: the most bytes that it may have.
 
     Raises:
         UserError: It cannot be read, or is larger than a table may be.
     """
     try:
-        return read_regular(Path(path), LIMIT)
+        return read_regular(Path(path), limit)
     except (OSError, ValueError) as error:
         raise unreadable(Path(path), error, advice) from error
 
@@ -62,17 +64,109 @@ def columns(data: bytes, path: str, headings: Sequence[tuple[str, str]], advice:
         UserError: It is no CSV, or lacks a column.
     """
     try:
-        text = _text(data).replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
-        names = [name for name, _ in headings]
-        rows = _below_titles(_rows(text, _delimiter(text, names)), names)
+        text = _with_line_feeds(data)
+        wanted = {folded(name) for name, _ in headings}
+
+        def is_header(row: list[str]) -> bool:
+            return wanted <= set(map(folded, row))
+
+        rows = _below_titles(_rows(text, _delimiter(text, is_header)), is_header)
         _, header = next(rows, (0, []))
-        places = [_column(header, name, flag, path) for name, flag in headings]
+        places = [column(header, name, flag, path) for name, flag in headings]
         return [
             Row(line, tuple(row[at].strip() if at < len(row) else "" for at in places))
             for line, row in rows
         ]
     except (ValueError, csv.Error) as error:
         raise unreadable(Path(path), error, advice) from error
+
+
+def sheet(
+    data: bytes, path: str, is_header: Callable[[list[str]], bool], advice: str
+) -> tuple[list[str], Callable[[], Rows]]:
+    """Find the headings of a CSV of which it is not yet known which columns are needed.
+
+    Args:
+        data: of the file.
+        path: of the file, for the messages.
+        is_header: tells whether a line may be that of the headings; else it is the first line.
+        advice: a sentence, what to do if it is no table.
+
+    Returns:
+        The headings, and a function that begins to read the lines below them, from the first. It
+        raises a `UserError` where a quotation is not closed, a line has more cells than there are
+        headings, or there are too many lines.
+
+    Raises:
+        UserError: It is no CSV.
+    """
+    try:
+        text = _with_line_feeds(data)
+        if "\0" in text:
+            raise ValueError("it has NUL characters, so it is no text")
+        delimiter = _delimiter(text, is_header)
+        _, header = next(_below_titles(_rows(text, delimiter), is_header), (0, []))
+    except (ValueError, csv.Error) as error:
+        raise unreadable(Path(path), error, advice) from error
+    if not 0 < len(header) <= _COLUMNS:
+        fault = ValueError(f"expected from 1 to {_COLUMNS:,} columns, got {len(header):,}")
+        raise unreadable(Path(path), fault, advice)
+
+    def below() -> Rows:
+        try:
+            rows = _below_titles(_rows(text, delimiter), is_header)
+            next(rows, None)
+            yield from _checked(rows, len(header), text.count('"') % 2 == 0)
+        except (ValueError, csv.Error) as error:
+            raise unreadable(Path(path), error, advice) from error
+
+    return [name.strip() for name in header], below
+
+
+def _checked(rows: Rows, count: int, paired: bool) -> Rows:
+    """Yield the lines with `count` cells each.
+
+    Args:
+        rows: as they were written.
+        count: the number of headings.
+        paired: whether the number of quotation marks is even.
+
+    Raises:
+        ValueError: A line has further cells, the last one is in a quotation that is not closed and
+            goes over several lines, or there are too many lines.
+    """
+    before, last = 0, list[str]()
+    for number, (line, row) in enumerate(rows):
+        if number >= _LINES:
+            raise ValueError(f"it has more than {_LINES:,} lines")
+        if last:
+            yield before, _cells(last, count, before)
+        before, last = line, row
+    if not paired and any("\n" in cell for cell in last):
+        start = before - sum(cell.count("\n") for cell in last)
+        raise ValueError(f"a quotation that begins in line {start} or so is not closed")
+    if last:
+        yield before, _cells(last, count, before)
+
+
+def _cells(row: list[str], count: int, line: int) -> list[str]:
+    """Return the `count` cells of a line, which may lack the last or have further empty ones.
+
+    Raises:
+        ValueError: It has further cells.
+    """
+    cells = [cell.strip() for cell in row]
+    if any(cells[count:]):
+        raise ValueError(
+            f"line {line} has {len(cells)} cells, and there are {count} headings (put a cell that "
+            "has the delimiter in it in quotes)"
+        )
+    return cells[:count] + [""] * (count - len(cells))
+
+
+def _with_line_feeds(data: bytes) -> str:
+    """Decode a table, with one kind of line ends."""
+    return _text(data).replace("\r\n", "\n").replace("\r", "\n")  # the last one is of old Macs
 
 
 def _text(data: bytes) -> str:
@@ -102,27 +196,23 @@ def _of_utf8(data: bytes) -> str:
         ) from error
 
 
-def _delimiter(text: str, headings: Sequence[str]) -> str:
-    """Return the delimiter by which a first line has all headings, else the most frequent."""
+def _delimiter(text: str, is_header: Callable[[list[str]], bool]) -> str:
+    """Return the delimiter by which a first line has the headings, else the most frequent."""
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     if first.lower().startswith("sep="):  # Excel's hint to itself
         return first[4:5].strip("\r\n") or ","
     for delimiter in _DELIMITERS:
         with contextlib.suppress(csv.Error):
             rows = itertools.islice(_rows(text, delimiter), _TITLES)
-            if any(_is_header(row, headings) for _, row in rows):
+            if any(is_header(row) for _, row in rows):
                 return delimiter
     return max(_DELIMITERS, key=first.count)
 
 
-def _is_header(row: list[str], headings: Sequence[str]) -> bool:
-    return set(map(folded, headings)) <= set(map(folded, row))
-
-
-def _below_titles(rows: Rows, headings: Sequence[str]) -> Rows:
-    """Return `rows` from the headings on; all of them if no first line has all headings."""
+def _below_titles(rows: Rows, is_header: Callable[[list[str]], bool]) -> Rows:
+    """Return `rows` from the headings on; all of them if no first line has the headings."""
     first = list(itertools.islice(rows, _TITLES))
-    place = next((at for at, (_, row) in enumerate(first) if _is_header(row, headings)), 0)
+    place = next((at for at, (_, row) in enumerate(first) if is_header(row)), 0)
     return itertools.chain(first[place:], rows)
 
 
@@ -136,7 +226,12 @@ def _rows(text: str, delimiter: str) -> Rows:
             yield reader.line_num, row
 
 
-def _column(header: list[str], name: str, flag: str, path: str) -> int:
+def column(header: list[str], name: str, flag: str, path: str) -> int:
+    """Find the column `name` in `header`; letter case and spaces do not matter if none is exact.
+
+    Raises:
+        UserError: There is none, or several; the message has `flag`, which names another.
+    """
     names = [cell.strip() for cell in header]
     found = [at for at, one in enumerate(names) if one == name]
     found = found or [at for at, one in enumerate(names) if folded(one) == folded(name)]

@@ -1,7 +1,7 @@
 """Groups of images that belong together, such as those of a lesion or a patient, by a table."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -66,30 +66,11 @@ class Table:
         for split, folder in ((dataset.train, "train"), (dataset.test, "test")):
             found = [lines.of(*one) for one in _places(split, folder, dataset.clients)]
             listed += sum(entries is not None for entries in found)
-            parts.append(np.array([self._group(entries or ()) for entries in found], np.str_))
+            path, column = self.source.path, self.source.column
+            parts.append(np.array([agreed(of or (), path, column) for of in found], np.str_))
         if not listed or not any((part != "").any() for part in parts):
             raise self._useless(names, listed)
-        train, test = (
-            split._replace(group=part)
-            for split, part in zip((dataset.train, dataset.test), parts, strict=True)
-        )
-        return dataset._replace(train=train, test=test, groups=self.source)
-
-    def _group(self, entries: Iterable[Entry]) -> str:
-        """Return the group that all `entries` of an image name, "" if none does."""
-        named = {
-            entry.group: entry
-            for entry in entries
-            if entry.group.casefold() not in csv_table.MISSING
-        }
-        if len(named) > 1:
-            one, other = list(named.values())[:2]
-            raise UserError(
-                f"{self.source.path}: expected one {printable(self.source.column)} for each image, "
-                f"got two of {printable(repr(one.image))}: {printable(repr(one.group))} in line "
-                f"{one.line} and {printable(repr(other.group))} in line {other.line}."
-            )
-        return next(iter(named), "")
+        return _with_groups(dataset, parts, self.source)
 
     def _useless(self, names: list[str], listed: int) -> UserError:
         path, column = self.source.path, printable(self.source.column)
@@ -104,6 +85,49 @@ class Table:
             f"{printable(repr(str(names[0])))}, and it lists {lists}: set {_OPTIONS}.image to the "
             "column of their names."
         )
+
+
+def agreed(entries: Iterable[Entry], path: str, column: str) -> str:
+    """Return the group that all `entries` of an image name, "" if none does.
+
+    Raises:
+        UserError: They name two; the message has the `path` and the `column` of the table.
+    """
+    named = {
+        entry.group: entry for entry in entries if entry.group.casefold() not in csv_table.MISSING
+    }
+    if len(named) > 1:
+        one, other = list(named.values())[:2]
+        raise UserError(
+            f"{path}: expected one {printable(column)} for each image, got two of "
+            f"{printable(repr(one.image))}: {printable(repr(one.group))} in line {one.line} and "
+            f"{printable(repr(other.group))} in line {other.line}."
+        )
+    return next(iter(named), "")
+
+
+def attached(
+    dataset: Dataset, known: Mapping[tuple[str, int, str], str], source: GroupTable
+) -> Dataset:
+    """Give the images of `dataset` the groups that are `known` by split, client and name."""
+    parts = [
+        np.array(
+            [
+                known[(of, *one)]
+                for one in zip(split.client.tolist(), split.name.tolist(), strict=True)
+            ]
+        )
+        for of, split in (("train", dataset.train), ("test", dataset.test))
+    ]
+    return _with_groups(dataset, parts, source)
+
+
+def _with_groups(dataset: Dataset, parts: Iterable[Labels], source: GroupTable) -> Dataset:
+    train, test = (
+        split._replace(group=part.astype(np.str_))
+        for split, part in zip((dataset.train, dataset.test), parts, strict=True)
+    )
+    return dataset._replace(train=train, test=test, groups=source)
 
 
 class _Lines:
@@ -155,7 +179,7 @@ def _places(split: Split, folder: str, clients: tuple[str, ...]) -> Iterator[tup
         yield folders[client] if 0 <= client < len(folders) else folder, name
 
 
-def _numbers(labels: Labels) -> Int32:
+def numbered(labels: Labels) -> Int32:
     """Number the groups; an image that is alone has a number of its own."""
     _, numbers = np.unique(labels, return_inverse=True)
     alone = labels == ""
@@ -171,7 +195,7 @@ def with_copies(labels: Labels, near: Int32, sha256: npt.NDArray[np.str_]) -> La
         near: ``[N]``, the same image has the same number.
         sha256: of the images' files, ``[N]``.
     """
-    together = joined(_numbers(labels), near)
+    together = joined(numbered(labels), near)
     names: dict[int, str] = {}
     for number, label in zip(together.tolist(), labels.tolist(), strict=True):
         names[number] = min(filter(None, (names.get(number), label)), default="")
@@ -236,4 +260,4 @@ def numbers(split: Split, duplicates: Int32) -> Int32:
         split: ``N`` images.
         duplicates: ``[N]``, returned if the split has no groups.
     """
-    return duplicates if split.group is None else joined(duplicates, _numbers(split.group))
+    return duplicates if split.group is None else joined(duplicates, numbered(split.group))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fedjax_med.data.dataset import Split
 from fedjax_med.data.partitions import (
@@ -169,13 +170,37 @@ def hold_out(
             f"expected 0 <= validation_fraction < 1, got {fraction}: set "
             "--config.validation_fraction."
         )
-    size = np.bincount(split.label[index])
-    room = np.minimum(np.rint(fraction * size).astype(np.int64), np.maximum(size - 1, 0))
-    held: list[Index] = [np.empty(0, np.int64)]
-    for unit in shuffled_units(groups, index, generator(seed, HOLD_OUT, client)):
-        need = np.bincount(split.label[unit], minlength=room.size)
-        if (need <= room).all():
-            held.append(unit)
-            room -= need
-    validation = np.sort(np.concatenate(held))
+    rng = generator(seed, HOLD_OUT, client)
+    validation = sampled(split.label, groups, index, fraction, rng)
     return np.setdiff1d(index, validation, assume_unique=True), validation
+
+
+def sampled(
+    label: npt.NDArray[np.integer],
+    groups: Groups,
+    index: Index,
+    fraction: float,
+    rng: np.random.Generator,
+) -> Index:
+    """Draw a share of each class in whole groups, never the whole class.
+
+    Args:
+        label: ``[N]``.
+        groups: ``[N]``, examples that share a number stay together.
+        index: the examples to draw from, ascending.
+        fraction: of each class as close to ``round(fraction * n)`` as the groups allow, and never
+            more.
+        rng: decides which.
+
+    Returns:
+        The examples, ascending.
+    """
+    size = np.bincount(label[index])
+    room = np.minimum(np.rint(fraction * size).astype(np.int64), np.maximum(size - 1, 0))
+    drawn: list[Index] = [np.empty(0, np.int64)]
+    for unit in shuffled_units(groups, index, rng):
+        need = np.bincount(label[unit], minlength=room.size)
+        if (need <= room).all():
+            drawn.append(unit)
+            room -= need
+    return np.sort(np.concatenate(drawn))

@@ -56,7 +56,7 @@ def _compared(experiment: Experiment, dataset: Dataset, audit: Audit, found: Met
     if of.source:
         by_source = sources.find(dataset, found, of.source_prefix, of.source)
         audit = audit._replace(sources=by_source)
-    if of.lesion and not experiment.groups.path:
+    if of.lesion and dataset.groups is None:
         near = np.concatenate([audit.train_near, audit.test_near])
         names = findings.names(dataset.train, dataset.clients) + findings.names(dataset.test, ())
         several = lesions.find(dataset, found, of.lesion, of.image, near, names)

@@ -1,6 +1,7 @@
 """Loads an experiment's data: reads, audits, partitions and holds out validation parts."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -67,9 +68,8 @@ def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
         UserError: The folder or the table of sites is not usable, or there are more or fewer client
             folders than the experiment's clients.
     """
-    dataset, spec, names = experiment.dataset, experiment.partition, list[str]()
-    if scan := components.module("datasets", dataset.name).__dict__.get("scan"):
-        source: Source = scan(data_dir, dataset.options.get("rename", ""))
+    spec, names = experiment.partition, list[str]()
+    if source := listed(experiment.dataset, data_dir):
         if source.clients:
             splits.check_clients(len(source.clients), experiment.num_clients)
             return resolve.with_clients(experiment, len(source.clients))
@@ -87,6 +87,24 @@ def count_clients(experiment: Experiment, data_dir: str) -> Experiment:
     if experiment.num_clients:
         return experiment
     return resolve.with_clients(experiment, resolve.USUAL_CLIENTS)
+
+
+def listed(dataset: Spec, data_dir: str) -> Source | None:
+    """List the image files of a data set by its function ``scan``; None if it has none.
+
+    Args:
+        dataset: names it, and has its options, of which `scan` gets those that it takes.
+        data_dir: the folder of the images.
+
+    Raises:
+        UserError: The folder is not usable.
+    """
+    scan = components.module("datasets", dataset.name).__dict__.get("scan")
+    if scan is None:
+        return None
+    taken = inspect.signature(scan).parameters.keys() & dataset.options.keys()
+    source: Source = scan(data_dir, **{name: dataset.options[name] for name in taken})
+    return source
 
 
 def check_local_client(experiment: Experiment, number: int) -> None:
@@ -117,7 +135,7 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     dataset, findings = audited(experiment, reading)
     dataset = groups.unite(dataset, findings.train_near, findings.test_near)
     dataset, findings, summary = labels.cleaned(dataset, findings, experiment.policy)
-    if experiment.groups.path and experiment.groups.in_test == "drop":
+    if dataset.groups is not None and experiment.groups.in_test == "drop":
         dataset, left = groups.drop_in_test(dataset)
         summary += left
     split, spec = dataset.train, experiment.partition
@@ -127,7 +145,12 @@ def divide(experiment: Experiment, data_dir: str, cache_dir: str) -> Division:
     parts = splits.partition(split, together, divide, experiment.num_clients, same)
     names: tuple[str, ...] = ()
     if (split.client >= 0).any():
-        summary += " Divided by their client folders, not by --config.partition."
+        what = (
+            "the sites of the table"
+            if experiment.dataset.options.get("site")
+            else "their client folders"
+        )
+        summary += f" Divided by {what}, not by --config.partition."
         names = dataset.client_names()
     else:
         names = client_names(split, spec)

@@ -51,7 +51,12 @@ def _check_metadata(experiment: Experiment) -> None:
 
 def _check_groups(experiment: Experiment) -> None:
     """Refuse a table of groups without the heading of the groups, and a heading without a table."""
-    groups = experiment.groups
+    groups, column = experiment.groups, experiment.dataset.options.get("group")
+    if groups.path and column:
+        raise UserError(
+            f"--config.groups.path={groups.path} and --config.dataset.options.group={column} both "
+            "say which images belong together: give one of them."
+        )
     if bool(groups.path) != bool(groups.column):
         given, missing = ("path", "column") if groups.path else ("column", "path")
         what = "the heading of the groups in it" if groups.path else "the table that has it"

@@ -54,7 +54,8 @@ def check_test(data: Federation) -> None:
     if not data.test.num_examples:
         raise UserError(
             "the data set has no test images to evaluate on: expected a folder Test/<class>/ "
-            "beside Train/ (train without --evaluate needs none)."
+            "beside Train/, or of a table test rows or --config.dataset.options.test_fraction=0.2 "
+            "(train without --evaluate needs none)."
         )
 
 

@@ -125,7 +125,8 @@ def run_data(run: SavedRun, data_dir: str = "", cache_dir: str = "") -> Federati
             cache_dir or saved.get("cache_dir") or CACHE_DIR,
         )
     except UserError as error:
-        tables = experiment.partition.options.get("path"), experiment.metadata.path
+        options = experiment.partition.options, experiment.dataset.options
+        tables = *(each.get("path") for each in options), experiment.metadata.path
         if not any((*tables, experiment.corrections, experiment.groups.path)):
             raise
         raise UserError(

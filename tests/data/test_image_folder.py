@@ -114,6 +114,29 @@ def test_images_at_another_depth_are_counted(folder):
     assert dict(scan(str(folder)).ignored) == {below: 2, beside: 2}
 
 
+def test_images_in_folders_below_a_class_are_of_it_if_they_are_asked_for(folder):
+    for name in ("Train/a/patient/91.png", "Train/a/patient/left/92.png", "Test/b/patient/93.png"):
+        write_image(folder / name)
+    (folder / "Train/a/patient/92.txt").write_text("no image")
+    (folder / "Train/a/.hidden").mkdir()
+    (folder / "Train/a/patient/there").symlink_to(folder / "Train/b")
+    plain, nested = scan(str(folder)), scan(str(folder), nested=True)
+    more = {(file.split, file.name, file.label) for file in {*nested.files} - {*plain.files}}
+    assert more == {("train", "a/91.png", 0), ("train", "a/92.png", 0), ("test", "b/93.png", 1)}
+    assert dict(nested.ignored) == {".txt": 1, "folder": 1}
+    (folder / "Train/a/left").mkdir()
+    (folder / "Train/a/left/91.png").write_bytes((folder / "Train/a/patient/91.png").read_bytes())
+    names = {file.name for file in scan(str(folder), nested=True).files}
+    assert {"a/patient_91.png", "a/left_91.png", "a/92.png"} <= names
+    write_image(folder / "Train/c/patient/1.png")
+    with pytest.raises(UserError, match=r"'c' has no train images .*options.nested=True"):
+        scan(str(folder))
+    assert scan(str(folder), nested=True).class_names == ("a", "b", "c")
+    (folder / "Train/a/left_91.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 images would be called a/left_91.png: rename one"):
+        scan(str(folder), nested=True)
+
+
 def test_folders_beside_train_and_test_that_hold_images_are_named(folder):
     write_image(folder / "Val" / "a" / "1.png")
     write_image(folder / "Val" / "a" / "2.png")

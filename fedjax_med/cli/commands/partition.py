@@ -38,7 +38,9 @@ def run(flags: absl_flags.FlagValues) -> None:
     division = load_data.divide(experiment, flags.data_dir, flags.cache_dir)
     dataset, parts = division.dataset, division.parts
     if (dataset.train.client >= 0).any():
-        raise UserError(f"{flags.data_dir} is already divided into client folders.")
+        by_table = experiment.dataset.options.get("site")
+        what = "divided by the sites of its table" if by_table else "divided into client folders"
+        raise UserError(f"{flags.data_dir} is already {what}.")
     listing: dict[str, Any] = {
         "format": manifest.FORMAT,
         "dataset": dataset.name,
@@ -55,8 +57,8 @@ def run(flags: absl_flags.FlagValues) -> None:
     }
     if dataset.groups is not None:
         listing["groups"] = {name: getattr(dataset.groups, name) for name in ("column", "sha256")}
-    rename = experiment.dataset.options.get("rename", "")
-    write(out, listing, folders.scan(flags.data_dir, rename))
+    source = load_data.listed(experiment.dataset, flags.data_dir)
+    write(out, listing, source or folders.scan(flags.data_dir))
     print(division.summary)
     if warned := corrections.warning(division.findings.corrections):
         print(warned)

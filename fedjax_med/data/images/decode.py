@@ -19,7 +19,7 @@ from fedjax_med.data.images.levels import FULL, Levels, Scale
 from fedjax_med.data.images.levels import ImageError as ImageError
 from fedjax_med.data.images.levels import RangeError as RangeError
 
-# Only the formats of `fedjax_med.data.images.folders.SUFFIXES`: of Pillow's others, one starts a
+# Only the formats of `fedjax_med.data.images.listing.SUFFIXES`: of Pillow's others, one starts a
 # program (EPS), and all are open to attack. MPO, which phones write, is read as JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 LIMIT = 2**28  # bytes of a file: as many as the pixels of the largest image take as RGB

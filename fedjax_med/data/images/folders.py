@@ -11,11 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjax_med.data.images import class_names
+from fedjax_med.data.images import class_names, listing
+from fedjax_med.data.images.listing import folders_in, images_in
 from fedjax_med.data.spelling import folded, of_file, shown, spellings
 from fedjax_med.errors import UserError, expand, some
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 _CLIENT = re.compile("client_(0|[1-9][0-9]*)")
 # Parts of a data set under other names than ours, without spaces: no hospital is called so.
@@ -54,14 +53,16 @@ class Source(NamedTuple):
     # names); images at another depth; by "name/" the images in a folder beside train and test.
     ignored: tuple[tuple[str, int], ...]
     clients: tuple[str, ...]  # the names of the hospitals' folders, in order; () without any
+    table: str = ""  # the path of the table that lists the images, if one does
 
 
-def scan(data_dir: str, rename: str = "") -> Source:
+def scan(data_dir: str, rename: str = "", nested: bool = False) -> Source:
     """List the images of a source folder and check its layout.
 
     Args:
         data_dir: the folder, or a folder that contains exactly one such folder.
         rename: classes of folders that have another name (`class_names.settle`).
+        nested: whether images in folders below a class folder belong to it; else they are counted.
 
     Raises:
         UserError: `data_dir` is missing or empty, has no train folder, no class folder, a class
@@ -71,64 +72,47 @@ def scan(data_dir: str, rename: str = "") -> Source:
         raise UserError("the data set needs a folder of images: give --data_dir=FOLDER.")
     root = _unpacked(expand(data_dir).absolute())
     train, test, clients = _layout(root)
-    placed = [("train", client, of) for client, folder in train for of in _folders(folder)]
-    tests = _folders(test) if test else []
+    placed = [("train", client, of) for client, folder in train for of in folders_in(folder)]
+    tests = folders_in(test) if test else []
     classes = class_names.settle(root, [*(of for *_, of in placed), *tests], rename)
-    images = [(*where, path) for where in placed for path in _image_files(where[-1])]
+    images = [(*where, path) for where in placed for path in listing.images_of(where[-1], nested)]
     sizes = {classes[of_file(of.name)]: 0 for *_, of in placed}
     for *_, of, _ in images:
         sizes[classes[of_file(of.name)]] += 1
     _check_train(root, train[0][1], sizes)
     for of in tests:
         _check_test(of, classes[of_file(of.name)], sizes)
-        images += [("test", -1, of, path) for path in _image_files(of)]
+        images += [("test", -1, of, path) for path in listing.images_of(of, nested)]
     labels = {name: label for label, name in enumerate(sorted(sizes))}
     files = [
-        File(path, split, client, labels[classes[of_file(of.name)]], _name(path))
-        for split, client, of, path in images
+        File(path, split, client, labels[classes[of_file(of.name)]], name)
+        for (split, client, of, path), name in zip(images, listing.names(images), strict=True)
     ]
     split_folders = [folder for _, folder in train] + ([test] if test else [])
     known = set(split_folders)
-    others = [folder for folder in _folders(root) if folder not in known]
+    others = [folder for folder in folders_in(root) if folder not in known]
     return Source(
         root,
         tuple(labels),
         tuple(sorted(files, key=lambda f: (f.split, f.client, f.name))),
-        _ignored(root, split_folders) + _elsewhere(others),
+        _ignored(root, split_folders, nested) + _elsewhere(others),
         clients,
     )
 
 
-def _name(path: Path) -> str:
-    return f"{of_file(path.parent.name)}/{of_file(path.name)}"
-
-
-def _ignored(root: Path, split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
+def _ignored(root: Path, split_folders: list[Path], nested: bool) -> tuple[tuple[str, int], ...]:
     """Count what is not used: in class folders and beside them; skip hidden files."""
     found: Counter[str] = Counter()
-    beside = [path for folder in {root, *split_folders} for path in _image_files(folder)]
+    beside = [path for folder in {root, *split_folders} for path in images_in(folder)]
     found.update({"images beside the class folders": len(beside)} if beside else {})
-    for class_folder in itertools.chain.from_iterable(map(_folders, split_folders)):
-        images = set(_image_files(class_folder))
-        for path in class_folder.iterdir():
-            if path in images or path.name.startswith("."):
-                continue
-            below = _count_below(path) if path.is_dir() else 0
-            kind = "folder" if path.is_dir() else path.suffix.lower() or "no suffix"
-            found.update({"images in folders below a class": below} if below else {kind: 1})
+    for class_folder in itertools.chain.from_iterable(map(folders_in, split_folders)):
+        found.update(listing.others(class_folder, nested))
     return tuple(sorted(found.items()))
 
 
-def _count_below(folder: Path) -> int:
-    """Count the images in a folder that is no link, which may lead anywhere."""
-    if folder.is_symlink():
-        return 0
-    return sum(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
-
-
-def _elsewhere(folders: list[Path]) -> tuple[tuple[str, int], ...]:
+def _elsewhere(beside: list[Path]) -> tuple[tuple[str, int], ...]:
     """Count the images in folders beside train and test."""
-    counts = {f"{of_file(folder.name)}/": _count_below(folder) for folder in folders}
+    counts = {f"{of_file(folder.name)}/": listing.count_below(folder) for folder in beside}
     return tuple((name, count) for name, count in counts.items() if count)
 
 
@@ -140,9 +124,11 @@ def _check_train(root: Path, folder: Path, sizes: dict[str, int]) -> None:
         )
     for name, size in sorted(sizes.items()):
         if not size:
+            deeper = bool(listing.count_below(folder / name))
+            hint = " (for images in folders below it: --config.dataset.options.nested=True)"
             raise UserError(
-                f"class {name!r} has no train images in {root}: "
-                f"add some ({', '.join(sorted(SUFFIXES))}) or remove its folder."
+                f"class {name!r} has no train images in {root}{hint * deeper}: "
+                f"add some ({', '.join(sorted(listing.SUFFIXES))}) or remove its folder."
             )
 
 
@@ -158,7 +144,7 @@ def _unpacked(root: Path) -> Path:
     """Return `root`, or the only folder in it that holds a set (as Kaggle packs its sets)."""
     if not root.is_dir():
         raise UserError(f"--data_dir={root}: there is no such folder.")
-    folders = _folders(root)
+    folders = folders_in(root)
     if any(_is_train(folder) for folder in folders):
         return root
     inner = _packed(folders)
@@ -170,10 +156,10 @@ def _packed(folders: list[Path]) -> list[Path]:
 
     If the `folders` themselves hold class folders, they are hospitals', and hold no others.
     """
-    packed = [folder for folder in folders if any(map(_is_train, _folders(folder)))]
+    packed = [folder for folder in folders if any(map(_is_train, folders_in(folder)))]
     if packed or any(map(_classes, folders)):
         return packed
-    inner = [folder for folder in folders if any(map(_classes, _folders(folder)))]
+    inner = [folder for folder in folders if any(map(_classes, folders_in(folder)))]
     return [] if any(map(_is_part, folders)) else inner
 
 
@@ -182,7 +168,7 @@ def _is_set(folder: Path) -> bool:
 
     A single folder of folders may also be a class, and these its patients.
     """
-    inner = _folders(folder)
+    inner = folders_in(folder)
     hospitals = [one for one in inner if _classes(one) and one.name.lower() != "test"]
     return any(map(_is_train, inner)) or len(hospitals) > 1
 
@@ -193,7 +179,7 @@ def _is_train(folder: Path) -> bool:
 
 def _layout(root: Path) -> _Layout:
     """Find the train folders with their client numbers, and the test folder."""
-    folders = _folders(root)
+    folders = folders_in(root)
     numbered = sorted(
         (folder for folder in folders if _CLIENT.fullmatch(folder.name)),
         key=lambda folder: int(folder.name.removeprefix("client_")),
@@ -244,7 +230,7 @@ def _check_beside(root: Path, numbered: list[Path], others: list[Path]) -> None:
 
 
 def _classes(folder: Path) -> set[str]:
-    return {folded(of.name) for of in _folders(folder) if _image_files(of)}
+    return {folded(of.name) for of in folders_in(folder) if images_in(of)}
 
 
 def _is_part(folder: Path) -> bool:
@@ -258,7 +244,7 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
         UserError: Some of them look like hospitals' folders.
     """
     classes = list(map(_classes, folders))
-    if any(map(_is_part, folders)) or not any(classes) or any(map(_image_files, folders)):
+    if any(map(_is_part, folders)) or not any(classes) or any(map(images_in, folders)):
         return []
     for folder, held in zip(folders, classes, strict=True):
         if not held:
@@ -273,23 +259,3 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
             "they are classes, put their images into train/<class>/<image>."
         )
     return folders
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
-
-
-def _image_files(folder: Path) -> list[Path]:
-    try:
-        return [
-            path
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
-            and not path.name.startswith(".")
-            and not path.is_dir()
-        ]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error

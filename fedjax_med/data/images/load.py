@@ -67,6 +67,7 @@ def load(
     cache = expand(cache_dir).absolute()
     # Each way to read the images has a place of its own; the usual one that of earlier versions.
     ways = [crop] * (crop != "centre") + [str(given)] * (given is not None)
+    ways += [source.table] * bool(source.table)
     of = array_record.digest([str(source.root), *ways])
     home = cache / "image_folder" / f"{of}_{image_size}px"
     folder = home / _fingerprint(source)
@@ -91,7 +92,8 @@ def load(
         levels,
         source.clients,
     )
-    manifest.check(source.root, dataset)
+    if not source.table:  # a manifest lists folders
+        manifest.check(source.root, dataset)
     return dataset
 
 
@@ -188,5 +190,7 @@ def _fingerprint(source: Source) -> str:
             marks = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a dangling link: an unreadable file, reported as such
             marks = (-1, -1, -1)
-        lines.append(f"{file.path.relative_to(source.root)} {file.label} {marks}")
+        # Folders say where an image belongs; with a table the same path may be anywhere.
+        place = f"{file.split} {file.client} {file.name} " if source.table else ""
+        lines.append(f"{place}{file.path.relative_to(source.root)} {file.label} {marks}")
     return array_record.digest([str(ClassFolders.VERSION), *source.class_names, *lines])

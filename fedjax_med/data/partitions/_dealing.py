@@ -14,13 +14,13 @@ Index = npt.NDArray[np.int64]  # positions in a split, ascending
 Groups = npt.NDArray[np.int32]  # [N]; duplicates share a number
 
 # Each purpose draws from its own stream, so that one seed serves all.
-PARTITION, HOLD_OUT, FOLDS = 0, 1, 2
+PARTITION, HOLD_OUT, FOLDS, TEST = 0, 1, 2, 3
 _FEW = 100  # clients
 OPTIONS = "--config.partition.options"
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """Create the random generator of one purpose (`PARTITION`, `HOLD_OUT` or `FOLDS`)."""
+    """Create the random generator of one purpose (`PARTITION`, `HOLD_OUT`, `FOLDS`, `TEST`)."""
     if seed < 0:
         raise UserError(f"expected seed >= 0, got {seed}: set --config.seed.")
     return np.random.default_rng([seed, *stream])
