@@ -11,17 +11,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy import linalg
 
 from fedjax_med.core.model import Model, Statistics
 from fedjax_med.core.types import Array, Examples, Key, Params
+from fedjax_med.errors import UserError
 from fedjax_med.models import _sketch, _standardise
 
 NAME = "discriminant"  # of these parameters
 
 _LEAST = 1e-30  # mean variance within the classes, where all examples are alike
 _LESS = 10.0  # by how much the logarithm is lower for a class without examples
+
+
+def check(factor: float, shrinkage: float, projection: int, views: int) -> None:
+    """Refuse options of model ``frozen_layers`` that are out of their range."""
+    of = "expected model frozen_layers to have"
+    if not factor >= 0:
+        raise UserError(f"{of} discriminant of at least 0, got {factor}.")
+    if not 0 < shrinkage <= 1:
+        raise UserError(f"{of} shrinkage in (0, 1], got {shrinkage}.")
+    for name, value in (("projection", projection), ("discriminant_views", views)):
+        if value < 0:
+            raise UserError(f"{of} {name} of at least 0, got {value}.")
 
 
 def beside(
@@ -33,12 +44,14 @@ def beside(
     would be left to learn.
 
     Args:
-        model: of standardised values [B, ..., D] with D = `size`.
+        model: of standardised values [B, ..., D] with D = `size`; returned if `factor` is 0.
         factor: of the scores.
         size: D.
         num_classes: K.
         statistics: that fix the discriminant, from `statistics`.
     """
+    if not factor:
+        return model
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
         zeros = {"kernel": jnp.zeros((size, num_classes)), "bias": jnp.zeros(num_classes)}
@@ -87,27 +100,27 @@ def statistics(size: int, num_classes: int, shrinkage: float, width: int, views:
         }
 
     def fix(params: Params, total: Any) -> Params:
-        kernel, bias = _solve(total["count"], total["sum"], total["products"], shrinkage)
-        found = {"kernel": back(kernel), "bias": bias}
-        return params | {NAME: {name: jnp.asarray(v, jnp.float32) for name, v in found.items()}}
+        with jax.enable_x64(True):
+            kernel, bias = _solve(total["count"], total["sum"], total["products"], shrinkage)
+            found = {"kernel": back(kernel), "bias": bias}
+            found = {name: value.astype(jnp.float32) for name, value in found.items()}
+        return params | {NAME: found}
 
     return Statistics(sums, fix, labelled=True)
 
 
-def _solve(count: Any, total: Any, products: Any, shrinkage: float) -> tuple[Any, Any]:
+def _solve(count: Array, total: Array, products: Array, shrinkage: float) -> tuple[Array, Array]:
     """Compute the kernel [P, K] and the bias [K] from counts [K], sums [K, P], products [P, P].
 
     A class without examples is always less probable than the class of the lowest bias.
     """
-    means = total / np.maximum(count, 1)[:, None]
-    within = (products - total.T @ means) / max(count.sum(), 1)
-    variance = max(float(np.trace(within)) / len(within), _LEAST)
-    shrunk = (1 - shrinkage) * within
-    shrunk[np.diag_indices_from(shrunk)] += shrinkage * variance
-    kernel = linalg.solve(shrunk, means.T, assume_a="pos", overwrite_a=True)
-    bias = -0.5 * np.einsum("kp,pk->k", means, kernel)
-    missing = count == 0
-    if missing.any() and not missing.all():
-        lowest = np.argmin(np.where(missing, np.inf, bias))
-        kernel[:, missing], bias[missing] = kernel[:, [lowest]], bias[lowest] - _LESS
-    return kernel, bias
+    means = total / jnp.maximum(count, 1)[:, None]
+    within = (products - total.T @ means) / jnp.maximum(jnp.sum(count), 1)
+    variance = jnp.maximum(jnp.trace(within) / len(within), _LEAST)
+    shrunk = (1 - shrinkage) * within + shrinkage * variance * jnp.eye(len(within))
+    kernel = jax.scipy.linalg.solve(shrunk, means.T, assume_a="pos")
+    bias = -0.5 * jnp.einsum("kp,pk->k", means, kernel)
+    present = count > 0
+    lowest = jnp.argmin(jnp.where(present, bias, jnp.inf))
+    kernel = jnp.where(present[None], kernel, kernel[:, lowest][:, None])
+    return kernel, jnp.where(present, bias, bias[lowest] - _LESS)

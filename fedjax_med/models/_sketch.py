@@ -4,16 +4,13 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from fedjax_med.core.types import Array
 
 _SEED = 0  # every client must project by the same signs
 
 
-def build(
-    size: int, width: int
-) -> tuple[Callable[[Array], Array], Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]:
+def build(size: int, width: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
     """Build the functions that project values [B, D] to [B, P], and a kernel [P, K] to [D, K].
 
     Each value is added, with a random sign, to one of P sums, so that inner products are kept on

@@ -57,7 +57,7 @@ def build(
             small.
     """
     _check(hidden, dropout, own_statistics)
-    _check_discriminant(discriminant, shrinkage, projection, discriminant_views)
+    _discriminant.check(discriminant, shrinkage, projection, discriminant_views)
     frozen, size = _backbones.side_by_side(tuple(backbones.split("+")))
 
     def init(key: Key, image_shape: tuple[int, int, int]) -> Params:
@@ -94,8 +94,6 @@ def build(
         fixed=(_standardise.NAME,),
         own_statistics=own_statistics,
     )
-    if not discriminant:
-        return model
     sums = _discriminant.statistics(size, num_classes, shrinkage, projection, discriminant_views)
     return _discriminant.beside(model, discriminant, size, num_classes, sums)
 
@@ -108,19 +106,6 @@ def _check(hidden: int, dropout: float, own_statistics: float) -> None:
         raise UserError(f"{of} dropout in [0, 1), got {dropout}.")
     if not 0 <= own_statistics <= 1:
         raise UserError(f"{of} own_statistics in [0, 1], got {own_statistics}.")
-
-
-def _check_discriminant(factor: float, shrinkage: float, projection: int, views: int) -> None:
-    of = "expected model frozen_layers to have"
-    if not factor >= 0:
-        raise UserError(f"{of} discriminant of at least 0, got {factor}.")
-    if not 0 < shrinkage <= 1:
-        raise UserError(f"{of} shrinkage in (0, 1], got {shrinkage}.")
-    if projection < 0 or views < 0:
-        name, value = (
-            ("projection", projection) if projection < 0 else ("discriminant_views", views)
-        )
-        raise UserError(f"{of} {name} of at least 0, got {value}.")
 
 
 def _dense(layer: Params, values: Array) -> Array:
