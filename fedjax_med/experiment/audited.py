@@ -58,7 +58,11 @@ def _compared(experiment: Experiment, dataset: Dataset, audit: Audit, found: Met
         audit = audit._replace(sources=by_source)
     if of.lesion and dataset.groups is None:
         near = np.concatenate([audit.train_near, audit.test_near])
-        names = findings.names(dataset.train, dataset.clients) + findings.names(dataset.test, ())
+        names = [
+            one
+            for of in (dataset.train, dataset.test)
+            for one in findings.names(of, dataset.clients)
+        ]
         several = lesions.find(dataset, found, of.lesion, of.image, near, names)
         audit = audit._replace(lesions=several)
     return audit

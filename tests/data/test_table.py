@@ -173,18 +173,26 @@ def test_what_is_not_used_is_counted(root):
     }
 
 
+def at_sites(root, *sites, tested=2):
+    """The clients and their names, where the last images are those of Test."""
+    splits = ["train"] * (6 - tested) + ["test"] * tested
+    rows = [",".join(row) for row in zip(ROWS, sites, splits, strict=True)]
+    source = scan(root, "image,label,where,split", *rows, site="where")
+    clients = {name: client for name, (_, _, client) in found(source).items()}
+    return source.clients, [clients[f"im{number}.png"] for number in range(6)]
+
+
 def test_sites_are_clients_in_the_order_of_their_names(root):
-    sites = ["Wien", "Graz", "Linz"]
-    source = scan(
-        root,
-        "image,label,where,split",
-        *(f"{row},{sites[n % 3]},{'test' if n > 3 else 'train'}" for n, row in enumerate(ROWS)),
-        site="where",
-    )
-    assert source.clients == ("Graz", "Linz", "Wien")
-    assert {name: client for name, (split, _, client) in found(source).items()} == {
-        "im0.png": 2, "im1.png": 0, "im2.png": 1, "im3.png": 2, "im4.png": -1, "im5.png": -1,
-    }  # fmt: skip
+    sites = ("Wien", "Graz", "Linz")
+    assert at_sites(root, *sites, *sites) == (tuple(sorted(sites)), [2, 0, 1, 2, 0, 1])
+
+
+def test_a_further_hospital_may_be_tested_on(root):
+    sites = ("Wien", "Graz", "Wien", "Graz", "Wien", "Linz")
+    assert at_sites(root, *sites) == (("Graz", "Wien"), [1, 0, 1, 0, -1, -1])
+    rows = [f"{row},site {number}" for number, row in enumerate(ROWS)]  # two stay in Train
+    with pytest.raises(UserError, match=r"=0.9 leaves no training image at the sites 'site "):
+        scan(root, "image,label,where", *rows, site="where", test_fraction=0.9)
 
 
 def test_splits_in_any_spelling(root, capsys):

@@ -72,7 +72,9 @@ def test_a_table_from_the_audit_to_a_resumed_run(table, tmp_path, lesions, capsy
     assert len(found) == 24
     assert all(found[name] == lesions[name] for name in found)
     assert not {lesions[name] for name in lesions.keys() - found.keys()} & set(found.values())
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["balanced_accuracy"] > 0.3
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert evaluation["balanced_accuracy"] > 0.3
+    assert evaluation["site_names"] == [f"site_{site}" for site in range(5)]
     assert call(*train, "--config.rounds=4") == 0
     assert "round 2" in capsys.readouterr().out
     assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}"]) == 0

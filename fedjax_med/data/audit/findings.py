@@ -95,7 +95,7 @@ def find(dataset: Dataset) -> Audit:
     )
     rows = _Rows(
         label=[dataset.class_names[label] for label in (*train.label, *test.label)],
-        name=names(train, dataset.clients) + names(test, ()),
+        name=names(train, dataset.clients) + names(test, dataset.clients),
         num_train=num_train,
     )
     return Audit(

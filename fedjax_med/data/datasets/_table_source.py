@@ -87,7 +87,7 @@ def scan(
         raise _missing(table, files, rows, absent)
     images.sort(key=lambda one: (one.row.label, of_file(one.path.name), str(one.path)))
     images = _with_test(table, images, test)
-    classes, clients = _classes(table, images), _clients(table, images)
+    classes, clients = _classes(table, images), _clients(table, images, test)
     ordered = _named(files, images, classes, clients)
     unlisted = len(files.every) - len({one.path for one in images})
     ignored = {
@@ -200,19 +200,29 @@ def _classes(table: str, images: Sequence[_Image]) -> tuple[str, ...]:
     return tuple(sorted(trained))
 
 
-def _clients(table: str, images: Sequence[_Image]) -> tuple[str, ...]:
-    """Return the sites, sorted: the clients in order; () without any.
+def _clients(table: str, images: Sequence[_Image], test: Share) -> tuple[str, ...]:
+    """Return the sites with training images, sorted: the clients in order; () without any.
 
     Raises:
-        UserError: A site has test images only.
+        UserError: A site has lost all its images to Test, which was drawn.
     """
     trained = {one.row.site for one in images if one.row.split == "train"}
-    if others := {one.row.site for one in images} - trained:
+    lost = {one.row.site for one in images} - trained
+    if lost and test.fraction:
         raise UserError(
-            f"{table}: the sites {some(map(repr, sorted(others)))} have test images only: a client "
-            f"needs training images (another {FLAG}.split or .test_fraction)."
+            f"{table}: {FLAG}.test_fraction={test.fraction} leaves no training image at the sites "
+            f"{some(map(repr, sorted(lost)))}: choose a smaller one, or another {FLAG}.split_seed."
         )
     return tuple(sorted(trained - {""}))
+
+
+def _owners(images: Sequence[_Image], clients: Sequence[str]) -> list[int]:
+    """Return the client of each image; -1 for all of Test if some of it is of no client."""
+    numbers = {name: client for client, name in enumerate(clients)}
+    owners = [numbers.get(one.row.site, -1) for one in images]
+    tested = [one.row.split == "test" for one in images]
+    whole = all(owner >= 0 for owner, of in zip(owners, tested, strict=True) if of)
+    return [-1 if of and not whole else owner for owner, of in zip(owners, tested, strict=True)]
 
 
 def _named(
@@ -226,11 +236,8 @@ def _named(
         UserError: Two images have one name even so.
     """
     labels = {name: label for label, name in enumerate(classes)}
-    numbers = {name: client for client, name in enumerate(clients)}
-    places = [
-        (one.row.split, numbers.get(one.row.site, -1) if one.row.split == "train" else -1)
-        for one in images
-    ]
+    owners = _owners(images, clients)
+    places = [(one.row.split, owner) for one, owner in zip(images, owners, strict=True)]
     short = [f"{one.row.label}/{of_file(one.path.name)}" for one in images]
     count = Counter(zip(places, short, strict=True))
     whole = [f"{one.row.label}/{files.relative(one.path).replace('/', '_')}" for one in images]
