@@ -135,6 +135,26 @@ def features(
     return split._replace(image=Rows(kept, rows))
 
 
+def computed(images: Images, frozen: Part, views: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Compute the features of `images` in memory, as `features` does, without its cache.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        frozen: the model that computes the features.
+        views: the numbers of the V mirrored views.
+
+    Returns:
+        float16 ``[N, V, h, w, ch]``.
+
+    Raises:
+        UserError: A feature is not finite.
+    """
+    parts = list(_computed(images, np.arange(len(images)), frozen, UNCHANGED, views))
+    for part in parts:
+        _finite(part)
+    return np.concatenate(parts)
+
+
 def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
     """Load the features that an earlier run wrote; None if there are none or they are damaged."""
     try:

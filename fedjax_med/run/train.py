@@ -215,6 +215,7 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "test": data.test_digest,
                 "test_set": data.test_set,
                 "class_names": list(data.class_names),
+                "train_sizes": data.train.sizes.tolist(),
                 REPORTED: reported_digest(job.experiment),
                 **_table_of(data),
                 **({"groups": data.findings.groups.sha256} if data.findings.groups else {}),

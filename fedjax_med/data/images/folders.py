@@ -71,17 +71,17 @@ def scan(data_dir: str, rename: str = "") -> Source:
         raise UserError("the data set needs a folder of images: give --data_dir=FOLDER.")
     root = _unpacked(expand(data_dir).absolute())
     train, test, clients = _layout(root)
-    placed = [("train", client, of) for client, folder in train for of in _folders(folder)]
-    tests = _folders(test) if test else []
+    placed = [("train", client, of) for client, folder in train for of in subfolders(folder)]
+    tests = subfolders(test) if test else []
     classes = class_names.settle(root, [*(of for *_, of in placed), *tests], rename)
-    images = [(*where, path) for where in placed for path in _image_files(where[-1])]
+    images = [(*where, path) for where in placed for path in image_files(where[-1])]
     sizes = {classes[of_file(of.name)]: 0 for *_, of in placed}
     for *_, of, _ in images:
         sizes[classes[of_file(of.name)]] += 1
     _check_train(root, train[0][1], sizes)
     for of in tests:
         _check_test(of, classes[of_file(of.name)], sizes)
-        images += [("test", -1, of, path) for path in _image_files(of)]
+        images += [("test", -1, of, path) for path in image_files(of)]
     labels = {name: label for label, name in enumerate(sorted(sizes))}
     files = [
         File(path, split, client, labels[classes[of_file(of.name)]], _name(path))
@@ -89,7 +89,7 @@ def scan(data_dir: str, rename: str = "") -> Source:
     ]
     split_folders = [folder for _, folder in train] + ([test] if test else [])
     known = set(split_folders)
-    others = [folder for folder in _folders(root) if folder not in known]
+    others = [folder for folder in subfolders(root) if folder not in known]
     return Source(
         root,
         tuple(labels),
@@ -106,10 +106,10 @@ def _name(path: Path) -> str:
 def _ignored(root: Path, split_folders: list[Path]) -> tuple[tuple[str, int], ...]:
     """Count what is not used: in class folders and beside them; skip hidden files."""
     found: Counter[str] = Counter()
-    beside = [path for folder in {root, *split_folders} for path in _image_files(folder)]
+    beside = [path for folder in {root, *split_folders} for path in image_files(folder)]
     found.update({"images beside the class folders": len(beside)} if beside else {})
-    for class_folder in itertools.chain.from_iterable(map(_folders, split_folders)):
-        images = set(_image_files(class_folder))
+    for class_folder in itertools.chain.from_iterable(map(subfolders, split_folders)):
+        images = set(image_files(class_folder))
         for path in class_folder.iterdir():
             if path in images or path.name.startswith("."):
                 continue
@@ -158,7 +158,7 @@ def _unpacked(root: Path) -> Path:
     """Return `root`, or the only folder in it that holds a set (as Kaggle packs its sets)."""
     if not root.is_dir():
         raise UserError(f"--data_dir={root}: there is no such folder.")
-    folders = _folders(root)
+    folders = subfolders(root)
     if any(_is_train(folder) for folder in folders):
         return root
     inner = _packed(folders)
@@ -170,10 +170,10 @@ def _packed(folders: list[Path]) -> list[Path]:
 
     If the `folders` themselves hold class folders, they are hospitals', and hold no others.
     """
-    packed = [folder for folder in folders if any(map(_is_train, _folders(folder)))]
+    packed = [folder for folder in folders if any(map(_is_train, subfolders(folder)))]
     if packed or any(map(_classes, folders)):
         return packed
-    inner = [folder for folder in folders if any(map(_classes, _folders(folder)))]
+    inner = [folder for folder in folders if any(map(_classes, subfolders(folder)))]
     return [] if any(map(_is_part, folders)) else inner
 
 
@@ -182,7 +182,7 @@ def _is_set(folder: Path) -> bool:
 
     A single folder of folders may also be a class, and these its patients.
     """
-    inner = _folders(folder)
+    inner = subfolders(folder)
     hospitals = [one for one in inner if _classes(one) and one.name.lower() != "test"]
     return any(map(_is_train, inner)) or len(hospitals) > 1
 
@@ -193,7 +193,7 @@ def _is_train(folder: Path) -> bool:
 
 def _layout(root: Path) -> _Layout:
     """Find the train folders with their client numbers, and the test folder."""
-    folders = _folders(root)
+    folders = subfolders(root)
     numbered = sorted(
         (folder for folder in folders if _CLIENT.fullmatch(folder.name)),
         key=lambda folder: int(folder.name.removeprefix("client_")),
@@ -244,7 +244,7 @@ def _check_beside(root: Path, numbered: list[Path], others: list[Path]) -> None:
 
 
 def _classes(folder: Path) -> set[str]:
-    return {folded(of.name) for of in _folders(folder) if _image_files(of)}
+    return {folded(of.name) for of in subfolders(folder) if image_files(of)}
 
 
 def _is_part(folder: Path) -> bool:
@@ -258,7 +258,7 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
         UserError: Some of them look like hospitals' folders.
     """
     classes = list(map(_classes, folders))
-    if any(map(_is_part, folders)) or not any(classes) or any(map(_image_files, folders)):
+    if any(map(_is_part, folders)) or not any(classes) or any(map(image_files, folders)):
         return []
     for folder, held in zip(folders, classes, strict=True):
         if not held:
@@ -275,14 +275,16 @@ def _hospitals(root: Path, folders: list[Path]) -> list[Path]:
     return folders
 
 
-def _folders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in `folder` that are not hidden, by name."""
     try:
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """List the files in `folder` that are images by their names and not hidden, by name."""
     try:
         return [
             path

@@ -78,12 +78,17 @@ def read(source: str, network: str = _LITE0) -> Tensors:
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
             "file of safetensors or torch)."
         )
-    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
-    _check(file, tensors)
+    tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+    check_finite(file, tensors)
     return tensors
 
 
-def _check(file: Path, tensors: Tensors) -> None:
+def check_finite(file: Path, tensors: Tensors) -> None:
+    """Refuse tensors of a file that hold values other than finite real numbers.
+
+    Raises:
+        UserError: The message names the first one.
+    """
     for name, values in tensors.items():
         # NumPy has no kind for bfloat16.
         if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
@@ -209,7 +214,12 @@ def _installed(network: str) -> Path:
     return file
 
 
-def _safetensors(file: Path) -> Tensors:
+def read_safetensors(file: Path) -> Tensors:
+    """Read the tensors of a file of safetensors.
+
+    Raises:
+        UserError: The package safetensors is not installed, or the file cannot be read.
+    """
     try:
         import safetensors.numpy
     except ImportError as error:
