@@ -35,6 +35,7 @@ class Predicted(NamedTuple):
     Attributes:
         files: N of them, in order.
         errors: N reasons why a file cannot be used, "" for an image.
+        sha256: N hex digests of the files' bytes.
         probabilities: [N, K], NaN for what is no image.
         notes: what was done otherwise than in the run's evaluation, in sentences.
         of_site: whether the statistics of these images were used.
@@ -42,6 +43,7 @@ class Predicted(NamedTuple):
 
     files: list[File]
     errors: list[str]
+    sha256: list[str]
     probabilities: npt.NDArray[np.floating]
     notes: list[str]
     of_site: bool
@@ -67,10 +69,12 @@ def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
     """
     own = bundle.model.own_statistics > 0
     errors: list[str] = []
+    sha256: list[str] = []
     parts: list[npt.NDArray[Any]] = []
     levels: set[str] = set()
     for block in images.prepared(files, bundle.info):
         errors += [made.reason for _, made in block]
+        sha256 += [made.sha256 for _, made in block]
         levels |= {made.levels for _, made in block} - {""}
         usable = [made for _, made in block if not made.reason]
         if usable:
@@ -87,7 +91,8 @@ def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
         every = _finite(np.concatenate(parts))
         found = found.astype(every.dtype)  # so that numbers are written with their own digits
         found[[not error for error in errors]] = every
-    return Predicted(list(files), errors, found, _notes(bundle, of_site, count, levels), of_site)
+    notes = _notes(bundle, of_site, count, levels)
+    return Predicted(list(files), errors, sha256, found, notes, of_site)
 
 
 def _inputs(bundle: Bundle, usable: list[Prepared]) -> npt.NDArray[Any]:

@@ -105,6 +105,21 @@ def test_the_bundle_predicts_what_evaluate_said_without_data_and_workdir(trained
 
 
 @pytest.mark.slow
+def test_the_bundle_is_evaluated_as_its_run_was(trained, tmp_path):
+    assert exported(trained, tmp_path / "m") == 0
+    places = [f"--data_dir={trained.parent / 'data'}", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["evaluate", f"--model={tmp_path / 'm'}", *places]) == 0
+    before, found = (
+        json.loads((folder / "evaluation.json").read_text())
+        for folder in (trained, tmp_path / "out")
+    )
+    same = ("n", "accuracy", "log_loss", "intervals", "per_class", "operating", "test_set")
+    assert {name: found[name] for name in same} == {name: before[name] for name in same}
+    one, other = ((folder / predictions.NAME).read_text() for folder in (trained, tmp_path / "out"))
+    assert one == other
+
+
+@pytest.mark.slow
 def test_a_model_with_a_frozen_part_takes_its_weights_along(tmp_path, monkeypatch):
     monkeypatch.setattr(_backbones, "BACKBONES", {"small": lambda: lite.layers(SMALL)})
     unknown = weights._Network("", "", "", "me/net")
