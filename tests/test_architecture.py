@@ -33,8 +33,10 @@ LAYER = {package: number for number, row in enumerate(LAYERS) for package in row
 PURE = {package for row in LAYERS[1:4] for package in row}
 IMPURE = {
     "core/model.py",  # names the type of weights on the host, which is NumPy's
+    "models/pretrained/exported.py",
     "models/pretrained/hub.py",
     "models/pretrained/plain_pickle.py",
+    "models/pretrained/safetensors_file.py",
     "models/pretrained/torch_file.py",
     "models/pretrained/weights.py",
     "privacy/accounting.py",

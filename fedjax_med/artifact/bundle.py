@@ -118,11 +118,12 @@ def _shapes(folder: Path, experiment: config.Experiment, info: dict[str, Any]) -
         raise _contradiction(file)
     try:
         found = shapes(experiment, len(info["class_names"]))
+        prepared = preparation(experiment, found.below or found.model)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # options that no model has, or of another type
         raise unreadable(file, error, form.ADVICE) from error
-    if preparation(experiment, found.below or found.model) != info["preprocessing"]:
+    if prepared != info["preprocessing"]:
         raise _contradiction(file)
     return found
 

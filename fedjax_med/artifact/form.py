@@ -1,6 +1,5 @@
 """The form of a bundle: its files, its version, and what its ``bundle.json`` must hold."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -8,19 +7,21 @@ from typing import Any
 
 from fedjax_med.data.images.decode import CROPS
 from fedjax_med.errors import UserError
-from fedjax_med.files import open_regular, read_object, unreadable
+from fedjax_med.files import unreadable
 from fedjax_med.models.pretrained import torch_file
+from fedjax_med.models.pretrained.exported import ADVICE as ADVICE
+from fedjax_med.models.pretrained.exported import FORMAT as FORMAT
+from fedjax_med.models.pretrained.exported import INFO as INFO
+from fedjax_med.models.pretrained.exported import TENSORS as TENSORS
+from fedjax_med.models.pretrained.exported import VERSION as VERSION
+from fedjax_med.models.pretrained.exported import damaged, digest, versioned
 
-FORMAT, VERSION = "fedjax_med bundle", 1
-INFO, TENSORS, CARD = "bundle.json", "model.safetensors", "README.md"
-ADVICE = "Copy the bundle again, or export it anew with `fedjax-med export`."
+CARD = "README.md"
 LARGEST_SIDE = 4096  # pixels of an image; a larger one would exhaust the memory
 
-_LIMIT = 2**22  # bytes of bundle.json
 _EXPERIMENT = 2**16  # characters of the experiment in it
 _MOST_CLASSES = 10_000
 _FILES = {TENSORS: torch_file.LIMIT, CARD: 2**22}  # with the most bytes of each
-_BLOCK = 2**20  # bytes read at a time
 _KINDS: dict[str, type] = {
     "experiment": dict,
     "class_names": list,
@@ -43,18 +44,12 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is no bundle: expected a folder with {INFO}, as `fedjax-med export` writes."
         )
-    info = read_object(file, _LIMIT, ADVICE)
-    if info.get("format") != FORMAT or info.get("version") != VERSION:
-        raise UserError(
-            f"{file}: expected {FORMAT!r} of version {VERSION}, got "
-            f"{str(info.get('format'))[:50]!r} of version {str(info.get('version'))[:20]}: use the "
-            "version of fedjax_med that wrote it, or export it anew."
-        )
+    info = versioned(folder)
     if wrong := fault(info):
         raise unreadable(file, ValueError(wrong), ADVICE)
     for name, limit in _FILES.items():
         if digest(folder / name, limit) != info["files"][name]:
-            raise UserError(f"{folder / name} is damaged or was changed after export. {ADVICE}")
+            raise damaged(folder / name)
     return info
 
 
@@ -99,22 +94,6 @@ def is_number(value: Any) -> bool:
     """Tell whether `value` is a finite number, and no truth value."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return known and math.isfinite(value)
-
-
-def digest(file: Path, limit: int) -> str:
-    """Compute the SHA-256 of a regular file of at most `limit` bytes.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    total = hashlib.sha256()
-    try:
-        with open_regular(file, limit) as stream:
-            while block := stream.read(_BLOCK):
-                total.update(block)
-    except OSError as error:
-        raise unreadable(file, error, ADVICE) from error
-    return total.hexdigest()
 
 
 def digests(folder: Path) -> dict[str, str]:

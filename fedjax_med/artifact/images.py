@@ -29,11 +29,10 @@ def listing(path: Path) -> Listing:
     Hidden files and folders are left out, and links to folders are not followed.
 
     Raises:
-        UserError: There is no such file, or no image in the folder.
+        UserError: There is no such file, no image in the folder, or a folder cannot be read.
     """
     if path.is_dir():
-        paths = [Path(at) / name for at, _, names in _walk(path) for name in names]
-        seen = [one for one in paths if not one.name.startswith(".")]
+        seen = visible(path)
         images = [one for one in seen if one.suffix.lower() in SUFFIXES]
         names = {one: of_file(one.relative_to(path).as_posix()) for one in images}
         if not images:
@@ -51,10 +50,21 @@ def listing(path: Path) -> Listing:
     return Listing(files, len(seen) - len(images))
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    for at, below, names in os.walk(folder):
+def visible(folder: Path) -> list[Path]:
+    """List all files in `folder` and below that are not hidden; links to folders are not followed.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    found = []
+    for at, below, names in os.walk(folder, onerror=refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        yield at, below, names
+        found += [Path(at) / name for name in names if not name.startswith(".")]
+    return found
 
 
 def scale(files: Sequence[File], info: dict[str, Any]) -> Scale:

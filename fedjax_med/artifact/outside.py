@@ -11,7 +11,7 @@ from fedjax_med.artifact import form, images, predict
 from fedjax_med.artifact.bundle import Bundle
 from fedjax_med.data import digests
 from fedjax_med.data.dataset import Split
-from fedjax_med.data.images.folders import File, image_files, subfolders
+from fedjax_med.data.images.folders import SUFFIXES, File, image_files, subfolders
 from fedjax_med.data.spelling import folded, of_file
 from fedjax_med.errors import UserError, check_name, printable, some
 from fedjax_med.evaluation import operating, operating_runs, predictions, tables
@@ -94,10 +94,7 @@ def scan(folder: Path, class_names: Sequence[str], mapping: str = "") -> Outside
 
 def _below(folder: Path) -> int:
     """Count the images in `folder` and in all folders below."""
-    try:
-        return len(images.listing(folder).files)
-    except UserError:  # there is none
-        return 0
+    return sum(one.suffix.lower() in SUFFIXES for one in images.visible(folder))
 
 
 def _classes(folders: list[str], class_names: Sequence[str], mapping: str) -> dict[str, str]:

@@ -12,29 +12,15 @@ import numpy.typing as npt
 from fedjax_med.core.model import Tensors
 from fedjax_med.core.trees import name_of
 from fedjax_med.core.types import Params
-from fedjax_med.errors import UserError, printable
+from fedjax_med.errors import UserError
 from fedjax_med.files import unreadable
-from fedjax_med.models.pretrained import weights
-
-MODEL, FROZEN = "model", "frozen"  # the first part of a name: what is trained, and what is not
+from fedjax_med.models.pretrained.exported import FROZEN as FROZEN
+from fedjax_med.models.pretrained.exported import MODEL as MODEL
+from fedjax_med.models.pretrained.exported import differing as differing
+from fedjax_med.models.pretrained.exported import named as named
+from fedjax_med.models.pretrained.safetensors_file import check_finite, read_safetensors
 
 _HEADER = 2**22  # bytes of safetensors' names and shapes, at most
-
-
-def named(params: Params, part: str) -> dict[str, Any]:
-    """Return the leaves of `params`, arrays or their shapes, by ``PART/PATH``.
-
-    Raises:
-        UserError: Two of them would have one name.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    found = {f"{part}/{name_of(path)}": leaf for path, leaf in leaves}
-    if len(found) < len(leaves):
-        raise UserError(
-            "two parameters of the model have one name where their paths are joined by '/': "
-            "expected keys without '/' in the model's parameters."
-        )
-    return found
 
 
 def filled(shapes: Params, part: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Params:
@@ -79,24 +65,8 @@ def read(file: Path, wanted: Mapping[str, Any], advice: str) -> Tensors:
     if not expected <= size <= expected + _HEADER:
         reason = f"it has {size:,} bytes, and the tensors of its model take {expected:,}"
         raise unreadable(file, ValueError(reason), advice)
-    found = weights.read_safetensors(file)
+    found = read_safetensors(file)
     if wrong := differing(found, wanted):
         raise unreadable(file, ValueError(wrong), advice)
-    weights.check_finite(file, found)
+    check_finite(file, found)
     return found
-
-
-def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say in which tensor `found` differs from what is `wanted`; "" if in none."""
-    if missing := sorted(wanted.keys() - found.keys()):
-        return f"the tensor {printable(missing[0])} is missing ({len(missing)} in all)"
-    if more := sorted(found.keys() - wanted.keys()):
-        return f"the tensor {printable(more[0])} is not of this model ({len(more)} in all)"
-    for name, one in wanted.items():
-        given = found[name]
-        if given.shape != one.shape or given.dtype != one.dtype:
-            return (
-                f"{printable(name)} is {given.dtype} {given.shape}, expected "
-                f"{np.dtype(one.dtype)} {one.shape}"
-            )
-    return ""

@@ -117,6 +117,13 @@ def test_options_that_no_model_has_are_refused(written, options):
     refused(written)
 
 
+def test_a_range_that_is_none_is_refused(written):
+    info = json.loads((written / "bundle.json").read_text())
+    info["experiment"]["dataset"]["options"] = {"range": 7}
+    sign(written, **info)
+    assert "not iterable" in refused(written)
+
+
 def test_a_model_from_elsewhere_is_not_imported_unasked(written):
     info = json.loads((written / "bundle.json").read_text())
     info["experiment"]["model"] = {"name": "no_such_module:build", "options": {}}

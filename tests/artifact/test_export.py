@@ -120,6 +120,33 @@ def test_the_bundle_is_evaluated_as_its_run_was(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_bundle_starts_a_run_of_its_model(trained, tmp_path, capsys):
+    """A run whose clients learn at rate 0 stays where the bundle is."""
+    assert exported(trained, tmp_path / "m") == 0
+    shutil.copytree(trained.parent / "data", tmp_path / "data")
+    flags = [
+        f"--config.pretrained={tmp_path / 'm'}",
+        "--config.client.optimizer.options.learning_rate=0",
+        "--config.seed=1",
+        "--config.rounds=1",
+    ]
+    workdir = train(tmp_path, *flags)
+    assert exported(workdir, tmp_path / "again") == 0
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("m", "again"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-6)
+    capsys.readouterr()
+    for split in ("Train", "Test"):
+        (tmp_path / "data" / split / "b").rename(tmp_path / "data" / split / "c")
+    command = ["train", f"--config={tiny.__file__}", f"--data_dir={tmp_path / 'data'}", flags[0]]
+    command += ["--config.dataset.name=image_folder", f"--cache_dir={tmp_path / 'cache'}"]
+    assert cli.main([*command, f"--workdir={tmp_path / 'other'}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "is a bundle of the classes a, b; the data have a, c" in told
+
+
+@pytest.mark.slow
 def test_a_model_with_a_frozen_part_takes_its_weights_along(tmp_path, monkeypatch):
     monkeypatch.setattr(_backbones, "BACKBONES", {"small": lambda: lite.layers(SMALL)})
     unknown = weights._Network("", "", "", "me/net")
