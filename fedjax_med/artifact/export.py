@@ -13,9 +13,9 @@ from fedjax_med.artifact import bundle, card, form, tensors, trained
 from fedjax_med.artifact.trained import Trained
 from fedjax_med.core.model import Tensors
 from fedjax_med.errors import UserError
-from fedjax_med.evaluation import tables
+from fedjax_med.evaluation import operating_runs, tables
 from fedjax_med.experiment import config
-from fedjax_med.files import make_folder, sync, sync_tree
+from fedjax_med.files import make_folder, sync, sync_tree, unreadable
 from fedjax_med.files.unfinished import unfinished
 from fedjax_med.run.evaluate import which_checkpoint
 from fedjax_med.run.load import SavedRun, read_run
@@ -112,7 +112,23 @@ def _class_names(run: SavedRun) -> list[str]:
     names = run.saved.get("class_names")
     if isinstance(names, list) and all(isinstance(name, str) for name in names) and names:
         return list(names)
-    return list(tables.read_evaluation(run.workdir / "evaluation.json")["per_class"])
+    return list(_read_evaluation(run.workdir)["per_class"])
+
+
+def _read_evaluation(workdir: Path) -> dict[str, Any]:
+    """Read the evaluation of a run, with what a bundle tells of it.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    file = workdir / "evaluation.json"
+    content = tables.read_evaluation(file)
+    operating_runs.read(workdir)
+    for name in ("per_class", "intervals"):
+        if not isinstance(content.get(name), dict):
+            reason = ValueError(f"{name} is not what `evaluate` writes")
+            raise unreadable(file, reason, "Evaluate the run again.")
+    return content
 
 
 def _evaluated(run: SavedRun, model: Trained, which: str) -> Evaluated:
@@ -128,7 +144,7 @@ def _evaluated(run: SavedRun, model: Trained, which: str) -> Evaluated:
     if not file.exists():
         reason = "the run was not evaluated"
     else:
-        content = tables.read_evaluation(file)
+        content = _read_evaluation(run.workdir)
         of = content.get("round")
         if of == model.round and all(name in content for name in wanted):
             return Evaluated(content, "")

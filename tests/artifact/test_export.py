@@ -12,10 +12,12 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from fedjax_med.artifact import export
+from fedjax_med.artifact import card, export
+from fedjax_med.artifact.trained import Trained, has_own_models
 from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation import predictions
+from fedjax_med.experiment.config import Experiment, Privacy, Spec
 from fedjax_med.models import _backbones
 from fedjax_med.models import _efficientnet_lite as lite
 from fedjax_med.models.pretrained import weights
@@ -199,6 +201,18 @@ def test_what_the_evaluation_must_say_is_asked_for_in_one_line(trained, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("damage", [{"per_class": 1}, {"operating": {"classes": 1}}])
+def test_a_damaged_evaluation_is_told(trained, tmp_path, capsys, damage):
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    capsys.readouterr()
+    assert exported(tmp_path / "run", tmp_path / "m") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is not what `evaluate` writes. Evaluate the run again.")
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
@@ -227,6 +241,27 @@ def test_of_a_clustered_run_one_model_is_chosen_and_figures_stay_behind(tmp_path
         kernels.append(load_file(out / "model.safetensors")["model/classifier/kernel"])
     assert kernels[0].shape == kernels[1].shape == (8, 2)
     assert not np.array_equal(*kernels)
+
+
+def test_noise_that_the_seed_tells_is_no_promise():
+    spent = {"unit": "example", "epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.0}
+    model = Trained({}, 1, 1, spent, "")
+    secret, seed = (
+        Experiment(privacy=Privacy(unit="example", noise_from=source))
+        for source in ("secret", "seed")
+    )
+    assert export._promise(secret, model) == {"promised": True, **spent}
+    assert export._promise(seed, model)["promised"] is False
+    assert "follows from the seed" in card.privacy(export._promise(seed, model))
+    assert export._promise(secret, model._replace(privacy={})) == {"promised": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "clusters"), [("fed_avg", False, 0), ("ditto", True, 0), ("cfl", True, 3)]
+)
+def test_it_is_known_which_runs_have_several_models(name, own, clusters):
+    experiment = Experiment(algorithm=Spec(name))
+    assert has_own_models(experiment) == (own, clusters)
 
 
 def test_bad_places_and_licenses_are_refused_before_anything_is_read(tmp_path, capsys):
