@@ -89,6 +89,13 @@ def define_components(flags: absl_flags.FlagValues) -> None:
     )
 
 
+def define_model(flags: absl_flags.FlagValues) -> None:
+    """Define the flag that names a bundle."""
+    absl_flags.DEFINE_string(
+        "model", "", "a bundle, the folder that `fedjax-med export` wrote", flag_values=flags
+    )
+
+
 def define_begin_anew(flags: absl_flags.FlagValues) -> None:
     """Define the flag that permits a new start if all checkpoints in the workdir are damaged."""
     absl_flags.DEFINE_boolean(

@@ -35,7 +35,7 @@ from fedjax_med.data.images.array_record import cannot_write
 from fedjax_med.data.memory import memory_bytes
 from fedjax_med.errors import UserError, expand
 from fedjax_med.files import clear_temporary, open_regular, replacing
-from fedjax_med.models.pretrained import weights
+from fedjax_med.models.pretrained import exported, weights
 
 _BATCH = 16  # images at a time; the last batch is padded, so that only one program is compiled
 UNCHANGED = Augment(copies=0)
@@ -70,7 +70,7 @@ def part(model: Model, pretrained: str, image_shape: tuple[int, int, int]) -> Pa
             "frozen blocks need weights that others trained: give --config.pretrained=imagenet "
             "(or hub, or a file), or a model that is trained as a whole."
         )
-    start = weights.start(model, pretrained)
+    start = weights.start(model, pretrained, exported.FROZEN)
     params = start(jax.eval_shape(lambda: model.init(jax.random.key(0), image_shape)))
     prepared = f"{model.mean} {model.std}"
     prepared += f" {model.colour_constancy}" if model.colour_constancy else ""
@@ -133,6 +133,26 @@ def features(
         kept = _kept(file, wanted)
         assert kept is not None
     return split._replace(image=Rows(kept, rows))
+
+
+def computed(images: Images, frozen: Part, views: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Compute the features of `images` in memory, as `features` does, without its cache.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        frozen: the model that computes the features.
+        views: the numbers of the V mirrored views.
+
+    Returns:
+        float16 ``[N, V, h, w, ch]``.
+
+    Raises:
+        UserError: A feature is not finite.
+    """
+    parts = list(_computed(images, np.arange(len(images)), frozen, UNCHANGED, views))
+    for part in parts:
+        _finite(part)
+    return np.concatenate(parts)
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:

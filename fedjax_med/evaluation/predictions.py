@@ -41,7 +41,7 @@ class GroupedPredictions(NamedTuple):
     group: npt.NDArray[np.str_] | None  # [N], "" for an image that is alone; None: no groups
 
 
-def _cell(name: str) -> str:
+def cell(name: str) -> str:
     """Make a text of `name` that neither spreadsheets nor terminals act upon; see `_name`."""
     text = "".join(one if one.isprintable() and one != "\\" else repr(one)[1:-1] for one in name)
     text = text.replace(";", r"\x3b")  # separates cells in many countries
@@ -49,7 +49,7 @@ def _cell(name: str) -> str:
 
 
 def _name(cell: str) -> str:
-    """Return the name that `_cell` has written."""
+    """Return the name that `cell` has written."""
 
     def character(found: re.Match[str]) -> str:
         return _SHORT.get(found[1]) or chr(int(found[1][1:], 16))
@@ -73,15 +73,15 @@ def write(
     """
     with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
-        classes = [f"'{name}" if name == _GROUP else _cell(name) for name in class_names]
+        classes = [f"'{name}" if name == _GROUP else cell(name) for name in class_names]
         table.writerow([*_FIRST, *classes, *([] if group is None else [_GROUP])])
-        last = [[]] * len(predictions.label) if group is None else [[_cell(one)] for one in group]
+        last = [[]] * len(predictions.label) if group is None else [[cell(one)] for one in group]
         for image, client, label, row, its in zip(*predictions, last, strict=True):
             # The shortest digits that parse back to the same number.
             numbers = [np.format_float_positional(value, trim="0") for value in row]
             owner = client if client >= 0 else ""
             predicted = classes[int(np.argmax(row))]
-            table.writerow([_cell(image), owner, classes[label], predicted, *numbers, *its])
+            table.writerow([cell(image), owner, classes[label], predicted, *numbers, *its])
 
 
 def read(file: Path) -> tuple[Predictions, tuple[str, ...]]:

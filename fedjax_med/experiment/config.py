@@ -147,7 +147,7 @@ class Experiment:
     validation_fraction: float = 0.15  # of each client's examples
     model: Spec = _spec("models", "cnn")
     colour_constancy: float = 0.0  # norm of "shades of gray", 6 is usual; 0: colours unchanged
-    # Initial weights: imagenet, hub, hub:OWNER/NAME@COMMIT or a file; empty: random.
+    # Initial weights: imagenet, hub, hub:OWNER/NAME@COMMIT, a file or a bundle; empty: random.
     pretrained: str = ""
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)

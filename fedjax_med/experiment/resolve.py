@@ -10,6 +10,7 @@ from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.experiment import validation
 from fedjax_med.experiment.components import default_options
 from fedjax_med.experiment.config import Experiment, Spec, without_federation
+from fedjax_med.models.pretrained import exported
 
 USUAL_CLIENTS = 5  # of data that is not divided
 
@@ -124,8 +125,9 @@ def complete(experiment: Any, prefix: str = "") -> Any:
 
 
 def _whole(name: str) -> str:
-    """Return the whole path of a file; "" if it is none."""
-    return str(expand(name).absolute()) if expand(name).is_file() else ""
+    """Return the whole path of a file or of a bundle; "" if it is none."""
+    known = expand(name).is_file() or exported.is_bundle(name)
+    return str(expand(name).absolute()) if known else ""
 
 
 class Resolved(NamedTuple):

@@ -201,6 +201,19 @@ class Store:
         records = self._records(number, extra.pop("records", ""))
         return Restored(FederatedState(*saved), extra, extra.pop("validation"), records)
 
+    def read_raw(self, number: int) -> dict[str, Any]:
+        """Read the state of round `number` as nested dictionaries of NumPy arrays, by field names.
+
+        Raises:
+            Exception: It cannot be read, or its files differ from those that were written.
+        """
+        try:
+            checksums.check(self.folder / str(number), thorough=True)
+        except checksums.DamagedError as error:
+            raise ValueError(error.what) from None
+        raw: dict[str, Any] = self.item(number, state=ocp.args.StandardRestore())
+        return raw
+
     def _refuse_wide(self, number: int, template: FederatedState) -> None:
         """Refuse a state of 64-bit numbers, which Orbax reads as those of `template`.
 

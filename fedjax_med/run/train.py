@@ -27,6 +27,7 @@ from fedjax_med.experiment.plan import (
 )
 from fedjax_med.experiment.resolve import Resolved
 from fedjax_med.files import writing
+from fedjax_med.models.pretrained import exported
 from fedjax_med.privacy.plan import to_json
 from fedjax_med.run import console, noise_key
 from fedjax_med.run.checkpoint import Checkpoints
@@ -112,6 +113,7 @@ def _train(job: TrainJob, resolved: Resolved) -> int:
     multihost.check_same(_same_everywhere(resolved.asked, data))
     print(data.summary)
     operating.classes(job.experiment.operating, data.class_names)  # told before training
+    exported.check_classes(resolved.trained.pretrained, data.class_names)
     if job.evaluate:
         check_test(data)
         multihost.on_main(check_test_set, job.workdir, data)
@@ -216,6 +218,7 @@ def _write_experiment(job: TrainJob, data: Federation, tag: dict[str, Any]) -> N
                 "test": data.test_digest,
                 "test_set": data.test_set,
                 "class_names": list(data.class_names),
+                "train_sizes": data.train.sizes.tolist(),
                 REPORTED: reported_digest(job.experiment),
                 **_table_of(data),
                 **({"groups": data.findings.groups.sha256} if data.findings.groups else {}),

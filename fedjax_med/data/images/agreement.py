@@ -38,8 +38,26 @@ def agree(files: Sequence[File], given: tuple[float, float] | None) -> Scale:
     Raises:
         UserError: Files have signed or floating-point levels, and no range was given.
     """
+    scale, signed = tolerant(files, given)
+    if signed:
+        more = f" and {len(signed) - 1:,} more" if len(signed) > 1 else ""
+        raise UserError(
+            f"{signed[0].name!r} in {signed[0].split}{more}: signed or floating-point grey levels, "
+            f"of which the file does not say what is black and white: give {RANGE_FLAG}="
+            "BLACK,WHITE, the same for all images."
+        )
+    return scale
+
+
+def tolerant(files: Sequence[File], given: tuple[float, float] | None) -> tuple[Scale, list[File]]:
+    """Find the scale as `agree` does, and list the files that need a range and have none.
+
+    Args:
+        files: as in `agree`.
+        given: likewise.
+    """
     if given:
-        return Scale(range=given)
+        return Scale(range=given), []
     greatest, colours, signed = 0, 0, []
     with ThreadPoolExecutor() as pool:
         for block in array_record.blocks(len(files)):
@@ -49,15 +67,9 @@ def agree(files: Sequence[File], given: tuple[float, float] | None) -> Scale:
                     signed.append(file)
                 else:
                     greatest, colours = max(greatest, level[0]), max(colours, level[1])
-    if signed:
-        more = f" and {len(signed) - 1:,} more" if len(signed) > 1 else ""
-        raise UserError(
-            f"{signed[0].name!r} in {signed[0].split}{more}: signed or floating-point grey levels, "
-            f"of which the file does not say what is black and white: give {RANGE_FLAG}="
-            "BLACK,WHITE, the same for all images."
-        )
     # Without such colours the usual scale, which does not touch those whose white is known.
-    return Scale(agreed_white(greatest), white_of_colours=agreed_white(colours or FULL.white))
+    white = agreed_white(colours or FULL.white)
+    return Scale(agreed_white(greatest), white_of_colours=white), signed
 
 
 def _greatest(file: File) -> tuple[int, int] | None:

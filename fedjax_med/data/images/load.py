@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedjax_med.data.dataset import Dataset
 from fedjax_med.data.images import (
@@ -132,27 +134,43 @@ class ClassFolders(array_record.Builder):
                 yield from pool.map(self._record, [files[i] for i in block])
 
     def _record(self, file: File) -> array_record.Row:
-        image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
-        image_hash, reason, levels, data = np.zeros(32, np.uint8), "", "", b""
-        try:
-            data = read_regular(file.path, decode.LIMIT)
-            decoded, levels = decode.read(data, self._scale)
-            image = decode.resize(decoded, self._image_size, self._crop)
-            image_hash = decode.perceptual_hash(decoded)
-        except decode.ImageError as error:
-            reason = str(error)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+        made = prepare(file.path, self._image_size, self._crop, self._scale)
         return {
-            "image": image,
+            "image": made.image,
             "label": file.label,
             "name": file.name,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "image_hash": image_hash,
+            "sha256": made.sha256,
+            "image_hash": made.image_hash,
             "client": file.client,
-            "reason": reason,
-            "levels": levels,
+            "reason": made.reason,
+            "levels": made.levels,
         }
+
+
+class Prepared(NamedTuple):
+    """A file, prepared as an image to train on or to predict."""
+
+    image: npt.NDArray[np.uint8]  # [S, S, 3], upright RGB; black if there is a reason
+    image_hash: npt.NDArray[np.uint8]  # [32], as of `decode.perceptual_hash`
+    sha256: str  # hex digest of the file's bytes
+    reason: str  # why it cannot be used, or ""
+    levels: str  # the black and white of an image of more than 8 bits, or ""
+
+
+def prepare(path: Path, image_size: int, crop: str, scale: Scale = FULL) -> Prepared:
+    """Read an image file of any format and colour mode, and make it a square of `image_size`."""
+    image = np.zeros((image_size, image_size, 3), np.uint8)
+    image_hash, reason, levels, data = np.zeros(32, np.uint8), "", "", b""
+    try:
+        data = read_regular(path, decode.LIMIT)
+        decoded, levels = decode.read(data, scale)
+        image = decode.resize(decoded, image_size, crop)
+        image_hash = decode.perceptual_hash(decoded)
+    except decode.ImageError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    return Prepared(image, image_hash, hashlib.sha256(data).hexdigest(), reason, levels)
 
 
 def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:

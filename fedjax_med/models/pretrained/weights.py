@@ -17,9 +17,10 @@ import numpy as np
 
 from fedjax_med.core.model import Model, Tensors
 from fedjax_med.core.types import Params
-from fedjax_med.errors import UserError, expand, printable
-from fedjax_med.files import open_regular, read_regular, unreadable
-from fedjax_med.models.pretrained import hub, torch_file
+from fedjax_med.errors import UserError, expand
+from fedjax_med.files import read_regular, unreadable
+from fedjax_med.models.pretrained import exported, hub, torch_file
+from fedjax_med.models.pretrained.safetensors_file import check_finite, read_safetensors
 
 
 class _Network(NamedTuple):
@@ -50,8 +51,6 @@ _NETWORKS = {
 }
 _LITE0 = "efficientnet_lite0"
 _PACKAGE_LIMIT = 2**26  # bytes; the largest file has 25 million
-_LARGEST = float(np.finfo(np.float32).max)
-_HEADER = 2**22  # bytes of safetensors' names and shapes: enough for 10,000 tensors
 
 
 def read(source: str, network: str = _LITE0) -> Tensors:
@@ -78,25 +77,9 @@ def read(source: str, network: str = _LITE0) -> Tensors:
             f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
             "file of safetensors or torch)."
         )
-    tensors = _safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
-    _check(file, tensors)
+    tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
+    check_finite(file, tensors)
     return tensors
-
-
-def _check(file: Path, tensors: Tensors) -> None:
-    for name, values in tensors.items():
-        # NumPy has no kind for bfloat16.
-        if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
-            raise UserError(
-                f"{file}: expected real numbers, got {values.dtype} in {printable(repr(name))}: "
-                "convert it to float32, or leave it out."
-            )
-        # Written so that NaN, for which every comparison is false, does not pass.
-        if values.size and not -_LARGEST <= float(values.min()) <= float(values.max()) <= _LARGEST:
-            raise UserError(
-                f"{file}: {printable(repr(name))} holds what is no finite float32 (NaN, infinite "
-                "or above 3.4e38): its training failed, or it is damaged; give another file."
-            )
 
 
 def by_network(source: str, networks: tuple[str, ...]) -> dict[str, str]:
@@ -116,6 +99,8 @@ def by_network(source: str, networks: tuple[str, ...]) -> dict[str, str]:
 
 def _read_all(source: str, networks: tuple[str, ...]) -> Tensors:
     """Read the tensors of `source`, with the name of their network before their own."""
+    if exported.is_bundle(source):
+        return exported.read(source).tensors
     if not networks:
         return read(source)
     return {
@@ -151,6 +136,8 @@ def recorded(source: str, networks: tuple[str, ...] = ()) -> list[dict[str, str]
         source: as in `start`.
         networks: of the model.
     """
+    if exported.is_bundle(source):
+        return []
     if not networks:
         found = [hub.recorded(source)]
     else:
@@ -159,13 +146,15 @@ def recorded(source: str, networks: tuple[str, ...] = ()) -> list[dict[str, str]
     return [one for one in found if one]
 
 
-def start(model: Model, source: str) -> Callable[[Params], Params]:
+def start(model: Model, source: str, part: str = exported.MODEL) -> Callable[[Params], Params]:
     """Build the function that loads the weights of `source`, read once here, into parameters.
 
     Args:
         model: the model that takes the weights.
         source: as in `read`; for a model of several networks also one of each, in their order,
-            with ``+`` between them; empty: the parameters stay unchanged.
+            with ``+`` between them; or the folder of a bundle, for any model of the same kind;
+            empty: the parameters stay unchanged.
+        part: of a bundle, the one that `model` is: ``model`` or ``frozen``.
 
     Raises:
         UserError: The model takes no pretrained weights, or has another number of networks, or as
@@ -173,6 +162,8 @@ def start(model: Model, source: str) -> Callable[[Params], Params]:
     """
     if not source:
         return lambda params: params
+    if exported.is_bundle(source):
+        return functools.partial(exported.fill, exported.read(source), part)
     if model.pretrained is None:
         raise UserError(
             f"--config.pretrained={source}: this model takes no weights that others trained; "
@@ -207,29 +198,3 @@ def _installed(network: str) -> Path:
             f"{found}. Install {package} anew, or give the file itself if it is meant."
         )
     return file
-
-
-def _safetensors(file: Path) -> Tensors:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(
-            f'{file}: reading safetensors needs pip install "fedjax_med[pretrained]", or in a '
-            'clone .venv/bin/pip install -e ".[pretrained]".'
-        ) from error
-    try:
-        with open_regular(file, torch_file.LIMIT) as stream:
-            # Parsing takes ten times the header's size, and the format allows 100 MB.
-            if int.from_bytes(stream.read(8), "little") > _HEADER:
-                raise ValueError(f"expected at most {_HEADER:,} bytes of names and shapes")
-            return safetensors.numpy.load_file(file)
-    except OSError as error:
-        raise unreadable(file, error, "Give a file of weights.") from error
-    except (ImportError, MemoryError):  # not the file's fault
-        raise
-    except Exception as error:  # of safetensors, and of NumPy for unsupported shapes and types
-        raise UserError(
-            f"{file} does not read as safetensors ({type(error).__name__}: "
-            f"{printable(str(error), 200)}): expected tensors of F16, BF16, F32, F64 or whole "
-            "numbers; get it anew, and whole."
-        ) from error
