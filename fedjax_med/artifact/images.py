@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from fedjax_med.data.images import agreement
 from fedjax_med.data.images.folders import File
-from fedjax_med.data.images.listing import SUFFIXES
 from fedjax_med.data.images.levels import Scale
+from fedjax_med.data.images.listing import SUFFIXES
 from fedjax_med.data.images.load import Prepared, prepare
 from fedjax_med.data.spelling import of_file
 from fedjax_med.errors import UserError
