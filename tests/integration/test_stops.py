@@ -217,6 +217,7 @@ PLACES = {
     ),
     "the records": (FILES, "_give_name", "a[1].name == 'metrics.jsonl'", False),
     "a report": (FILES, "_give_name", "a[1].name == 'evaluation.json'", False),
+    "the report for people": (FILES, "_give_name", "a[1].name == 'report.html'", False),
 }
 
 

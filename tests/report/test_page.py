@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -112,6 +113,37 @@ def test_the_figures_of_classes_and_hospitals_are_those_of_the_evaluation(run):
     assert found["sensitivity at the threshold"] == [
         [f"{melanoma['sensitivity']:.3f}", f"{low:.3f} to {high:.3f}"]
     ]
+
+
+def drawing(text, name):
+    """The drawing of this name, and its dots as values from 0 to 1 of its frame."""
+    (found,) = (one for one in re.findall(r"<svg.*?</svg>", text) if f'id="{name}-title"' in one)
+    root = ElementTree.fromstring(found)
+    (frame,) = root.iter("rect")
+    left, top, width, height = (float(frame.get(key)) for key in ("x", "y", "width", "height"))
+    dots = [
+        ((float(one.get("cx")) - left) / width, 1 - (float(one.get("cy")) - top) / height)
+        for one in root.iter("circle")
+        if one.get("r") == "4.5"
+    ]
+    return root, dots
+
+
+def test_operating_points_are_marked_where_they_are_measured(run):
+    workdir, evaluation = run
+    text, found = render(workdir), workdirs.predicted()
+    row = evaluation["operating"]["classes"]["melanoma"]
+    _, (roc, _) = drawing(text, "roc-0")  # the other dot is in the legend
+    assert roc == pytest.approx((1 - row["specificity"], row["sensitivity"]), abs=1e-3)
+    called, positive = found.probabilities[:, 0] >= row["threshold"], found.label == 0
+    _, (precise, _) = drawing(text, "pr-0")
+    expected = row["sensitivity"], positive[called].mean()
+    assert precise == pytest.approx(expected, abs=1e-3)
+    root, _ = drawing(text, "decision-0")
+    false = (called & ~positive).sum() / 60 * 0.5 / (1 - 0.5)  # its threshold is 0.5
+    benefit = (called & positive).sum() / 60 - false
+    assert f"operating point: {benefit:.3g} at 0.5." in root.find("desc").text
+    assert drawing(text, "roc-1")[1] == []
 
 
 def test_the_rounds_the_bytes_and_the_contribution_are_shown(run):
@@ -317,6 +349,49 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, damage):
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
     assert (tmp_path / "report.html").read_text() == "before"
+
+
+JUNK = [HOSTILE, None, [], {}, -1, 1e300, 10**400, True, [[["a"]]], {"a": {}}, "nan", 2**63]
+
+
+def places(value, way=()):
+    """The ways to all values inside of `value`."""
+    items = enumerate(value) if isinstance(value, list) else getattr(value, "items", list)()
+    for key, one in items:
+        yield (*way, key)
+        yield from places(one, (*way, key))
+
+
+def put(value, way, junk):
+    for key in way[:-1]:
+        value = value[key]
+    value[way[-1]] = junk
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", "comparison.json", "others", "metrics.jsonl"])
+def test_whatever_a_file_holds_is_reported_or_refused(tmp_path, file):
+    comparison = file == "comparison.json"
+    (workdirs.write_comparison if comparison else workdirs.write_run)(tmp_path)
+    rng, refused = random.Random(7), 0
+    names = ["audit.json", "contribution.json", "experiment.json"] if file == "others" else [file]
+    texts = {name: (tmp_path / name).read_text().splitlines() for name in names}
+    for _ in range(60):
+        name = rng.choice(names)
+        lines = texts[name] if name == "metrics.jsonl" else ["".join(texts[name])]
+        values = list(map(json.loads, lines))
+        put(values[0], rng.choice(list(places(values[0]))), rng.choice(JUNK))
+        (tmp_path / name).write_text("\n".join(map(json.dumps, values)))
+        try:
+            text = render(tmp_path)
+        except UserError as error:
+            refused += "\n" not in str(error)
+        else:
+            Reader(text)
+            assert "<script" not in text.lower()
+            for one in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+                ElementTree.fromstring(one)
+        (tmp_path / name).write_text("\n".join(texts[name]))
+    assert 0 < refused < 60
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,17 @@ class Drawn(NamedTuple):
 
     @property
     def threshold(self) -> float | None:
-        """Return the threshold of its operating point, if it has one."""
-        return self.operating.get("threshold")
+        """Return the threshold of its operating point, in single precision, if it has one.
+
+        Raises:
+            ValueError: It is no probability.
+        """
+        found = self.operating.get("threshold")
+        if found is None:
+            return None
+        if not 0 <= found <= 1:
+            raise ValueError(f"expected a threshold from 0 to 1, got {found}")
+        return float(np.float32(found))  # as an image is called by it
 
 
 def drawn(run: Run) -> Iterator[Drawn]:

@@ -41,10 +41,8 @@ def _chart(one: Drawn) -> Markup:
         Line("treat none", [(0.0, 0.0), (x.high, 0.0)], 2),
     ]
     if one.threshold is not None and 0 < one.threshold < 1:
-        # As the threshold's own images were called: in single precision.
-        at = float(np.float32(one.threshold))
-        value = float(curves.net_benefit(one.scores, one.positive, [at])[0])
-        lines.append(Line("operating point", [(at, value)], 3, dots=True))
+        value = float(curves.net_benefit(one.scores, one.positive, [one.threshold])[0])
+        lines.append(Line("operating point", [(one.threshold, value)], 3, dots=True))
     title = f"Decision curve of {short(one.name)}"
     drawing = chart(f"decision-{one.number}", title, lines, x, y)
     return figure(drawing, f"{short(one.name)}: {100 * share:.1f} % of the test images.")

@@ -1,7 +1,5 @@
 """ROC and precision-recall curves of each class."""
 
-import numpy as np
-
 from fedjax_med.evaluation import curves
 from fedjax_med.evaluation.cells import interval, number, short
 from fedjax_med.report.charts import Axis, Line, Point, chart, figure
@@ -52,7 +50,7 @@ def _precision_recall(one: Drawn) -> Markup:
         Line("chance", [(0.0, share), (1.0, share)], 1),
     ]
     if one.threshold is not None:
-        called = one.scores >= np.float32(one.threshold)
+        called = one.scores >= one.threshold
         if called.any():
             found = float((called & one.positive).sum())
             at = found / float(one.positive.sum()), found / float(called.sum())
