@@ -24,7 +24,7 @@ LAYERS = [
     ("execution", "evaluation"),
     ("experiment",),
     ("run",),
-    ("contribution", "artifact"),
+    ("contribution", "artifact", "report"),
     ("cli", "__main__", "__init__"),
 ]
 NEIGHBOURS = {"errors", "files", "cli", "__main__", "__init__"}  # that may import each other

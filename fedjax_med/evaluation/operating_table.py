@@ -1,7 +1,7 @@
 """Operating points and screening by them, as tables for people."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_med.errors import printable
 from fedjax_med.evaluation.cells import columns, interval, number, short
@@ -42,7 +42,23 @@ def lines(operating: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
-def _class_lines(name: str, row: dict[str, Any], specificity: float, where: str) -> list[str]:
+class ClassTable(NamedTuple):
+    """The operating point of a class: a heading, rows of name, value and interval, and remarks."""
+
+    heading: str
+    rows: list[list[str]]
+    remarks: list[str]
+
+
+def class_table(name: str, row: dict[str, Any], specificity: float, where: str = "") -> ClassTable:
+    """Format the figures of a class, and say why a threshold is missing or rests on little.
+
+    Args:
+        name: of the class.
+        row: its entry.
+        specificity: the wanted one.
+        where: which images, in the heading.
+    """
     first = f"threshold of {_percent(specificity)} specificity in validation"
     rows = [[first, _threshold(row), ""]]
     for key, text in _names(specificity).items():
@@ -50,12 +66,17 @@ def _class_lines(name: str, row: dict[str, Any], specificity: float, where: str)
     if "screening" in row:
         rows += _screening_rows(row["screening"])
     heading = f"{short(name, _NAME)}{where}: {row['n']} of {row['n'] + row['others']} images"
-    found = columns([heading, "value", "95 % interval"], rows)
+    remarks = []
     if "reason" in row:
-        found.append(f"{_why(row['threshold'])}: {row['reason']}.")
+        remarks.append(f"{_why(row['threshold'])}: {row['reason']}.")
     for fold, reason in row.get("reasons", {}).items():
-        found.append(f"{printable(fold)}: {_why(row['thresholds'][fold])}: {reason}.")
-    return found
+        remarks.append(f"{printable(fold)}: {_why(row['thresholds'][fold])}: {reason}.")
+    return ClassTable(heading, rows, remarks)
+
+
+def _class_lines(name: str, row: dict[str, Any], specificity: float, where: str) -> list[str]:
+    found = class_table(name, row, specificity, where)
+    return [*columns([found.heading, "value", "95 % interval"], found.rows), *found.remarks]
 
 
 def _why(threshold: float | None) -> str:

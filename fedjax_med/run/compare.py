@@ -14,7 +14,7 @@ from fedjax_med.run import metrics_file, resume
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "log_loss")
 
 
-_SETTINGS = {  # that are compared
+SETTINGS = {  # that are compared
     "local": "local (mean of hospitals)",
     "federated": "federated",
     "centralized": "centralized",
@@ -167,7 +167,7 @@ def _settings_table(result: dict[str, Any]) -> str:
         f"{result['steps'][setting]:,.0f}" for setting in ("local", "federated", "centralized")
     ]
     rows.append(["gradient steps of a seed, in all", *steps, "", ""])
-    names = tuple(_SETTINGS.values())
+    names = tuple(SETTINGS.values())
     minus = ("federated - centralized", "federated - local")
     return tables.markdown_table(["", *names, *minus], rows)
 
@@ -175,10 +175,10 @@ def _settings_table(result: dict[str, Any]) -> str:
 def _operating_table(operating: dict[str, Any]) -> list[str]:
     """Format a row for each figure of the operating points; [] if none were asked for."""
     rows = [
-        [name, *(comparison.spread(of[setting]) for setting in _SETTINGS)]
+        [name, *(comparison.spread(of[setting]) for setting in SETTINGS)]
         for name, of in operating_table.of_settings(operating)
     ]
-    return ["", tables.markdown_table(["", *_SETTINGS.values()], rows)] if rows else []
+    return ["", tables.markdown_table(["", *SETTINGS.values()], rows)] if rows else []
 
 
 def _hospitals_table(result: dict[str, Any]) -> str:

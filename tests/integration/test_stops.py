@@ -161,6 +161,7 @@ def test_stopped_three_times_a_run_leaves_the_files_of_one_never_stopped(tmp_pat
         assert json.loads(found["evaluation.json"])["round"] == BEST
         assert found["checkpoints"].keys() == {str(BEST), str(ROUNDS)}
     assert {"predictions.csv", "learning_curves.png", "experiment.json"} < found.keys()
+    assert "report.html" in found
     if method == "top_k":
         assert f"updates/round_{ROUNDS:06d}.npz" in found
 
@@ -216,6 +217,7 @@ PLACES = {
     ),
     "the records": (FILES, "_give_name", "a[1].name == 'metrics.jsonl'", False),
     "a report": (FILES, "_give_name", "a[1].name == 'evaluation.json'", False),
+    "the report for people": (FILES, "_give_name", "a[1].name == 'report.html'", False),
 }
 
 
@@ -291,4 +293,6 @@ def test_a_series_of_runs_that_was_stopped_leaves_the_files_of_one_never_stopped
     assert ends(first) == [0, 128 + signal.SIGTERM]
     last = run((again, "", 0))
     assert ends(last) == [0], last.stderr
-    assert result in assert_same_files(stopped, whole)
+    found = assert_same_files(stopped, whole)
+    assert result in found
+    assert ("report.html" in found) == (name == "compare")

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_runs
+from fedjax_med.cli.reporting import reported
 from fedjax_med.errors import UserError, expand
 from fedjax_med.experiment import config, load_data
 from fedjax_med.files import clear_temporary
@@ -49,7 +50,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     clear_temporary(plan.workdir)
     if code := train_all(orders):
         return code
-    report(plan)
+    with reported(plan.workdir):
+        report(plan)
     return 0
 
 

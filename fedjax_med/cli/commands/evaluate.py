@@ -1,8 +1,9 @@
 """evaluates the global model on the held-out test set, from a checkpoint.
 
-Writes evaluation.json, predictions.csv and confusion_matrix.png into the workdir and prints a
-table; for several workdirs (such as one experiment with several seeds) also the mean and standard
-deviation. These must be of one data set, and an evaluation on other test images is not replaced.
+Writes evaluation.json, predictions.csv, confusion_matrix.png and report.html into the workdir and
+prints a table; for several workdirs (such as one experiment with several seeds) also the mean and
+standard deviation. These must be of one data set, and an evaluation on other test images is not
+replaced.
 
 With --model=BUNDLE, --data_dir and --out: evaluates a bundle of `export` on images from outside, in
 folders CLASS/FILE or Test/CLASS/FILE, and writes into --out; no run is read or changed.
@@ -18,6 +19,7 @@ from fedjax_med.cli.flags import (
     define_model,
     given_cache_dir,
 )
+from fedjax_med.cli.reporting import reported
 from fedjax_med.errors import UserError, check_name, expand
 from fedjax_med.evaluation import tables
 from fedjax_med.run.evaluate import CHECKPOINTS
@@ -64,10 +66,14 @@ def run(flags: absl_flags.FlagValues) -> int:
     places = {"data_dir": flags.data_dir, "cache_dir": given_cache_dir(flags)}
     lost: list[int] = []
     with lasting(lost, "every run is evaluated all the same"):
-        evaluations = [
-            evaluate_run(workdir, checkpoint=flags.checkpoint, allow_components=allowed, **places)
-            for workdir in flags.workdir
-        ]
+        evaluations = []
+        for workdir in flags.workdir:
+            with reported(expand(workdir)):
+                evaluations.append(
+                    evaluate_run(
+                        workdir, checkpoint=flags.checkpoint, allow_components=allowed, **places
+                    )
+                )
         if len(evaluations) > 1:
             print(f"\nAll {len(evaluations)} runs:\n\n{tables.markdown(evaluations)}")
     return 1 if lost else 0

@@ -3,9 +3,12 @@
 Give the same command again to resume after an interruption; a complete run is left unchanged.
 """
 
+import contextlib
+
 from absl import flags as absl_flags
 
 from fedjax_med.cli.flags import define_begin_anew, define_config, define_data, define_processes
+from fedjax_med.cli.reporting import reported
 from fedjax_med.errors import expand
 from fedjax_med.experiment import config
 from fedjax_med.run.train import TrainJob, train
@@ -37,4 +40,6 @@ def run(flags: absl_flags.FlagValues) -> int:
     workdir = expand(flags.workdir or f"runs/{experiment.name or 'experiment'}")
     which = experiment.checkpoint.tested if flags.evaluate else ""
     places = flags.data_dir, flags.cache_dir, workdir
-    return train(TrainJob(experiment, *places, which, flags.profile_rounds, flags.begin_anew))
+    job = TrainJob(experiment, *places, which, flags.profile_rounds, flags.begin_anew)
+    with reported(workdir) if flags.evaluate else contextlib.nullcontext():
+        return train(job)

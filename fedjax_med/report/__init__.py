@@ -1,0 +1,1 @@
+"""One HTML file about a run or a comparison, from what its workdir holds."""
