@@ -376,7 +376,7 @@ def test_help_of_each_command_is_readable(command, capsys):
         assert cli.main([command, flag]) == 0
         text = capsys.readouterr().out
         assert text.startswith(f"fedjax-med {command}: ")
-        assert "--data_dir" in text or command in ("cache", "export", "predict")
+        assert "--data_dir" in text or command in ("cache", "export", "predict", "report")
         assert max(map(len, text.splitlines())) <= 100
 
 
