@@ -131,8 +131,8 @@ def appearance(data_dir: Path) -> str:
 
 HEAD = """# Results on the real skin-cancer images
 
-Written by `python scripts/results.py --data_dir=DATA --metadata=TABLE` on {date}: {on}, {how}, \
-code {code}. Five clients, `equal`; values are mean ± sd over {seeds} seeds, each with its own \
+Written by `python scripts/results.py --data_dir=DATA --metadata=TABLE{dinov2}` on {date}: \
+{on}, {how}, code {code}. Five clients, `equal`; values are mean ± sd over {seeds} seeds, each with its own \
 division and folds. The recipe, `{recipe}`, was chosen by cross-validation inside Train with folds \
 of lesions ([recipe.md](recipe.md)), so that these figures are a little too good. Test was used \
 at the end; an earlier recipe had been tested on it before, which decided nothing.
@@ -171,6 +171,7 @@ def beginning(results: Results, how: str) -> list[str]:
     """Write what the page is of, what was reached, and how long it took."""
     values = {"date": f"{datetime.date.today():%d %B %Y}", "on": made_on("Python", "jax")}
     values |= {"how": how, "code": code_version(), "recipe": RECIPE, "seeds": str(len(SEEDS))}
+    values |= {"dinov2": " --dinov2=FILE" if results.dinov2 else ""}
     return [
         HEAD.format(**values),
         f"{targets(results)}\n",
