@@ -131,11 +131,11 @@ def appearance(data_dir: Path) -> str:
 
 HEAD = """# Results on the real skin-cancer images
 
-Written by `python scripts/results.py --data_dir=DATA --metadata=TABLE{dinov2}` on {date}: \
-{on}, {how}, code {code}. Five clients, `equal`; values are mean ± sd over {seeds} seeds, each with its own \
-division and folds. The recipe, `{recipe}`, was chosen by cross-validation inside Train with folds \
-of lesions ([recipe.md](recipe.md)), so that these figures are a little too good. Test was used \
-at the end; an earlier recipe had been tested on it before, which decided nothing.
+Written by `python scripts/results.py --data_dir=DATA --metadata=TABLE{dinov2}` on {date}: {on}, \
+{how}, code {code}. Five clients, `equal`; values are mean ± sd over {seeds} seeds, each with its \
+own division and folds. The recipe, `{recipe}`, was chosen by cross-validation inside Train with \
+folds of lesions ([recipe.md](recipe.md)), so that these figures are a little too good. Test was \
+used at the end; an earlier recipe had been tested on it before, which decided nothing.
 """
 ABOUT_MELANOMA = """The melanomas of Test come from another part of the ISIC archive (their \
 numbers are lower) and look different: colours are means on 0 to 255, contrast is the standard \
