@@ -167,7 +167,8 @@ def start(model: Model, source: str, part: str = exported.MODEL) -> Callable[[Pa
     if model.pretrained is None:
         raise UserError(
             f"--config.pretrained={source}: this model takes no weights that others trained; "
-            "expected --config.model.name=efficientnet_lite0 or frozen_layers."
+            "expected the folder of a bundle (there is none of this name), or "
+            "--config.model.name=efficientnet_lite0 or frozen_layers."
         )
     return functools.partial(model.pretrained, _read_all(source, model.networks))
 
