@@ -413,6 +413,8 @@ def test_model_without_others_weights_refuses_them():
 def test_a_bundle_that_is_not_there_is_told_as_such(tmp_path):
     with pytest.raises(UserError, match=r"folder of a bundle \(there is none of this name\)"):
         weights.start(linear.build(3), str(tmp_path / "frist"))
+    with pytest.raises(UserError, match=r"no such file .*the folder of a bundle, or a file"):
+        weights.read(str(tmp_path / "frist"))
 
 
 def test_without_a_source_the_first_parameters_stay():

@@ -74,8 +74,8 @@ def read(source: str, network: str = _LITE0) -> Tensors:
     file = hub.file(source, pin) if pin else expand(source)
     if not file.exists():
         raise UserError(
-            f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
-            "file of safetensors or torch)."
+            f"--config.pretrained={source}: there is no such file (expected imagenet, hub, the "
+            "folder of a bundle, or a file of safetensors or torch)."
         )
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
     check_finite(file, tensors)
