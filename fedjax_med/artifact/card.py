@@ -169,7 +169,8 @@ def _calibration(info: dict[str, Any]) -> str:
     if info["calibration_doubt"] and info["temperature"] is not None:
         lines.append(f"It rests on little: {_words(info['calibration_doubt'])}.")
     views = info["tta_views"]
-    lines.append(f"They are means over {views} mirrored views." if views > 1 else "")
+    if views > 1:
+        lines.append(f"They are means over {views} mirrored views.")
     if of := info["operating"]:
         rows = [
             [_words(name), _number(row["threshold"]), _words(row["reason"] or "")]

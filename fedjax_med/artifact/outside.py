@@ -87,10 +87,15 @@ def scan(folder: Path, class_names: Sequence[str], mapping: str = "") -> Outside
         raise UserError(
             f"{root} has no image of a class of the bundle ({some(class_names)}): expected "
             f"CLASS/FILE or Test/CLASS/FILE, got the folders {some(found) or 'none'}. Folders of "
-            "other names get their class by --map=FOLDER:CLASS,..."
+            "other names get their class by --map=FOLDER:CLASS,..." + _above(images_in(root))
         )
     files.sort(key=lambda file: file.name)
     return Outside(files, classes, unknown, below)
+
+
+def _above(inside: Sequence[Path]) -> str:
+    """Say where to look from if the images lie in the given folder itself."""
+    return " The images in the folder itself have no class: give the folder above." * bool(inside)
 
 
 def _below(folder: Path) -> int:
@@ -106,6 +111,11 @@ def _classes(folders: list[str], class_names: Sequence[str], mapping: str) -> di
         folder, colon, name = entry.partition(":")
         if not colon:
             raise UserError(f"expected --map=FOLDER:CLASS,FOLDER:CLASS, got {entry!r} in it.")
+        if folder not in folders and name in folders and folder in class_names:
+            raise UserError(
+                f"expected --map=FOLDER:CLASS,..., got {entry!r} in it, a class and a folder: "
+                f"write {f'{name}:{folder}'!r}."
+            )
         check_name(folder, folders, "the folders of --data_dir, for --map")
         check_name(name, class_names, "the classes of the bundle, for --map")
         named[folder] = name

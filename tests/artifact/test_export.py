@@ -288,3 +288,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be written: No space left on device\."):
         bundles.write(tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_card_has_no_empty_paragraph():
+    bare = {"temperature": None, "calibration_doubt": "", "tta_views": 1, "operating": None}
+    assert card._calibration(bare) == "Probabilities are not calibrated."

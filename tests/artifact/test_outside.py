@@ -95,6 +95,7 @@ def test_several_folders_may_be_one_class_and_a_name_may_be_overruled(tmp_path):
     ("mapping", "message"),
     [
         ("nv=nevus", "expected --map=FOLDER:CLASS,FOLDER:CLASS, got 'nv=nevus'"),
+        ("nevus:nv", "got 'nevus:nv' in it, a class and a folder: write 'nv:nevus'."),
         ("nw:nevus", "There is no 'nw' in the folders of --data_dir, for --map. Did you mean 'nv'"),
         ("nv:naevus", "in the classes of the bundle, for --map. Did you mean 'nevus'?"),
         ("", "has no image of a class of the bundle (melanoma, nevus)"),
@@ -104,6 +105,11 @@ def test_mistakes_in_the_mapping_are_told(tmp_path, mapping, message):
     with pytest.raises(UserError) as told:
         outside.scan(fill(tmp_path, {"nv": 1}), ["melanoma", "nevus"], mapping)
     assert message in str(told.value)
+
+
+def test_images_without_class_folders_are_sent_one_folder_up(tmp_path):
+    with pytest.raises(UserError, match=r"got the folders none.*give the folder above"):
+        outside.scan(fill(tmp_path, {"nv": 1}) / "nv", ["melanoma", "nevus"])
 
 
 def test_a_run_and_a_bundle_are_never_written_to(model, tmp_path, capsys):

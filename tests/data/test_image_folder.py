@@ -630,6 +630,12 @@ def test_of_what_may_be_a_set_one_folder_down_the_user_chooses(tmp_path, names, 
         scan(str(hospitals(tmp_path, *names)))
 
 
+def test_beside_a_table_the_data_set_of_tables_is_named(tmp_path):
+    (tmp_path / "metadata.csv").write_text("image,label\n")
+    with pytest.raises(UserError, match=r"no train folder.*--config\.dataset\.name=table"):
+        scan(str(hospitals(tmp_path, "part_1/1.png")))
+
+
 def test_hospitals_without_a_common_class_are_told_what_to_give(tmp_path):
     hospitals(tmp_path, "Rom/a/1.png", "Bern/b/1.png")
     with pytest.raises(UserError, match=r"in common: if they are hospitals, call them client_0"):

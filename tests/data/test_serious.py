@@ -53,3 +53,5 @@ def test_each_serious_finding_is_said(changes, said):
     assert found.startswith(" Attention: ")
     assert said in found
     assert found.isprintable()
+    of_audit = {"train", "ignored"} & set(changes)  # what `audit` finds: it knows no clients
+    assert ("`fedjax-med audit` tells more" in found) == bool(of_audit)

@@ -274,6 +274,13 @@ def test_sites_alone_prepare_the_images_anew(root):
     assert clients("x", "x", "y") == [0, 0, 1]
 
 
+def test_a_table_that_says_something_else_is_told_as_that(root, capsys):
+    file = write(root, "image,label", *ROWS)
+    table.build(str(root), str(root.parent / "cache"), 8, path=file)
+    table.build(str(root), str(root.parent / "cache"), 8, path=file, names="a:c")
+    assert "The images, or what the table says of them, have changed" in capsys.readouterr().err
+
+
 def test_two_tables_keep_what_each_has_prepared(root, capsys):
     files = [write(root, "image,label", *ROWS[:count]) for count in (2, 4)]
     (root / "other.csv").write_text("\n".join(["image,label", *ROWS[:3]]))
@@ -341,6 +348,7 @@ FAULTS = {
                       "options.folders=.*out of"),
     "no folder": (["image,label", *ROWS], {"folders": "part_3"},
                   "no folder 'part_3'; it has part_1"),
+    "comma": (["image,label", *ROWS], {"folders": "part_1,part_2"}, "Write . between folders"),
     "two tests": (["image,label,split", *(f"{r},train" for r in ROWS[:5]), "im5,b,test"],
                   {"test_fraction": 0.5}, "has test images of its own"),
     "fraction": (["image,label", *ROWS], {"test_fraction": 1.0},

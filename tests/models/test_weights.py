@@ -410,6 +410,13 @@ def test_model_without_others_weights_refuses_them():
         weights.start(linear.build(3), "imagenet")
 
 
+def test_a_bundle_that_is_not_there_is_told_as_such(tmp_path):
+    with pytest.raises(UserError, match=r"folder of a bundle \(there is none of this name\)"):
+        weights.start(linear.build(3), str(tmp_path / "frist"))
+    with pytest.raises(UserError, match=r"no such file .*the folder of a bundle, or a file"):
+        weights.read(str(tmp_path / "frist"))
+
+
 def test_without_a_source_the_first_parameters_stay():
     params = {"w": np.ones(3)}
     assert weights.start(linear.build(3), "")(params) is params

@@ -16,6 +16,7 @@ import workdirs
 from fedjax_med.cli import main as cli
 from fedjax_med.errors import UserError
 from fedjax_med.evaluation import tables
+from fedjax_med.experiment import config
 from fedjax_med.report import inputs, page
 from fedjax_med.report.sections import ORDER
 
@@ -471,3 +472,40 @@ def test_a_browser_sees_no_error(run):
     assert process.returncode == 0, process.stderr
     assert "CONSOLE" not in process.stderr
     assert "How to make it again" in process.stdout
+
+
+SITES = {"name": "table", "options": {"path": "table.csv", "site": "hospital"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"dataset": config.Spec(**SITES)}, "by the sites of the table"),
+        ({}, "by the folders of the hospitals"),
+        ({"partition": config.Spec("by_column")}, "by_column"),
+    ],
+)
+def test_what_divided_the_images_of_named_hospitals_is_told(run, tmp_path, fields, said):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    workdirs.write_experiment(workdir, **fields)
+    assert rows(render(workdir))["images divided"] == [[said]]
+
+
+def test_each_hospital_is_named_with_the_images_that_it_trained_on(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    saved = json.loads((workdir / "experiment.json").read_text())
+    tables.write_json({**saved, "train_sizes": [1200, 7]}, workdir / "experiment.json")
+    found = rows(render(workdir))
+    assert ["1,200"] in found["0 (Bonn)"]
+    assert ["7"] in found["1 (Jena)"]
+    for damaged in ([1200], "many", [1, "x"]):
+        tables.write_json({**saved, "train_sizes": damaged}, workdir / "experiment.json")
+        assert "training images</caption>" not in render(workdir)
+
+
+def test_operating_points_are_explained_only_where_there_are_some(run, tmp_path):
+    workdir, evaluation = run
+    assert "A dot is the operating point" in render(workdir)
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    tables.write_json({**evaluation, "operating": {}}, workdir / "evaluation.json")
+    assert "A dot is the operating point" not in render(workdir)

@@ -41,8 +41,11 @@ def sentence(
     if validation is not None and (empty := np.flatnonzero(validation.sizes == 0)).size:
         clients = _some([_client(int(client), names) for client in empty])
         found.append(f"no validation images: {clients}")
-    found += _groups(audit, in_test)
-    return f" Attention: {'; '.join(found)} (`fedjax-med audit` tells more)." if found else ""
+    shared = _groups(audit, in_test)
+    found += shared
+    # The audit knows no clients but the hospitals whose groups it counts.
+    more = " (`fedjax-med audit` tells more)" if audit.dark or audit.ignored or shared else ""
+    return f" Attention: {'; '.join(found)}{more}." if found else ""
 
 
 def _groups(audit: Audit, in_test: Sequence[str]) -> list[str]:

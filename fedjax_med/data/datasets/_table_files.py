@@ -43,9 +43,11 @@ def folders(data_dir: str, given: str) -> list[Path]:
     for name in given.split("+") if given else [""]:
         folder = root.joinpath(*_checked(name))
         if not folder.is_dir():
+            there = some(sorted(of_file(one.name) for one in root.iterdir() if one.is_dir()))
+            hint = " Write + between folders." if "," in name else ""
             raise UserError(
                 f"{FLAG}.folders: {root} has no folder {printable(repr(name))}; it has "
-                f"{some(sorted(of_file(one.name) for one in root.iterdir() if one.is_dir()))}."
+                f"{there}.{hint}"
             )
         _check_inside(root, folder)
         found.append(folder)

@@ -16,6 +16,8 @@ from fedjax_med.data.images.listing import folders_in, images_in
 from fedjax_med.data.spelling import folded, of_file, shown, spellings
 from fedjax_med.errors import UserError, expand, some
 
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx")  # also those to be saved as CSV first
+_BY_TABLE = "--config.dataset.name=table --config.dataset.options.path=TABLE.csv"
 _CLIENT = re.compile("client_(0|[1-9][0-9]*)")
 # Parts of a data set under other names than ours, without spaces: no hospital is called so.
 _PARTS = frozenset(
@@ -207,6 +209,8 @@ def _layout(root: Path) -> _Layout:
     inside = root.name.lower() in ("train", "test") or _CLIENT.fullmatch(root.name)
     meant = [root.parent] if inside else _packed(folders)[:3]
     hint = f" Did you mean {' or '.join(f'--data_dir={one}' for one in meant)}?" if meant else ""
+    if any(one.suffix.lower() in _TABLES for one in root.iterdir()):
+        hint += f" Images that a table labels: {_BY_TABLE}."
     raise UserError(
         f"{root} has no train folder: expected train/<class>/<image> or "
         f"<hospital>/<class>/<image>, found {content}.{hint}"

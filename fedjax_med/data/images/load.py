@@ -175,9 +175,10 @@ def prepare(path: Path, image_size: int, crop: str, scale: Scale = FULL) -> Prep
 
 def _announce(source: Source, home: Path, cache: Path, image_size: int) -> None:
     """Print that `source` is being prepared; refuse if it does not fit on the disk."""
+    what = "The images, or what the table says of them," if source.table else "The images"
     changed = any(home.glob("*/*/*/dataset_info.json"))
     print(
-        f"{'The images have changed: preparing' if changed else 'Preparing'} "
+        f"{f'{what} have changed: preparing' if changed else 'Preparing'} "
         f"{len(source.files):,} images of {printable(str(source.root), 200)} "
         f"at {image_size} x {image_size} pixels; kept in {cache}.",
         file=sys.stderr,

@@ -74,8 +74,8 @@ def read(source: str, network: str = _LITE0) -> Tensors:
     file = hub.file(source, pin) if pin else expand(source)
     if not file.exists():
         raise UserError(
-            f"--config.pretrained={source}: there is no such file (expected imagenet, hub, or a "
-            "file of safetensors or torch)."
+            f"--config.pretrained={source}: there is no such file (expected imagenet, hub, the "
+            "folder of a bundle, or a file of safetensors or torch)."
         )
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else torch_file.read(file)
     check_finite(file, tensors)
@@ -167,7 +167,8 @@ def start(model: Model, source: str, part: str = exported.MODEL) -> Callable[[Pa
     if model.pretrained is None:
         raise UserError(
             f"--config.pretrained={source}: this model takes no weights that others trained; "
-            "expected --config.model.name=efficientnet_lite0 or frozen_layers."
+            "expected the folder of a bundle (there is none of this name), or "
+            "--config.model.name=efficientnet_lite0 or frozen_layers."
         )
     return functools.partial(model.pretrained, _read_all(source, model.networks))
 

@@ -10,18 +10,19 @@ from fedjax_med.report.sections._classes import Drawn, drawn, remark
 READS = "evaluation.json"
 _TEXT = (
     "Each class against all others, on test images, at every threshold on its probability. The "
-    "dashed line is what chance would reach. A dot is the operating point, whose threshold was "
-    "chosen on validation images."
+    "dashed line is what chance would reach."
 )
+_DOTS = " A dot is the operating point, whose threshold was chosen on validation images."
 
 
 def build(run: Run) -> Section | None:
     """Draw two charts for each class; None without predictions."""
     if run.predicted is None:
         return None
+    text = _TEXT + _DOTS * bool(run.evaluation.get("operating"))
     pairs = [part for one in drawn(run) for part in (_roc(run, one), _precision_recall(one))]
     grid = tag("div", *pairs, class_="charts")
-    return Section("ROC and precision-recall curves", joined(paragraph(_TEXT), *remark(run), grid))
+    return Section("ROC and precision-recall curves", joined(paragraph(text), *remark(run), grid))
 
 
 def _roc(run: Run, one: Drawn) -> Markup:

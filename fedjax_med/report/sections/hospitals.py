@@ -13,8 +13,10 @@ _KEYS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "loss
 
 
 def build(run: Run) -> Section | None:
-    """Build a table of validation and one of test images; None where no hospital has figures."""
+    """Build tables of training, validation and test images; None where no hospital has figures."""
     found, parts = run.evaluation, []
+    if "clients" in found:
+        parts += _trained_on(run.saved.get("train_sizes"), found.get("client_names", ()))
     if "clients" in found:
         caption = "Each hospital's validation images"
         parts.append(_table(caption, found["clients"], found.get("client_names", ())))
@@ -25,6 +27,16 @@ def build(run: Run) -> Section | None:
         return None
     text = "A hospital's mean over classes is over its own classes alone."
     return Section("Hospitals", joined(*parts, paragraph(text)))
+
+
+def _trained_on(sizes: Any, names: Sequence[str]) -> list[Markup]:
+    """Return a table of the numbers of training images, where they are recorded of few clients."""
+    if not isinstance(sizes, list) or len(sizes) > MANY_CLIENTS:
+        return []
+    if not all(isinstance(size, int) for size in sizes) or (names and len(names) != len(sizes)):
+        return []
+    rows = [(name_of(client, names), f"{size:,}") for client, size in enumerate(sizes)]
+    return [table("Each hospital's training images", ("hospital", "images"), rows)]
 
 
 def _table(caption: str, of: dict[str, Any], names: Sequence[str]) -> Markup:

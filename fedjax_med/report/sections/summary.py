@@ -24,15 +24,28 @@ def build(run: Run) -> Section:
 def _trained(run: Run) -> list[Markup]:
     if run.experiment is None:
         return []
-    rows = [(name, value) for name, value in _facts(run.experiment).items() if value]
+    facts = _facts(run.experiment, bool(run.evaluation.get("client_names")))
+    rows = [(name, value) for name, value in facts.items() if value]
     done = len(run.records)
     if not run.comparison:
         rows.append(("rounds trained", f"{done} of {run.experiment.rounds}"))
     return [table("What was trained", ("setting", "value"), rows)]
 
 
-def _facts(of: Experiment) -> dict[str, str]:
-    """Name the main settings; an empty one is not shown."""
+def _divided(of: Experiment, named: bool) -> str:
+    """Say what divided the images: data that name their hospitals are not partitioned.
+
+    The partition `by_column` names the clients, too.
+    """
+    if of.dataset.options.get("site"):
+        return "by the sites of the table"
+    if named and of.partition.name != "by_column":
+        return "by the folders of the hospitals"
+    return of.partition.name
+
+
+def _facts(of: Experiment, named: bool) -> dict[str, str]:
+    """Name the main settings, of clients that are `named` or not; an empty one is not shown."""
     who = {
         "federated": f"{of.num_clients or 'all'} clients (hospitals), each with its own images",
         "centralized": "one client with the images of all hospitals",
@@ -42,7 +55,7 @@ def _facts(of: Experiment) -> dict[str, str]:
         "experiment": of.name,
         "data set": of.dataset.name,
         "trained by": who.get(of.setting, of.setting),
-        "images divided": of.partition.name if of.setting == "federated" else "",
+        "images divided": _divided(of, named) if of.setting == "federated" else "",
         "model": of.model.name,
         "initial weights": of.pretrained,
         "image size": f"{of.image_size} pixels",
