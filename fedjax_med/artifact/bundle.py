@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_med.artifact import form, tensors
-from fedjax_med.core.model import Model
+from fedjax_med.core.model import Model, Tensors
 from fedjax_med.core.types import Params
 from fedjax_med.data.feature_cache import Part
 from fedjax_med.errors import UserError
@@ -92,11 +92,23 @@ def read(folder: Path, allowed: Collection[str] = ()) -> Bundle:
     _check_allowed(folder, experiment, allowed)
     found = _shapes(folder, experiment, info)
     values = tensors.read(folder / form.TENSORS, found.named(), form.ADVICE)
+    return assembled(folder, info, found, values)
+
+
+def assembled(folder: Path, info: dict[str, Any], found: Shapes, values: Tensors) -> Bundle:
+    """Put the tensors of a bundle into its model.
+
+    Args:
+        folder: of the bundle.
+        info: the content of ``bundle.json``; without ``files`` before it is written.
+        found: the model, and the shapes of its parameters.
+        values: the tensors by name.
+    """
     params = tensors.filled(found.params, tensors.MODEL, values)
     frozen = None
     if found.below is not None:
         below = tensors.filled(found.frozen, tensors.FROZEN, values)
-        frozen = Part(found.below, below, info["files"][form.TENSORS])
+        frozen = Part(found.below, below, info.get("files", {}).get(form.TENSORS, ""))
     return Bundle(folder, info, found.model, params, frozen)
 
 

@@ -50,7 +50,7 @@ $privacy
 
 ## How to use
 
-`fedjax-med` reads this folder alone, without the training data; nothing in it is executed.
+`fedjax-med` reads this folder alone, without the training data; nothing in it is executed$unless.
 
 ```sh
 fedjax-med predict --model=BUNDLE --images=FOLDER --out=predictions.csv
@@ -89,6 +89,7 @@ def text(info: dict[str, Any], name: str) -> str:
         calibration=_calibration(info),
         privacy=privacy(info["privacy"]),
         provenance=_provenance(info),
+        unless=" unless\n`--program` asks for `program.stablehlo`" if info.get("program") else "",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_med.artifact import bundle, card, form, tensors, trained
+from fedjax_med.artifact import bundle, card, form, predict, program, tensors, trained
 from fedjax_med.artifact.trained import Trained
 from fedjax_med.core.model import Tensors
 from fedjax_med.errors import UserError
@@ -57,6 +57,7 @@ def export(
     checkpoint: str = "",
     of_license: str = "unknown",
     cluster: int = -1,
+    with_program: bool = True,
     allowed: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write the global model of a run, and all that prediction needs, into the folder `out`.
@@ -67,6 +68,7 @@ def export(
         checkpoint: ``best`` (by validation) or ``last``; empty: the experiment's choice.
         of_license: of the model, such as ``apache-2.0``.
         cluster: of a clustered run the number of the model.
+        with_program: whether the compiled program is written, too.
         allowed: components of the run from elsewhere whose code may run.
 
     Returns:
@@ -75,7 +77,7 @@ def export(
     Raises:
         UserError: There is no run or no sound checkpoint; the experiment wants a calibration or
             operating points, and the run's evaluation is missing or of another model; the license
-            is no identifier; or `out` cannot be written.
+            is no identifier; the program differs from the model; or `out` cannot be written.
     """
     check_folder(out)
     if not _LICENSE.fullmatch(of_license):
@@ -102,8 +104,13 @@ def export(
         "privacy": _promise(experiment, model),
         "provenance": _provenance(run, model, which, cluster),
         "license": of_license,
+        "program": None,
     }
-    write(out, info, model.tensors)
+    compiled = b""
+    if with_program:
+        whole = bundle.assembled(out, info, shapes, model.tensors)
+        compiled, info["program"] = program.build(whole, predict.predict_pixels)
+    write(out, info, model.tensors, compiled)
     return info
 
 
@@ -232,13 +239,14 @@ def _provenance(run: SavedRun, model: Trained, which: str, cluster: int) -> dict
     }
 
 
-def write(out: Path, info: dict[str, Any], values: Tensors) -> None:
+def write(out: Path, info: dict[str, Any], values: Tensors, compiled: bytes = b"") -> None:
     """Write a bundle beside `out`, then rename it: `out` is complete or absent.
 
     Args:
         out: a new or empty folder.
         info: the content of ``bundle.json`` but ``files``, which is added.
         values: the tensors by name.
+        compiled: the program; empty: there is none.
 
     Raises:
         UserError: `out` cannot be written.
@@ -251,6 +259,8 @@ def write(out: Path, info: dict[str, Any], values: Tensors) -> None:
                 folder = beside / "bundle"
                 folder.mkdir()
                 tensors.write(folder / form.TENSORS, values)
+                if compiled:
+                    (folder / form.PROGRAM).write_bytes(compiled)
                 (folder / form.CARD).write_text(card.text(info, out.name), "utf-8")
                 info["files"] = form.digests(folder)
                 if wrong := form.fault(info):

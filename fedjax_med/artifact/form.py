@@ -14,14 +14,17 @@ from fedjax_med.models.pretrained.exported import FORMAT as FORMAT
 from fedjax_med.models.pretrained.exported import INFO as INFO
 from fedjax_med.models.pretrained.exported import TENSORS as TENSORS
 from fedjax_med.models.pretrained.exported import VERSION as VERSION
-from fedjax_med.models.pretrained.exported import damaged, digest, versioned
+from fedjax_med.models.pretrained.exported import damaged as damaged
+from fedjax_med.models.pretrained.exported import digest, versioned
 
 CARD = "README.md"
+PROGRAM = "program.stablehlo"  # optional
 LARGEST_SIDE = 4096  # pixels of an image; a larger one would exhaust the memory
 
 _EXPERIMENT = 2**16  # characters of the experiment in it
 _MOST_CLASSES = 10_000
 _FILES = {TENSORS: torch_file.LIMIT, CARD: 2**22}  # with the most bytes of each
+LARGEST_PROGRAM = 2**26  # bytes
 _KINDS: dict[str, type] = {
     "experiment": dict,
     "class_names": list,
@@ -47,7 +50,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     info = versioned(folder)
     if wrong := fault(info):
         raise unreadable(file, ValueError(wrong), ADVICE)
-    for name, limit in _FILES.items():
+    for name, limit in _limits(PROGRAM in info["files"]).items():
         if digest(folder / name, limit) != info["files"][name]:
             raise damaged(folder / name)
     return info
@@ -63,11 +66,27 @@ def fault(info: dict[str, Any]) -> str:
         return "expected class names that differ from each other"
     if not 0 < len(names) <= _MOST_CLASSES:
         return f"expected from 1 to {_MOST_CLASSES:,} classes"
-    if set(files) != set(_FILES) or not all(isinstance(one, str) for one in files.values()):
-        return f"expected the SHA-256 of {' and '.join(_FILES)} in files"
+    if fault_of_files := _fault_of_files(files, info.get("program")):
+        return fault_of_files
     if len(json.dumps(info["experiment"])) > _EXPERIMENT:
         return f"expected an experiment of at most {_EXPERIMENT:,} characters"
     return _fault_of_numbers(info)
+
+
+def _limits(has_program: bool) -> dict[str, int]:
+    """Return the most bytes of each file of a bundle but ``bundle.json``, by name."""
+    return _FILES | ({PROGRAM: LARGEST_PROGRAM} if has_program else {})
+
+
+def _fault_of_files(files: dict[str, Any], program: Any) -> str:
+    has_program = PROGRAM in files
+    known = all(isinstance(one, str) for one in files.values())
+    if set(files) != set(_limits(has_program)) or not known:
+        return f"expected the SHA-256 of {' and '.join(_FILES)} in files"
+    of = program if isinstance(program, dict) else {}
+    if has_program and type(of.get("calling_convention")) is not int:
+        return f"expected the calling_convention of {PROGRAM} in program"
+    return ""
 
 
 def _fault_of_numbers(info: dict[str, Any]) -> str:
@@ -102,4 +121,5 @@ def digests(folder: Path) -> dict[str, str]:
     Raises:
         UserError: As in `digest`.
     """
-    return {name: digest(folder / name, limit) for name, limit in _FILES.items()}
+    limits = _limits((folder / PROGRAM).exists())
+    return {name: digest(folder / name, limit) for name, limit in limits.items()}

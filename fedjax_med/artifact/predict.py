@@ -1,7 +1,8 @@
 """Predicts images with a bundle: as `evaluate` predicts the test images of the run."""
 
 import csv
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from fedjax_med.core.types import Params
 from fedjax_med.data import feature_cache
 from fedjax_med.data.dataset import Split
 from fedjax_med.data.images.folders import File
-from fedjax_med.data.images.load import Prepared
 from fedjax_med.errors import UserError, printable
 from fedjax_med.evaluation import calibration, tables
 from fedjax_med.evaluation.predict import predict
@@ -54,7 +54,21 @@ class Predicted(NamedTuple):
         return np.array([not error for error in self.errors], bool)
 
 
-def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
+def predict_pixels(bundle: Bundle, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Predict prepared images, calibrated, with the statistics of training: [N, K].
+
+    Args:
+        bundle: the model.
+        pixels: uint8 [N, S, S, 3].
+    """
+    return _raw(bundle, bundle.params, _inputs(bundle, pixels))
+
+
+def predict_files(
+    bundle: Bundle,
+    files: Sequence[File],
+    program: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+) -> Predicted:
     """Predict image files, calibrated, with the views and the preparation of the run's evaluation.
 
     The statistics of a site's own images are used where the model has a share of them, if there are
@@ -63,11 +77,14 @@ def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
     Args:
         bundle: the model.
         files: any files; what is no image gets an error.
+        program: what predicts prepared images in place of the model (`artifact.program.reader`);
+            it knows no statistics of a site.
 
     Raises:
-        UserError: What the model computes is not finite.
+        UserError: The program does not run, or what the model computes is not finite.
     """
-    own = bundle.model.own_statistics > 0
+    own = bundle.model.own_statistics > 0 and program is None
+    compute = program or functools.partial(predict_pixels, bundle)
     errors: list[str] = []
     sha256: list[str] = []
     parts: list[npt.NDArray[Any]] = []
@@ -78,8 +95,8 @@ def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
         levels |= {made.levels for _, made in block} - {""}
         usable = [made for _, made in block if not made.reason]
         if usable:
-            inputs = _inputs(bundle, usable)
-            parts.append(inputs if own else _raw(bundle, bundle.params, inputs))
+            pixels = np.stack([made.image for made in usable])
+            parts.append(_inputs(bundle, pixels) if own else compute(pixels))
     count = sum(not error for error in errors)
     of_site = own and count >= LEAST_OF_SITE
     if own and parts:
@@ -91,13 +108,12 @@ def predict_files(bundle: Bundle, files: Sequence[File]) -> Predicted:
         every = _finite(np.concatenate(parts))
         found = found.astype(every.dtype)  # so that numbers are written with their own digits
         found[[not error for error in errors]] = every
-    notes = _notes(bundle, of_site, count, levels)
+    notes = _notes(bundle, of_site, count, levels, program is not None)
     return Predicted(list(files), errors, sha256, found, notes, of_site)
 
 
-def _inputs(bundle: Bundle, usable: list[Prepared]) -> npt.NDArray[Any]:
+def _inputs(bundle: Bundle, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the input of the model: uint8 [n, S, S, 3], or features float16 [n, V, h, w, ch]."""
-    pixels = np.stack([made.image for made in usable])
     if bundle.frozen is None:
         return pixels
     return feature_cache.computed(pixels, bundle.frozen, ORDER[: bundle.info["tta_views"]])
@@ -127,12 +143,19 @@ def _finite(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return probabilities
 
 
-def _notes(bundle: Bundle, of_site: bool, count: int, levels: set[str]) -> list[str]:
+def _notes(
+    bundle: Bundle, of_site: bool, count: int, levels: set[str], by_program: bool
+) -> list[str]:
     notes, share = [], bundle.model.own_statistics
     if of_site:
         notes.append(
             f"own_statistics={share:g}: these {count} images count as those of one site; others "
             "beside them would change their probabilities."
+        )
+    elif share and by_program:
+        notes.append(
+            f"own_statistics={share:g} of the model is not applied: its program knows the "
+            "statistics of training alone. Leave --program out to apply it."
         )
     elif share:
         notes.append(

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from fedjax_med.core.model import Tensors
 from fedjax_med.core.trees import name_of
@@ -23,7 +22,7 @@ from fedjax_med.models.pretrained.safetensors_file import check_finite, read_saf
 _HEADER = 2**22  # bytes of safetensors' names and shapes, at most
 
 
-def filled(shapes: Params, part: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Params:
+def filled(shapes: Params, part: str, tensors: Mapping[str, Any]) -> Params:
     """Put the tensors that `named` called so into the structure of `shapes`."""
     paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
     return jax.tree.unflatten(structure, [tensors[f"{part}/{name_of(path)}"] for path, _ in paths])

@@ -43,7 +43,7 @@ EVERY_VIEW = tuple(range(augmentation.VIEWS))
 _MADE_BY = 2  # raise it whenever this code computes other features, so that no old file is used
 _DIGEST = hashlib.sha256
 _BLOCK = 2**20  # bytes read at a time
-_KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
+KIND = np.dtype(np.float16)  # eleven bits of precision: more than the eight of a pixel
 
 
 class Part(NamedTuple):
@@ -121,7 +121,7 @@ def features(
     clear_temporary(home)
     file = home / f"{of.hexdigest()[:16]}.npy"
     if (kept := _kept(file, wanted)) is None:
-        size = int(np.prod(wanted)) * _KIND.itemsize
+        size = int(np.prod(wanted)) * KIND.itemsize
         _check_memory(size)
         _check_space(home, cache_dir, size)
         print(
@@ -177,7 +177,7 @@ def _fault(file: Path, shape: tuple[int, ...]) -> str:
         OSError: It cannot be read.
     """
     header = _header(shape)
-    size = len(header) + int(np.prod(shape)) * _KIND.itemsize + _DIGEST().digest_size
+    size = len(header) + int(np.prod(shape)) * KIND.itemsize + _DIGEST().digest_size
     with open_regular(file, 2**62) as stream:
         found = os.fstat(stream.fileno()).st_size
         if found != size:
@@ -192,7 +192,7 @@ def _fault(file: Path, shape: tuple[int, ...]) -> str:
 def _header(shape: tuple[int, ...]) -> bytes:
     """Return the header of a file of NumPy's with features of this shape."""
     out = io.BytesIO()
-    header = {"descr": _KIND.str, "fortran_order": False, "shape": shape}
+    header = {"descr": KIND.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
     return out.getvalue()
 
@@ -251,11 +251,11 @@ def _computed(
     @jax.jit
     def plain(params: Params, images: Array) -> Array:
         normalised = augmentation.normalise(images, model.mean, model.std, model.colour_constancy)
-        return model.apply(params, normalised, None).astype(_KIND)
+        return model.apply(params, normalised, None).astype(KIND)
 
     @jax.jit
     def changed(params: Params, images: Array, key: Key) -> Array:
-        return model.apply(params, prepare(images, key), None).astype(_KIND)
+        return model.apply(params, prepare(images, key), None).astype(KIND)
 
     for start in range(0, len(chosen), _BATCH):
         images = np.asarray(every[chosen[start : start + _BATCH]])
@@ -289,7 +289,7 @@ def _finite(part: npt.NDArray[Any]) -> bytes:
     if not np.isfinite(part).all():
         raise UserError(
             "the frozen part of the model makes NaN or infinity of some images (its features are "
-            f"numbers up to {np.finfo(_KIND).max:,.0f}): are the weights of --config.pretrained "
+            f"numbers up to {np.finfo(KIND).max:,.0f}): are the weights of --config.pretrained "
             "whole and those of this model?"
         )
     return part.tobytes()

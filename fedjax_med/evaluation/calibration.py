@@ -8,7 +8,7 @@ from scipy import optimize
 from fedjax_med.evaluation.metrics import Floats, Integers, log_loss
 
 _RANGE = (0.05, 20.0)  # bounds of the temperature
-_LEAST = 1e-12  # smallest probability: keeps its logarithm finite
+LEAST = 1e-12  # smallest probability: keeps its logarithm finite
 _SPREAD = 0.25  # prior standard deviation of log T: without data, T is in 0.6 to 1.6 at 95 %
 _FEW = 50  # predictions below which the prior decides about as much as they do
 _FEW_WRONG = 10  # wrong predictions below which they do not tell how many there will be elsewhere
@@ -24,7 +24,7 @@ def scale(probabilities: Floats, temperature: float) -> Floats:
     Returns:
         float64 ``[N, K]``.
     """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), _LEAST)) / temperature
+    logits = np.log(np.maximum(probabilities.astype(np.float64), LEAST)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 

@@ -1,9 +1,9 @@
 """Operations with backend-dependent lowerings: one definition, the fastest form on each backend.
 
-The lowering is chosen when a function is traced, by platform and shapes. On accelerators
-convolutions and pooling are always XLA's own. On a CPU, XLA runs a convolution inside a loop body,
-or one with a batched kernel (as under `vmap` over clients), several to dozens of times slower than
-the same sums written as matrix products.
+The lowering is chosen when a function is traced, by platform and shapes (`traced_for` sets another
+platform than that of this machine). On accelerators convolutions and pooling are always XLA's own.
+On a CPU, XLA runs a convolution inside a loop body, or one with a batched kernel (as under `vmap`
+over clients), several to dozens of times slower than the same sums written as matrix products.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ import jax
 from fedjax_med.ops.convolution import conv_general_dilated
 from fedjax_med.ops.convolution_pooling import conv_max_pool
 from fedjax_med.ops.normalisation import group_norm
+from fedjax_med.ops.platform import platform as platform
+from fedjax_med.ops.platform import traced_for as traced_for
 from fedjax_med.ops.pooling import max_pool
 
 __all__ = [
@@ -31,7 +33,7 @@ def micro_batch() -> int:
     Training a small network on a CPU is memory-bound, and the data of a few images stay in the
     cache. An accelerator is fastest on the whole batch.
     """
-    return 4 if jax.default_backend() == "cpu" else 0
+    return 4 if platform() == "cpu" else 0
 
 
 def compiler_options() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fedjax_med.ops import winograd
 from fedjax_med.ops.depthwise import depthwise
 from fedjax_med.ops.patches import explicit_padding, patches
 from fedjax_med.ops.pixels import matrix_product
+from fedjax_med.ops.platform import platform
 
 
 def conv_general_dilated(
@@ -47,7 +48,7 @@ def conv_general_dilated(
     dilated = any(step != 1 for step in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     is_depthwise = 1 < feature_group_count == lhs.shape[-1] == rhs.shape[-1]
     plain = not dilated and (feature_group_count == 1 or is_depthwise)
-    if jax.default_backend() != "cpu" or not plain or not _is_usual(lhs, rhs, options):
+    if platform() != "cpu" or not plain or not _is_usual(lhs, rhs, options):
         return lax.conv_general_dilated(
             lhs,
             rhs,

@@ -11,6 +11,7 @@ from fedjax_med.ops import winograd
 from fedjax_med.ops.convolution import conv_general_dilated
 from fedjax_med.ops.patches import patches
 from fedjax_med.ops.pixels import matrix_product, sum_of_products
+from fedjax_med.ops.platform import platform
 from fedjax_med.ops.pooling import max_pool
 from fedjax_med.ops.winograd import Grid
 
@@ -28,7 +29,7 @@ def conv_max_pool(image: Array, kernel: Array) -> Array:
     Returns:
         float [B, H // 2, W // 2, features].
     """
-    if jax.default_backend() != "cpu" or kernel.shape[:2] != (3, 3):
+    if platform() != "cpu" or kernel.shape[:2] != (3, 3):
         numbers = ("NHWC", "HWIO", "NHWC")
         full = conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
         return max_pool(full, 2)

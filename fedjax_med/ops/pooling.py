@@ -1,10 +1,10 @@
 """Max pooling."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fedjax_med.core.types import Array
+from fedjax_med.ops.platform import platform
 
 
 def max_pool(image: Array, window: int) -> Array:
@@ -20,7 +20,7 @@ def max_pool(image: Array, window: int) -> Array:
     Returns:
         float [B, H // window, W // window, ch].
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         size = (1, window, window, 1)
         pooled: Array = lax.reduce_window(image, -jnp.inf, lax.max, size, size, "VALID")
         return pooled

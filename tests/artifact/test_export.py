@@ -293,3 +293,26 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_the_card_has_no_empty_paragraph():
     bare = {"temperature": None, "calibration_doubt": "", "tta_views": 1, "operating": None}
     assert card._calibration(bare) == "Probabilities are not calibrated."
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_program_unless_it_is_told_not_to(trained, tmp_path, capsys):
+    assert exported(trained, tmp_path / "with") == 0
+    assert "for cpu, cuda, tpu was compared with the model on 35 drawn" in capsys.readouterr().out
+    card_ = (tmp_path / "with" / "README.md").read_text()
+    assert "nothing in it is executed unless\n`--program` asks for `program.stablehlo`." in card_
+    assert exported(trained, tmp_path / "without", "--program=False") == 0
+    assert "program" not in capsys.readouterr().out
+    one, other = ({path.name for path in (tmp_path / n).iterdir()} for n in ("with", "without"))
+    assert one - other == {"program.stablehlo"}
+    assert "nothing in it is executed.\n" in (tmp_path / "without" / "README.md").read_text()
+    command = ["predict", "--program", f"--images={trained.parent / 'data' / 'Test'}"]
+    for name, code in (("with", 0), ("without", 2)):
+        out = tmp_path / f"{name}.csv"
+        assert cli.main([*command, f"--model={tmp_path / name}", f"--out={out}"]) == code
+    with (tmp_path / "with.csv").open(newline="") as stream:
+        found = {row["file"]: row for row in csv.DictReader(stream)}
+    with (trained / predictions.NAME).open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            for name in "ab":
+                assert abs(float(row[name]) - float(found[row["image"]][f"p_{name}"])) < 1e-5

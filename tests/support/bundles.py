@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from fedjax_med.artifact import bundle, export, tensors
+from fedjax_med.artifact import bundle, export, predict, program, tensors
 from fedjax_med.experiment.config import Experiment, Spec, to_dict
 
 NAMES = ["nevus", "melanoma", "a, b"]
@@ -36,7 +36,7 @@ def info_of(experiment, names=NAMES, **changes):
     } | changes
 
 
-def write(out, experiment=None, names=NAMES, params=None, **changes):
+def write(out, experiment=None, names=NAMES, params=None, with_program=False, **changes):
     """Write such a bundle into the folder `out`; return its experiment and parameters."""
     experiment = experiment or Experiment(
         image_size=16, model=Spec("cnn", {"widths": [4], "groups": 2}), tta_views=2
@@ -45,5 +45,9 @@ def write(out, experiment=None, names=NAMES, params=None, **changes):
     if params is None:
         params = shapes.model.init(jax.random.key(1), (experiment.image_size,) * 2 + (3,))
     values = {name: np.asarray(one) for name, one in tensors.named(params, "model").items()}
-    export.write(out, info_of(experiment, names, **changes), values)
+    info, compiled = info_of(experiment, names, **changes), b""
+    if with_program:
+        whole = bundle.assembled(out, info, shapes, values)
+        compiled, info["program"] = program.build(whole, predict.predict_pixels)
+    export.write(out, info, values, compiled)
     return experiment, params

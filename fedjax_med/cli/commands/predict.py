@@ -6,7 +6,7 @@ it cannot be read, why. For research: a bundle is not a medical device (docs/exp
 
 from absl import flags as absl_flags
 
-from fedjax_med.artifact import bundle, images, predict
+from fedjax_med.artifact import bundle, images, predict, program
 from fedjax_med.cli.flags import define_components, define_model
 from fedjax_med.errors import UserError, expand
 from fedjax_med.run.workdir import CACHE_DIR, check_file_writable
@@ -24,6 +24,12 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_string(
         "cache_dir", CACHE_DIR, "where compiled programs are kept", flag_values=flags
     )
+    absl_flags.DEFINE_boolean(
+        "program",
+        False,
+        "run the bundle's program instead of building its model: only of people whom you trust",
+        flag_values=flags,
+    )
     define_components(flags)
 
 
@@ -36,8 +42,9 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError(f"expected --out=FILE.csv or FILE.json, got {flags.out}.")
     check_file_writable(out)
     model = bundle.read(expand(flags.model), flags.allow_components)
+    compiled = program.reader(model) if flags.program else None
     listed = images.listing(expand(flags.images))
-    predicted = predict.predict_files(model, listed.files)
+    predicted = predict.predict_files(model, listed.files, compiled)
     predict.write(predicted, model, out)
     for line in predict.shown(predicted, model):
         print(line)
