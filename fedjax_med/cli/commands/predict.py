@@ -27,7 +27,7 @@ def define_flags(flags: absl_flags.FlagValues, arguments: list[str]) -> None:
     absl_flags.DEFINE_boolean(
         "program",
         False,
-        "run the bundle's program instead of building its model: only of people whom you trust",
+        "run the bundle's program instead of building its model; trust whoever made it",
         flag_values=flags,
     )
     define_components(flags)
