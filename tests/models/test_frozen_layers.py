@@ -1,5 +1,6 @@
 """Frozen networks side by side, and the classifier on their layers."""
 
+import contextlib
 import json
 import sys
 import types
@@ -23,6 +24,7 @@ from fedjax_med.experiment.resolve import complete
 from fedjax_med.models import _backbones, frozen_layers
 from fedjax_med.models import _efficientnet_lite as lite
 from fedjax_med.models.pretrained import weights
+from fedjax_med.run.checkpoint_store import Store
 
 KEY = jax.random.key(0)
 SHAPE = (32, 32, 3)
@@ -288,9 +290,19 @@ def test_a_run_caches_the_layers_trains_and_is_evaluated(small, files, tmp_path)
     assert cli.main([*command, "--config.rounds=2"]) == 0
     assert cli.main([*parts, "--config.rounds=1"]) == 0
     assert cli.main([*parts, "--config.rounds=2"]) == 0
-    for name in ("evaluation.json", "predictions.csv"):  # also when it was stopped after round 1
+    for name in (
+        "evaluation.json",
+        "predictions.csv",
+        "report.html",
+    ):  # also when it was stopped after round 1
         one, other = ((tmp_path / folder / name).read_text() for folder in ("run", "parts"))
         assert one == other
+    states = []
+    for folder in ("run", "parts"):
+        with contextlib.closing(Store(tmp_path / folder / "checkpoints")) as store:
+            states.append(store.read_raw(2))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert np.any(states[0]["server"]["params"]["discriminant"]["kernel"])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["train_loss"] for line in lines]
     assert losses[1] < losses[0]
